@@ -176,7 +176,7 @@ def expected_calibration_error(scores: np.ndarray, labels: np.ndarray, bins: int
     scores, labels = _check_multiclass(scores, labels)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    edges = np.arange(bins + 1) / bins  # correctly rounded, unlike linspace's: 0.6 lies in (8/15, 9/15]
+    edges = np.arange(bins + 1) / bins  # each correctly rounded, so that 0.6 lies in (8/15, 9/15]
     confidence = np.clip(scores.max(1), 0, 1)
     bin_of = np.searchsorted(edges, confidence, side="left") - 1
     gap = np.bincount(bin_of, weights=confidence - (scores.argmax(1) == labels))
@@ -229,7 +229,7 @@ def aggregate(
     differ = np.flatnonzero(low != high)
     if len(differ):
         shown = "; ".join(f"{groups[first[u]]} has {low[u]} and {high[u]}" for u in differ[:3])
-        raise ValueError(f"labels differ within {len(differ)} of {len(low)} groups: {shown}; group finer")
+        raise ValueError(f"labels differ in {len(differ)} of {len(low)} groups: {shown}; use finer ones")
     return unit_scores, low, groups[first]
 
 

@@ -340,7 +340,7 @@ def test_aggregate_names_up_to_three_units_whose_labels_differ():
     with pytest.raises(ValueError) as error:
         metrics.aggregate(np.full((10, 3), 1 / 3), labels, groups, "mean")
     message = str(error.value)
-    assert "4 of 5 groups: p1 has 0 and 1; p3 has 0 and 2; p4 has 0 and 1;" in message
+    assert "in 4 of 5 groups: p1 has 0 and 1; p3 has 0 and 2; p4 has 0 and 1; use" in message
     assert "p5" not in message and "p2" not in message
 
 
@@ -679,6 +679,11 @@ def test_single_precision_scores_are_computed_in_double():
     one_hot = labels[:, None] == np.arange(3)
     exact = np.mean([sum((float(p) - y) ** 2 for p, y in zip(*row)) for row in zip(single, one_hot.tolist())])
     assert metrics.brier(single, labels) == close(exact, abs=1e-13)
+    unit_scores, _, _ = metrics.aggregate(
+        single, np.zeros(len(single), int), np.zeros(len(single), int), "mean"
+    )
+    assert unit_scores.dtype == np.float64
+    assert unit_scores[0] == close([np.mean([float(p) for p in column]) for column in single.T], abs=1e-13)
     # 0.3 in single precision is 0.300000012, and so would 0.30000002 be: only in double is the score below it
     assert metrics.binary_rates(np.float32([0.3, 0.1]), np.array([T, F]), 0.30000002)["sensitivity"] == 0
 
@@ -714,7 +719,7 @@ def multilabel(scores, labels, names=NAMES, **settings):
     "call, message",
     [
         (
-            lambda: metrics.evaluate("multi", GOOD, LABELS),
+            lambda: metrics.evaluate("multi", GOOD, LABELS, NAMES),
             r"unknown task 'multi'; choose from multiclass, multi",
         ),
         (lambda: multiclass(GOOD[:0], LABELS[:0]), r"at least one of each, got shape \(0, 2"),

@@ -91,7 +91,9 @@ def blocks_of(model: nn.Module, head: nn.Module | None = None) -> list[Block]:
         units, bare_allowed = _vgg(model, head), False
     else:
         units, bare_allowed = _general(model, head), True
-    blocks = [Block(name, modules) for name, modules in units] + [Block("head", [head])]
+    # A part of the backbone may be called head: the strategies tell the head by its block's name.
+    blocks = [Block("backbone.head" if name == "head" else name, modules) for name, modules in units]
+    blocks.append(Block("head", [head]))
 
     owner: dict[int, Block] = {}
     for block in blocks:
@@ -239,6 +241,8 @@ class Hyperparameters:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be a finite number, 0 or more")
+        if self.rgn_batches < 1:
+            raise ValueError(f"rgn_batches is {self.rgn_batches}; at least 1 is needed")
 
 
 @dataclass(frozen=True)
@@ -269,14 +273,17 @@ class Plan:
     """What a training loop needs to know of a strategy, and all that it needs.
 
     groups: optimizer param groups, dicts with name, block, params, lr (its real learning rate) and weight_decay.
+    Copies: an optimizer keeps the dicts it is given, and set_rates would multiply onto what it wrote there before.
     stages: see Stage. Parameters that are in no group stay frozen. Built by make_plan."""
 
     def __init__(self, groups: list[dict], stages: list[Stage]):
-        self.groups, self.stages = groups, stages
+        self._groups, self.stages = groups, stages
         self.ratios: Tensor | None = None  # (groups,) factors on the learning rates; None: all 1
-        self.hooks = (
-            None  # an object with any of before_epoch(probe), after_backward(), after_step(optimizer)
-        )
+        self.hooks = None  # any of before_epoch(probe), after_backward(), after_step(optimizer), new_optimizer: each epoch
+
+    @property
+    def groups(self) -> list[dict]:
+        return [dict(group) for group in self._groups]
 
     def _attach(
         self, strategy: str, model: nn.Module, blocks: list[Block], epochs: int, hyper: Hyperparameters
@@ -318,7 +325,7 @@ class Plan:
         AdamW moves a tensor whose gradient is zero."""
         self.stage, self._base = self.stages[number], None
         training = {
-            id(p) for group in self.groups if group["name"] in self.stage.trains for p in group["params"]
+            id(p) for group in self._groups if group["name"] in self.stage.trains for p in group["params"]
         }
         for parameter in self.model.parameters():
             parameter.requires_grad_(id(parameter) in training)
@@ -332,7 +339,7 @@ class Plan:
         self.train_mode()
         if hasattr(self.hooks, "before_epoch"):
             self.hooks.before_epoch(probe)
-        return epoch == self.schedule_span(epoch)[0] or self.hyper.rgn_reset
+        return epoch == self.schedule_span(epoch)[0] or getattr(self.hooks, "new_optimizer", False)
 
     def train_mode(self) -> None:
         """model.train(), then eval() for every block without a trainable parameter: requires_grad=False alone lets
@@ -361,7 +368,7 @@ class Plan:
     def set_rates(self, optimizer: torch.optim.Optimizer, factor: float = 1.0) -> None:
         """lr of each group = its own lr * factor (the schedule's value now) * Auto-RGN's ratio. In closed form:
         nothing is multiplied up from step to step, so a resumed run has the same rates."""
-        base = [self.base_rate(group) for group in self.groups]
+        base = [self.base_rate(group) for group in self._groups]
         if self.ratios is not None and takes_tensor_rates(
             optimizer
         ):  # stays on the device, no synchronisation
@@ -375,7 +382,7 @@ class Plan:
 
     def _ratio_list(self) -> list[float]:
         if self.ratios is None:
-            return [1.0] * len(self.groups)
+            return [1.0] * len(self._groups)
         if self._on_host is None or self._on_host[0] is not self.ratios:
             self._on_host = (
                 self.ratios,
@@ -388,7 +395,7 @@ class Plan:
     def trainable_parameters(self) -> int:
         """Number of parameters that train in any stage that runs."""
         run = set().union(*(self.stages[self.stage_at(epoch)].trains for epoch in range(self.epochs)))
-        return sum(p.numel() for group in self.groups if group["name"] in run for p in group["params"])
+        return sum(p.numel() for group in self._groups if group["name"] in run for p in group["params"])
 
     def table(self) -> list[dict]:
         """Auto-RGN: per unit the norms of gradient and weight behind the ratio in force, the ratio and the rate
@@ -654,6 +661,8 @@ class RelativeGradientNorm:
 
     def __init__(self, plan: Plan, layer_names: list[str], hyper: Hyperparameters):
         self.plan, self.hyper, self.norms = plan, hyper, grad_weight_norms
+        self.new_optimizer = hyper.rgn_reset
+        self.every = hyper.rgn_every if hyper.rgn_source == "backward" else 0  # steps between new ratios
         self.weights = [p for group in plan.groups for p in group["params"]]
         first = {name: i for i, name in reversed(list(enumerate(layer_names)))}
         self._unit = torch.tensor([i for i, group in enumerate(plan.groups) for _ in group["params"]])
@@ -669,13 +678,13 @@ class RelativeGradientNorm:
             if probe is None:
                 raise ValueError("rgn_source='probe' needs begin_epoch(epoch, probe)")
             self._probe(probe)
-        if self.state and not self.hyper.rgn_every:
+        if self.state and not self.every:
             self._update()
 
     def _after_backward(self) -> None:
         self._measure([p.grad for p in self.weights])
         self.steps += 1
-        if self.hyper.rgn_every and self.steps % self.hyper.rgn_every == 0:
+        if self.every and self.steps % self.every == 0:
             self._update()
         elif self.provisional:
             self._update(provisional=True)
@@ -780,6 +789,8 @@ class Strategy:
     alpha: float | None = None
 
     def rates(self, opt: str) -> tuple[float, ...]:
+        if opt not in ("adamw", "adam", "sgd"):
+            raise ValueError(f"opt is {opt!r}; choose from adamw, adam, sgd")
         return self.sgd if opt == "sgd" else self.adamw
 
     def default_lr(self, opt: str) -> float:

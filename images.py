@@ -1,0 +1,280 @@
+"""Image files -> uint8 pixels, decoded once -> augmented, normalised batches on the device.
+
+    pixels = decode(["a.png", "b.tif"], size=224, cache="runs/cache/mine")    # memory-mapped (N, C, 224, 224) uint8
+    images = batch(pixels.data, [0, 1], "cpu", augment="light", generator=torch.Generator().manual_seed(0))
+
+A file of its own because it knows nothing of datasets: what lies on disk is in datasets.py, what pixels are is here.
+Imports torch, numpy and PIL; copied alone into another project it works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+Source = Path | np.ndarray  # a file, or (H, W) or (H, W, 3) uint8 pixels
+GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+RULES = 1  # raise it when a rule below changes: no old cache is met again
+
+# ------------------------------------------------------------------------------------------------------ one image
+
+
+def to_8bit(image: Image.Image, bits: int | None = None) -> Image.Image:
+    """L or RGB, 8 bits. EXIF orientation is applied, alpha is composited on black, 16 bits are scaled by their depth
+    (Pillow's own I;16 -> L clips to white). bits: the true depth, 12 say, of what lies in 16-bit files."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        if image.mode == "F":
+            if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+                raise ValueError(
+                    f"floating-point pixels from {values.min():g} to {values.max():g}, not 0 to 1"
+                )
+            scaled = values * 255
+        else:
+            top = 2 ** (bits or 16) - 1
+            if values.min() < 0 or values.max() > top:
+                raise ValueError(f"pixels from {values.min()} to {values.max()} do not fit {bits or 16} bits")
+            scaled = values.astype(np.float64) * (255 / top)
+        return Image.fromarray((scaled + 0.5).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        grey = image.mode in ("LA", "La", "L", "1")
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB").convert("L" if grey else "RGB")
+    return image.convert("L" if image.mode in GREY_MODES else "RGB")
+
+
+def fit(image: Image.Image, size: int, resize: int | None = None) -> Image.Image:
+    """size x size pixels. resize None: the whole picture, its aspect ratio given up. A number: the shorter side is
+    brought to that and the centre of size x size is cut out."""
+    if resize is None:
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    scale = resize / min(image.size)
+    image = image.resize([max(resize, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def decode_image(
+    source: Source, size: int, resize: int | None = None, bits: int | None = None
+) -> tuple[np.ndarray, int]:
+    """((C, size, size) uint8, C 1 or 3; largest value where the image has 16 bits, else 0). Raises if unreadable."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        array = isinstance(source, np.ndarray)
+        image = Image.fromarray(source) if array else stack.enter_context(Image.open(source))
+        image.draft(
+            None, (2 * (resize or size),) * 2
+        )  # JPEG: decodes at 1/2, 1/4, 1/8 where twice the size is left
+        largest = int(np.asarray(image).max()) if image.mode.startswith("I") else 0
+        pixels = np.asarray(fit(to_8bit(image, bits), size, resize))
+    return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), largest
+
+
+def header(source: Source) -> tuple[str, int, int]:
+    """(mode, width, height) without decoding."""
+    if isinstance(source, np.ndarray):
+        return ("L" if source.ndim == 2 else "RGB"), source.shape[1], source.shape[0]
+    with Image.open(source) as image:
+        return image.mode, image.width, image.height
+
+
+# ------------------------------------------------------------------------------------------------------ all of them
+
+
+@dataclass
+class Pixels:
+    """data: (N, C, size, size) uint8, C 1 or 3, memory-mapped. bad: row and reason of each unreadable image, whose
+    pixels are 0. identical: lists of rows with the same bytes. found: what the images are, in a line.
+    warnings: what their owner should know. seconds: how long decoding took."""
+
+    data: torch.Tensor
+    bad: list[tuple[int, str]]
+    identical: list[list[int]]
+    found: str
+    warnings: list[str]
+    seconds: float
+
+
+def decode(
+    sources: Sequence[Source],
+    size: int,
+    cache: str | Path,
+    *,
+    resize: int | None = None,
+    bits: int | None = None,
+    workers: int = 2,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Pixels:
+    """Decodes every image once to uint8 at the training size into the folder `cache-<key>`, or finds it there.
+
+    The key is made of file names, sizes, times and the decoding rules. The folder is built under a temporary name and
+    renamed. Greyscale stays one channel where every image is. progress(done, total) is called after each image."""
+    folder = Path(f"{cache}-{size}px-{cache_key(sources, [RULES, size, resize, bits])}")
+    if not (folder / "pixels.json").is_file():
+        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+        try:
+            temporary.mkdir(parents=True)
+            build_cache(temporary, sources, size, resize, bits, workers, progress)
+            with contextlib.suppress(FileExistsError):  # another process may have been faster
+                os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    meta = json.loads((folder / "pixels.json").read_text(encoding="utf-8"))
+    data = torch.from_numpy(np.load(folder / "pixels.npy", mmap_mode="c", allow_pickle=False))
+    return Pixels(data, **{name: meta[name] for name in ("bad", "identical", "found", "warnings", "seconds")})
+
+
+def cache_key(sources: Sequence[Source], rules: list) -> str:
+    digest = hashlib.blake2b(json.dumps(rules).encode(), digest_size=8)
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            digest.update(str(source.shape).encode() + source.tobytes())
+        else:
+            stat = os.stat(source)
+            digest.update(f"{Path(source).absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def build_cache(folder: Path, sources, size, resize, bits, workers, progress) -> None:
+    """Writes pixels.npy and pixels.json. Unreadable images are listed in it, all of them."""
+    started, total = time.perf_counter(), len(sources)
+    bad: dict[int, str] = {}
+
+    def attempt(function, i, *arguments):
+        try:
+            return function(sources[i], *arguments)
+        except Exception as error:  # noqa: BLE001  Pillow raises many kinds; each is listed with its file
+            bad[i] = (str(error) or type(error).__name__).splitlines()[0]
+            return None
+
+    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes and resizes outside of Python's lock
+        heads = list(pool.map(lambda i: attempt(header, i), range(total)))
+        channels = 1 if all(head is None or head[0] in GREY_MODES for head in heads) else 3
+        pixels = np.lib.format.open_memmap(
+            folder / "pixels.npy", "w+", np.uint8, (total, channels, size, size)
+        )
+
+        def work(i):
+            decoded = None if i in bad else attempt(decode_image, i, size, resize, bits)
+            if decoded is None:
+                return 0
+            pixels[i] = decoded[0]
+            return decoded[1]
+
+        largest = 0
+        for done, top in enumerate(pool.map(work, range(total)), 1):
+            largest = max(largest, top)
+            progress(done, total)
+    pixels.flush()
+    meta = {"bad": sorted(bad.items()), "identical": identical_images(sources, workers), "found": survey(heads),
+            "warnings": depth_warning(largest, bits), "seconds": time.perf_counter() - started}  # fmt: skip
+    (folder / "pixels.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def survey(heads: list[tuple[str, int, int] | None]) -> str:
+    """'3264 RGB; widths 174-1375, heights 168-1446'"""
+    known = [head for head in heads if head is not None] or [("none", 0, 0)]
+    modes = ", ".join(f"{n} {mode}" for mode, n in Counter(head[0] for head in known).most_common())
+    spans = [(min(column), max(column)) for column in ([head[k] for head in known] for k in (1, 2))]
+    return f"{modes}; widths {spans[0][0]}-{spans[0][1]}, heights {spans[1][0]}-{spans[1][1]}"
+
+
+def depth_warning(largest: int, bits: int | None) -> list[str]:
+    if not 0 < largest < 2 ** (bits or 16) // 2:
+        return []
+    depth = largest.bit_length()
+    return [f"the 16-bit images reach only {largest}: dark, with few grey levels; is it --bit-depth {depth}?"]
+
+
+def identical_images(sources: Sequence[Source], workers: int = 2) -> list[list[int]]:
+    """Rows with the same bytes, as lists of two and more. Only files of equal size are read."""
+
+    def content(source):
+        return source.tobytes() if isinstance(source, np.ndarray) else Path(source).read_bytes()
+
+    sizes = [s.shape if isinstance(s, np.ndarray) else os.path.getsize(s) for s in sources]
+    common = Counter(sizes)
+
+    def key(i):
+        if common[sizes[i]] == 1:
+            return i
+        return sizes[i], hashlib.blake2b(content(sources[i]), digest_size=16).digest()
+
+    rows = defaultdict(list)
+    with ThreadPoolExecutor(workers) as pool:
+        for i, same in enumerate(pool.map(key, range(len(sources)))):
+            rows[same].append(i)
+    return [same for same in rows.values() if len(same) > 1]
+
+
+# ------------------------------------------------------------------------------------------------------ batches
+
+# share of the side for shift, factors for scale, degrees for rotation, factors for brightness and contrast
+AUGMENT = {
+    "none": None,
+    "light": {"flip": 0.5, "shift": 0.05, "scale": 0.0, "rotation": 0.0, "brightness": 0.1, "contrast": 0.1},
+    "strong": {
+        "flip": 0.5,
+        "shift": 0.1,
+        "scale": 0.15,
+        "rotation": 15.0,
+        "brightness": 0.2,
+        "contrast": 0.2,
+    },
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def batch(
+    data: torch.Tensor,
+    rows: np.ndarray,
+    device: str | torch.device,
+    *,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    augment: str = "none",
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """(B, 3, H, W) float32, normalised, on the device; greyscale is widened there."""
+    images = data[torch.as_tensor(rows, device=data.device)].to(device, non_blocking=True).float().div_(255)
+    if AUGMENT[augment]:
+        images = augmented(images, generator, **AUGMENT[augment])
+    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
+    return (images - mean) / std
+
+
+def augmented(images, generator, *, flip, shift, scale, rotation, brightness, contrast) -> torch.Tensor:
+    """images: (B, C, H, W) float in 0..1. Every image has its own flip, shift, scale, rotation, brightness and contrast,
+    drawn on the CPU from the generator, so that they are the same on every device."""
+    n = len(images)
+    u = torch.rand(7, n, generator=generator).to(images.device) * 2 - 1  # uniform in -1..1
+    mirror = torch.where(u[0] < 2 * flip - 1, -1.0, 1.0)
+    size = 1 + scale * u[1]
+    angle = torch.deg2rad(rotation * u[2])
+    cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+    rows = [
+        torch.stack([mirror * cos, -sin, 2 * shift * u[3]], 1),
+        torch.stack([mirror * sin, cos, 2 * shift * u[4]], 1),
+    ]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    images = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    level = images.mean(dim=(1, 2, 3), keepdim=True)
+    factors = [(1 + amount * u[i])[:, None, None, None] for i, amount in ((5, brightness), (6, contrast))]
+    return (((images - level) * factors[1] + level) * factors[0]).clamp_(0, 1)

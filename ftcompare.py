@@ -1,0 +1,1107 @@
+"""Which fine-tuning strategy should I use on my images? Trains all eight fairly and prints the table.
+
+    python ftcompare.py --data demo                                        # offline, in minutes, on a CPU
+    python ftcompare.py --data my_images/ --arch resnet50 --strategy all --seed 0 1 2
+    python ftcompare.py --data cholect50 --arch resnet50 --strategy autorgn
+
+Every cell (data, arch, strategy, seed, fold) becomes a folder below runs/; run the same command again and it goes on
+where it was. Order of this file: the model and its weights, the training loop, one cell, the sweep, the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import datasets
+import images
+import metrics
+import report
+import runs
+import strategies
+from datasets import DataError, Index
+
+VERSION = "0.1"
+
+
+class UsageError(ValueError):
+    """Something the user can mend; printed as one line, exit code 2."""
+
+
+class Diverged(RuntimeError):
+    """Training that gave a loss that is no finite number."""
+
+
+# -------------------------------------------------------------------------------------------- the model and its weights
+
+
+def new_model(arch: str) -> nn.Module:
+    """A torchvision classifier with random weights, without the auxiliary heads of GoogLeNet and Inception."""
+    auxiliary = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(arch, weights=None, **auxiliary)
+
+
+def build_model(
+    arch: str, weights: runs.Weights, classes: int, seed: int
+) -> tuple[nn.Module, nn.Module, str]:
+    """(model, its new head, what was loaded). The head is the same for every strategy with the same seed."""
+    torch.manual_seed(seed)
+    model, note = new_model(arch), "random weights"
+    if weights.state is not None:
+        note = runs.load_backbone(model, strategies.find_head(model)[0], weights, arch)
+    torch.manual_seed(seed)
+    return model, strategies.replace_head(model, classes), note
+
+
+# ---------------------------------------------------------------------------------------------------- the training loop
+
+
+@dataclass
+class Data:
+    """One dataset in one split, ready to train on. rows: split -> image numbers."""
+
+    index: Index
+    pixels: Tensor
+    rows: dict[str, np.ndarray]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
+        return images.batch(self.pixels, rows, device, mean=self.mean, std=self.std, **augmentation)
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Cosine from 1 to 0 over `steps`, after a linear rise over the first `warmup` share. Closed form."""
+    rise = max(1, round(steps * warmup)) if warmup > 0 else 0
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def steps_of(rows: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The epoch's batches in an order from (seed, epoch), the same for every strategy. Of nearly equal size, so that no
+    lone image is left, which BatchNorm cannot normalise."""
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    return np.array_split(order, math.ceil(len(rows) / size))
+
+
+def make_criterion(index: Index, train_rows: np.ndarray, class_weights: str, device: torch.device):
+    """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can be taken
+    in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out."""
+    labels = index.labels[train_rows]
+    if index.task == "multiclass":
+        counts = np.bincount(labels, minlength=len(index.classes))
+        factors = (
+            len(labels) / (len(counts) * np.maximum(counts, 1))
+            if class_weights == "balanced"
+            else np.ones(len(counts))
+        )
+        per_class = torch.tensor(factors, dtype=torch.float32)
+        on_device = per_class.to(device)
+        return (
+            lambda logits, y: nn.functional.cross_entropy(logits, y, weight=on_device, reduction="sum"),
+            lambda y: float(per_class[y].sum()),
+        )
+    positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    factors = negative / np.maximum(positive, 1) if class_weights == "balanced" else np.ones(labels.shape[1])
+    on_device = torch.tensor(factors, dtype=torch.float32, device=device)
+
+    def masked_bce(logits, y):
+        known = ~torch.isnan(y)
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            logits, torch.where(known, y, 0.0), pos_weight=on_device, reduction="none"
+        )
+        return (loss * known).sum()
+
+    return masked_bce, lambda y: max(1.0, float((~torch.isnan(y)).sum()))
+
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def make_optimizer(opt: str, groups: list[dict], device: torch.device) -> torch.optim.Optimizer:
+    momentum = {"momentum": 0.9} if opt == "sgd" else {}
+    return OPTIMIZERS[opt](groups, **momentum, fused=device.type in ("cpu", "cuda"))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, the same for every strategy."""
+
+    epochs: int
+    batch_size: int
+    device: torch.device
+    seed: int = 0
+    opt: str = "adamw"
+    augment: str = "light"
+    class_weights: str = "none"
+    warmup: float = 0.05  # share of the steps
+    schedule_epochs: int | None = None  # length of the cosine; None: epochs
+    patience: int = 0  # epochs without a better validation metric before the end; 0: never
+    grad_accum: int = 1  # batches an optimizer step
+    clip_grad: float = 0.0  # largest norm; 0: off
+    amp: torch.dtype | None = None
+    compile: bool = False
+
+    def autocast(self):
+        return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
+
+
+def train_epoch(
+    net, plan, optimizer, scaler, data: Data, recipe: Recipe, criterion, epoch: int, progress
+) -> tuple[float, int]:
+    """One epoch. Returns (mean training loss, optimizer steps)."""
+    loss_of, weight_of = criterion
+    labels, device = torch.from_numpy(data.index.labels), recipe.device
+    batches = steps_of(data.rows["train"], recipe.batch_size * recipe.grad_accum, recipe.seed, epoch)
+    first, span = plan.schedule_span(epoch)
+    length = round(len(batches) * span * (recipe.schedule_epochs or recipe.epochs) / recipe.epochs)
+    total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()
+    for step, rows in enumerate(batches):
+        whole = weight_of(labels[rows])
+        for part in np.array_split(rows, math.ceil(len(rows) / recipe.batch_size)):
+            draws = random_stream(recipe.seed, epoch, step, int(part[0]))
+            with recipe.autocast():
+                logits = net(data.images(part, device, augment=recipe.augment, generator=draws))
+            loss = loss_of(logits.float(), labels[part].to(device, non_blocking=True)) / whole
+            scaler.scale(loss).backward()
+            total += loss.detach()  # read once an epoch: reading it here would wait for the device
+        scaler.unscale_(optimizer)
+        plan.after_backward()
+        if recipe.clip_grad:
+            nn.utils.clip_grad_norm_(
+                [p for g in optimizer.param_groups for p in g["params"]], recipe.clip_grad
+            )
+        plan.set_rates(optimizer, schedule((epoch - first) * len(batches) + step, length, recipe.warmup))
+        scaler.step(optimizer)
+        scaler.update()
+        plan.after_step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        seen += len(rows)
+        progress(step + 1, len(batches), seen / (time.perf_counter() - started))
+    return total.item() / len(batches), len(batches)
+
+
+def train(
+    model: nn.Module, plan: strategies.Plan, data: Data, run: runs.RunFolder, recipe: Recipe, judge: Callable,
+    meta: dict, after_epoch: Callable = lambda row: None, progress: Callable = lambda step, steps, rate: None,
+) -> None:  # fmt: skip
+    """Trains to the end, or on from the run's last.pt. best.pt is the epoch with the best validation metric.
+
+    judge(rows, scores) -> metrics.evaluate's result. meta: goes into best.pt. after_epoch(row): what went into log.csv.
+    progress(step, steps, images_per_second). Raises Diverged."""
+    device, metric, rows = recipe.device, data.index.metric, data.rows
+    net = torch.compile(model) if recipe.compile else model
+    criterion = make_criterion(data.index, rows["train"], recipe.class_weights, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == torch.float16)
+    state = {"epoch": 0, "best": None, "waited": 0, "log": [], "ratios": []}
+    optimizer, resumed = None, None
+    if run.file("last.pt").is_file():
+        resumed = run.load("last.pt")
+        state = {name: resumed[name] for name in state}
+        model.load_state_dict(resumed["model"])
+        plan.load_state_dict(resumed["plan"])
+        scaler.load_state_dict(resumed["scaler"])
+
+    def probe(n: int):  # losses of n training batches, drawn apart from the epoch's own
+        labels = torch.from_numpy(data.index.labels)
+        for part in steps_of(rows["train"], recipe.batch_size, recipe.seed, recipe.epochs + state["epoch"])[
+            :n
+        ]:
+            loss = criterion[0](net(data.images(part, device)).float(), labels[part].to(device))
+            yield loss / criterion[1](labels[part])
+
+    for epoch in range(state["epoch"], recipe.epochs):
+        if recipe.patience and state["waited"] >= recipe.patience and plan.in_last_stage(epoch):
+            break
+        torch.manual_seed(random_seed(recipe.seed, epoch))  # dropout, the same after a restart
+        started, stage_before = time.perf_counter(), plan.stage
+        fresh = plan.begin_epoch(epoch, probe)
+        if fresh or optimizer is None:
+            optimizer = make_optimizer(recipe.opt, plan.groups, device)
+            if resumed and not fresh:
+                optimizer.load_state_dict(resumed["optimizer"])
+            resumed = None
+        if recipe.compile and plan.stage is not stage_before:
+            torch.compiler.reset()  # the graphs of the stage before hold other gradients
+        loss, steps = train_epoch(net, plan, optimizer, scaler, data, recipe, criterion, epoch, progress)
+        seconds = time.perf_counter() - started
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss} in epoch {epoch + 1}, stage {plan.stage.name}")
+        scores, val_loss = predict(net, data, rows["val"], recipe, criterion)
+        value = judge(rows["val"], scores)["values"][metric]
+        if math.isnan(value):
+            raise UsageError(
+                f"{metric} is undefined on validation, so it cannot choose a checkpoint; pass another --metric"
+            )
+        best = state["best"]
+        improved = (
+            best is None
+            or (value > best["value"]) == metrics.higher_is_better(metric)
+            and value != best["value"]
+        )
+        if improved:
+            state["best"] = {"epoch": epoch + 1, "value": value, "stage": plan.stage.name}
+            run.save("best.pt", {"model": model.state_dict(), "meta": meta | state["best"]})
+        rates = [float(g["lr"]) for g in optimizer.param_groups if g["name"] in plan.stage.trains]
+        row = {"epoch": epoch + 1, "stage": plan.stage.name, "train_loss": loss, "val_loss": val_loss, f"val_{metric}": value,
+               "lr_min": min(rates), "lr_max": max(rates), "steps": steps, "seconds": seconds,
+               "images_per_second": len(rows["train"]) / seconds, "peak_memory_bytes": peak_memory(device),
+               "skipped_steps": plan.skipped_steps()}  # fmt: skip
+        state |= {"epoch": epoch + 1, "waited": 0 if improved else state["waited"] + 1, "log": [*state["log"], row],
+                  "ratios": state["ratios"] + [{"epoch": epoch + 1} | entry for entry in plan.table()]}  # fmt: skip
+        run.save("last.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                                     "plan": plan.state_dict(), "scaler": scaler.state_dict()})  # fmt: skip
+        run.write_csv("log.csv", state["log"])
+        run.write_csv("ratios.csv", state["ratios"])
+        after_epoch(row | {"best": improved})
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module, data: Data, rows: np.ndarray, recipe: Recipe, criterion=None
+) -> tuple[np.ndarray, float]:
+    """(scores, mean loss): (len(rows), C) float64, softmax or sigmoid of the logits of images without augmentation."""
+    net.eval()
+    logits, total, weight = [], 0.0, 0.0
+    labels = torch.from_numpy(data.index.labels)
+    for start in range(0, len(rows), recipe.batch_size):
+        part = rows[start : start + recipe.batch_size]
+        with recipe.autocast():
+            out = net(data.images(part, recipe.device)).float()
+        if criterion:
+            total = total + criterion[0](out, labels[part].to(recipe.device))
+            weight += criterion[1](labels[part])
+        logits.append(out.cpu().double())
+    joined = torch.cat(logits)
+    scores = joined.softmax(dim=1) if data.index.task == "multiclass" else joined.sigmoid()
+    return scores.numpy(), float(total) / weight if criterion else math.nan
+
+
+def random_seed(*key: int) -> int:
+    """A seed that differs wherever the key does: (seed, epoch, step, ...)."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def random_stream(*key: int) -> torch.Generator:
+    return torch.Generator().manual_seed(random_seed(*key))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU since the cell began, or the largest this process has been."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# ------------------------------------------------------------------------------------------------------------ one cell
+
+
+@dataclass
+class Cell:
+    """A run: everything that tells it from the others of its sweep."""
+
+    data: str
+    arch: str
+    strategy: str
+    seed: int
+    fold: int
+
+    def path(self, output_dir: str) -> Path:
+        return Path(output_dir) / self.data / self.arch / self.strategy / f"seed{self.seed}-fold{self.fold}"
+
+    def __str__(self) -> str:
+        name = strategies.STRATEGIES[self.strategy].name
+        return f"{self.data} {self.arch} {name} seed {self.seed} fold {self.fold}"
+
+
+def judge_scores(
+    index: Index, rows: np.ndarray, scores: np.ndarray, thresholds: list[float] | None = None
+) -> dict:
+    """metrics.evaluate on the dataset's unit (study, patient, ...). thresholds: one for binary, one a label."""
+    labels = index.labels[rows]
+    if index.units is not None:
+        units = np.array(index.units)[rows]
+        scores, labels, _ = metrics.aggregate(scores, labels, units, index.unit_score)
+    if index.task == "multilabel":
+        return metrics.evaluate(index.task, scores, labels, index.classes, thresholds=thresholds)
+    return metrics.evaluate(index.task, scores, labels, index.classes, threshold=(thresholds or [0.5])[0])
+
+
+def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: str) -> list[float] | None:
+    """From validation scores: 0.5, youden, or a sensitivity such as 0.9s. None: more than two classes."""
+    if index.task == "multiclass" and len(index.classes) != 2:
+        return None
+    labels = index.labels[rows]
+    if index.units is not None:
+        scores, labels, _ = metrics.aggregate(scores, labels, np.array(index.units)[rows], index.unit_score)
+    columns = [(scores[:, 1], labels)] if index.task == "multiclass" else list(zip(scores.T, labels.T))
+    chosen = []
+    for score, label in columns:
+        known = ~np.isnan(label.astype(float))
+        score, positive = score[known], label[known] == 1
+        if rule == "0.5" or positive.all() or not positive.any():
+            chosen.append(0.5)
+        elif rule == "youden":
+            chosen.append(metrics.youden_threshold(score, positive))
+        else:
+            chosen.append(
+                metrics.threshold_at_sensitivity(score, positive, float(rule.removeprefix("sensitivity=")))
+            )
+    return [float(t) for t in chosen]
+
+
+def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, say: Progress) -> dict:
+    """Trains and scores a cell, or finds it done. Returns its metrics.json."""
+    run = runs.RunFolder(cell.path(s.output_dir))
+    settings = cell_settings(cell, data, weights, s)
+    with run.locked():
+        run.check(settings, s.overwrite)
+        if run.done():
+            say.line(f"{cell}: done before")
+            return run.read_json("metrics.json")
+        recipe = Recipe(**{f: getattr(s, f) for f in Recipe.__dataclass_fields__ if f not in ("device", "seed", "amp")},
+                        device=torch.device(s.device), seed=cell.seed, amp=AMP[s.amp])  # fmt: skip
+        model, head, note = build_model(cell.arch, weights, len(data.index.classes), cell.seed)
+        layout = recipe.device.type == "cuda" or s.batch_size >= 32  # below that NHWC gains nothing on a CPU
+        model.to(recipe.device, memory_format=torch.channels_last if layout else torch.contiguous_format)
+        plan = make_plan(cell, model, head, s)
+        say.cell(cell, describe_plan(plan, note))
+        run.write_json(
+            "config.json", {"settings": settings, "environment": environment(s), "command": sys.argv}
+        )
+        meta = {"arch": cell.arch, "classes": data.index.classes, "task": data.index.task, "mean": list(data.mean),
+                "std": list(data.std), "img_size": s.img_size, "resize": s.resize, "bit_depth": s.bit_depth,
+                "version": VERSION}  # fmt: skip
+        if recipe.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(recipe.device)
+        try:
+            train(
+                model, plan, data, run, recipe, lambda rows, scores: judge_scores(data.index, rows, scores), meta,
+                after_epoch=say.epoch, progress=say.step,
+            )  # fmt: skip
+            result = score(cell, model, plan, data, run, recipe, s.threshold)
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f"out of memory: {cell}, stage {plan.stage.name}, batch {s.batch_size}: {str(error).splitlines()[0]}; "
+                f"for all strategies alike, try -b {max(2, s.batch_size // 2)} --grad-accum {2 * s.grad_accum}"
+            ) from None
+        except Diverged as error:
+            run.write_json("failed.json", {"reason": str(error)})
+            say.line(f"{cell}: stopped, {error}; a lower --lr may do")
+            return {"failed": str(error)}
+        run.file("failed.json").unlink(missing_ok=True)
+        say.result(result)
+        return result
+
+
+def make_plan(cell: Cell, model: nn.Module, head: nn.Module, s: argparse.Namespace) -> strategies.Plan:
+    hyper = strategies.Hyperparameters(
+        **{f: getattr(s, f) for f in strategies.Hyperparameters.__dataclass_fields__}
+    )
+    return strategies.make_plan(cell.strategy, model, head, epochs=s.epochs, lr=s.lr, opt=s.opt, hyper=hyper)
+
+
+def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Recipe, rule: str) -> dict:
+    """Validation and test scored once with the checkpoint that validation chose; writes the run's last files."""
+    best, last = run.load("best.pt"), run.load("last.pt")
+    model.load_state_dict(best["model"])
+    scores = {split: predict(model, data, data.rows[split], recipe)[0] for split in ("val", "test")}
+    thresholds = choose_thresholds(data.index, data.rows["val"], scores["val"], rule)
+    result = {
+        split: judge_scores(data.index, data.rows[split], scores[split], thresholds) for split in scores
+    }
+    write_predictions(run, data, scores)
+    run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
+    result = {
+        "cell": asdict(cell), "metric": data.index.metric, "second": data.index.second,
+        "best_epoch": best["meta"]["epoch"], "best_stage": best["meta"]["stage"], "epochs": last["epoch"],
+        "optimizer_steps": sum(row["steps"] for row in last["log"]), "minutes": sum(row["seconds"] for row in last["log"]) / 60,
+        "peak_memory_bytes": max(row["peak_memory_bytes"] for row in last["log"]),
+        "trainable_parameters": plan.trainable_parameters(), "parameters": sum(p.numel() for p in model.parameters()),
+        "skipped_steps": plan.skipped_steps(), "thresholds": thresholds, "threshold_rule": rule,
+        "images": {split: len(rows) for split, rows in data.rows.items()}, **result,
+    }  # fmt: skip
+    run.write_json("metrics.json", result)
+    return result
+
+
+def write_predictions(run: runs.RunFolder, data: Data, scores: dict[str, np.ndarray]) -> None:
+    index, rows = data.index, []
+    for split, values in scores.items():
+        for i, line in zip(data.rows[split], values):
+            row = {"image": index.paths[i], "group": index.groups[i]}
+            row |= {} if index.units is None else {"unit": index.units[i]}
+            if index.task == "multiclass":
+                row |= {"label": index.classes[index.labels[i]]}
+            else:
+                row |= {
+                    f"label_{c}": "" if np.isnan(y) else int(y)
+                    for c, y in zip(index.classes, index.labels[i])
+                }
+            rows.append(
+                row | {f"score_{c}": repr(float(x)) for c, x in zip(index.classes, line)} | {"split": split}
+            )
+    run.write_csv("predictions.csv", rows)
+
+
+def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace) -> dict:
+    """Everything that decides a run's numbers. Two runs with equal settings are the same run."""
+    split = {name: hashlib.sha256("\0".join(data.index.paths[i] for i in rows).encode()).hexdigest()[:16]
+             for name, rows in data.rows.items()}  # fmt: skip
+    lr = strategies.STRATEGIES[cell.strategy].default_lr(s.opt) if s.lr is None else s.lr
+    names = ("img_size", "resize", "bit_depth", "epochs", "schedule_epochs", "batch_size", "grad_accum", "opt", "warmup",
+             "augment", "class_weights", "clip_grad", "patience", "amp", "compile", "threshold")  # fmt: skip
+    return {
+        "cell": asdict(cell), "task": data.index.task, "classes": data.index.classes, "metric": data.index.metric,
+        "data_hash": data.index.fingerprint(), "split_hash": split, "weights": weights.source,
+        "weights_sha256": weights.sha256, "lr": lr, **{name: getattr(s, name) for name in names}, "hyperparameters": {f: getattr(s, f) for f in strategies.Hyperparameters.__dataclass_fields__},
+    }  # fmt: skip
+
+
+def environment(s: argparse.Namespace) -> dict:
+    """Versions and machine: kept beside the settings, not compared when a run is resumed."""
+    here = Path(__file__).resolve().parent
+    try:
+        git = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        commit = git.stdout.strip() if git.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        commit = None
+    name = (
+        torch.cuda.get_device_name(s.device)
+        if s.device.startswith("cuda")
+        else platform.processor() or platform.machine()
+    )
+    return {"ftcompare": VERSION, "git": commit, "python": platform.python_version(), "torch": torch.__version__,
+            "torchvision": torchvision.__version__, "numpy": np.__version__, "platform": platform.platform(),
+            "device": s.device, "device_name": name, "threads": torch.get_num_threads()}  # fmt: skip
+
+
+def describe_plan(plan: strategies.Plan, note: str) -> list[str]:
+    total = sum(p.numel() for p in plan.model.parameters())
+    spans = [f"{stage.name} from epoch {start + 1}" for stage, start, following in
+             zip(plan.stages, plan.starts, [*plan.starts[1:], plan.epochs]) if following > start]  # fmt: skip
+    lines = [
+        f"weights: {note}",
+        f"trains {plan.trainable_parameters():,} of {total:,} parameters; stages: {', '.join(spans)}",
+    ]
+    blocks: dict[tuple, list[dict]] = {}
+    for group in plan.groups:  # Auto-RGN has a group for each layer: a line a block is what can be read
+        blocks.setdefault((group["block"], group["lr"], group["weight_decay"]), []).append(group)
+    for (block, lr, decay), groups in blocks.items():
+        count = sum(p.numel() for g in groups for p in g["params"])
+        many = f", {len(groups)} groups" if len(groups) > 1 else ""
+        lines.append(f"  {block:<24} {count:>12,} parameters  lr {lr:g}  weight decay {decay:g}{many}")
+    lp = next((stage.lr for stage in plan.stages if stage.lr is not None), None)
+    return lines + ([] if lp is None else [f"  stage {plan.stages[0].name}: lr {lp:g}"])
+
+
+# ------------------------------------------------------------------------------------------------------------ the sweep
+
+
+class Progress:
+    """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's remaining time is
+    the mean of the epochs so far times those that are left."""
+
+    def __init__(self, cells: int, epochs: int):
+        self.live, self.started = sys.stderr.isatty(), time.perf_counter()
+        self.epochs_left, self.epochs_seen, self.cells, self.number = cells * epochs, 0, cells, 0
+        self.total_epochs, self.tail = epochs, ""
+
+    def clear(self) -> None:
+        if self.live:
+            print("\r\033[K", end="", file=sys.stderr)
+
+    def line(self, text: str) -> None:
+        self.clear()
+        print(text, flush=True)
+
+    def cell(self, cell: Cell, description: list[str]) -> None:
+        self.line(f"\n[{self.number} of {self.cells}] {cell}")
+        for text in description:
+            self.line(f"  {text}")
+
+    def skip(self, epochs: int) -> None:
+        self.epochs_left -= epochs
+
+    def remaining(self) -> str:
+        if not self.epochs_seen:
+            return ""
+        return f", {duration((time.perf_counter() - self.started) / self.epochs_seen * self.epochs_left)} left in all"
+
+    def step(self, step: int, steps: int, rate: float) -> None:
+        if self.live:
+            print(
+                f"\r\033[K    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def epoch(self, row: dict) -> None:
+        self.epochs_seen, self.epochs_left = self.epochs_seen + 1, self.epochs_left - 1
+        metric = next(name for name in row if name.startswith("val_") and name != "val_loss")
+        self.line(
+            f"    epoch {row['epoch']:>3}/{self.total_epochs} {row['stage']:<9} train loss {row['train_loss']:.4f}  "
+            f"{metric} {row[metric]:.4f}{'*' if row['best'] else ' '} {row['images_per_second']:6.0f} images/s{self.remaining()}"
+        )
+
+    def result(self, result: dict) -> None:
+        names = (result["metric"], result["second"])
+        for split in ("val", "test"):
+            values = ", ".join(f"{name} {number(result[split]['values'][name])}" for name in names)
+            self.line(
+                f"  {split:<4} {values} (n = {result[split]['n']}, checkpoint of epoch {result['best_epoch']})"
+            )
+
+
+def number(x: float | None) -> str:
+    return "undefined" if x is None or not math.isfinite(x) else f"{x:.4f}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def prepare(name: str, s: argparse.Namespace) -> tuple[Index, Tensor, list[np.ndarray], list[list[int]]]:
+    """(index, pixels, folds, identical images) of one dataset; says what a careful person would ask."""
+    options = datasets.Options(
+        **{f: getattr(s, f) for f in datasets.Options.__dataclass_fields__ if hasattr(s, f)}
+    )
+    index = datasets.load_index(name, s.data_dir, options)
+    if s.metric:
+        index.metric = s.metric
+    print(f"\ndata {index.name}: {len(index)} images, {len(index.classes)} classes, {index.task}", flush=True)
+    cache = Path(s.output_dir) / "cache" / datasets.safe_name(index.name)
+    decoded = images.decode(
+        index.sources(),
+        s.img_size,
+        cache,
+        resize=s.resize,
+        bits=s.bit_depth,
+        workers=s.workers,
+        progress=DecodeProgress(),
+    )
+    print(
+        f"  {decoded.found}; decoded to {s.img_size} px in {duration(decoded.seconds)}, {decoded.data.shape[1]} channels"
+    )
+    pixels, identical = decoded.data, decoded.identical
+    if decoded.bad:
+        lines = "\n".join(f"  {index.paths[i]}: {why}" for i, why in decoded.bad)
+        if not s.skip_bad:
+            raise DataError(
+                f"{index.name}: {len(decoded.bad)} of {len(index)} images cannot be read (--skip-bad leaves them out):\n{lines}"
+            )
+        print(f"  left out, unreadable, in every strategy alike: {len(decoded.bad)}\n{lines}")
+        unreadable = {i for i, _ in decoded.bad}
+        rows = [i for i in range(len(index)) if i not in unreadable]
+        new = {old: i for i, old in enumerate(rows)}
+        index, pixels = index.keep(rows), pixels[torch.tensor(rows)]
+        identical = [same for group in identical if len(same := [new[i] for i in group if i in new]) > 1]
+    if s.splits_file:
+        folds = datasets.read_splits(Path(s.splits_file), index)
+    else:
+        folds = datasets.make_splits(
+            index,
+            identical,
+            seed=s.split_seed,
+            val_fraction=s.val_fraction,
+            test_fraction=s.test_fraction,
+            folds=s.folds,
+        )
+    for text in [*index.notes, *decoded.warnings]:
+        print(f"  note: {text}")
+    if s.drop_duplicates:
+        folds = [datasets.without_copies(identical, split) for split in folds]
+    for k, split in enumerate(folds):
+        print_split(index, identical, split, k if len(folds) > 1 else None)
+    file = (
+        Path(s.output_dir)
+        / "splits"
+        / f"{datasets.safe_name(index.name)}-seed{s.split_seed}-folds{len(folds)}.csv"
+    )
+    datasets.write_splits(file, index, folds)
+    print(f"  written: {file}", flush=True)
+    return index, pixels, folds, identical
+
+
+def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fold: int | None) -> None:
+    at = "" if fold is None else f"fold {fold}: "
+    groups = {side: {g for g, here in zip(index.groups, split) if here == side} for side in datasets.SPLITS}
+    for side in datasets.SPLITS:
+        labels = index.labels[split == side]
+        if index.task == "multiclass":
+            counts = [int((labels == i).sum()) for i in range(len(index.classes))]
+        else:
+            counts = np.nansum(labels, axis=0).astype(int).tolist()
+        shown = ", ".join(f"{c} {n}" for c, n in zip(index.classes, counts))
+        print(f"  {at}{side:<5} {len(labels):>6} images of {len(groups[side])} {index.group_kind}s: {shown}")
+    shared = sum(
+        len(groups[a] & groups[b]) for a, b in (("train", "val"), ("train", "test"), ("val", "test"))
+    )
+    left_out = int((split == "").sum())
+    spans = datasets.spanning(identical, split)
+    print(
+        f"  {at}{index.group_kind}s in two splits: {shared}"
+        + (f"; {left_out} images left out" if left_out else "")
+    )
+    if spans:
+        pairs = Counter(" and ".join(sorted({str(split[i]) for i in rows} - {""})) for rows in spans)
+        said = ", ".join(f"{n} in {where}" for where, n in pairs.items())
+        example = " = ".join(index.paths[i] for i in spans[0][:2])
+        print(
+            f"  {at}WARNING: {len(spans)} groups of byte-identical images are in two splits ({said}), e.g. {example}; "
+            "--drop-duplicates takes the copies out of training"
+        )
+
+
+class DecodeProgress:
+    """Rate and remaining time of decoding: a moving line on a terminal, a line every ten seconds otherwise."""
+
+    def __init__(self):
+        self.started, self.said = time.perf_counter(), time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        now, live = time.perf_counter(), sys.stderr.isatty()
+        if now - self.said < (0.2 if live else 10) and not (live and done == total):
+            return
+        self.said, rate = now, done / (now - self.started)
+        text = f"  decoding {done} of {total}, {rate:.0f} images/s, {duration((total - done) / rate)} left"
+        ending = ("\r\033[K", "\n" if done == total else "") if live else ("", "\n")
+        print(ending[0] + text, end=ending[1], file=sys.stderr, flush=True)
+
+
+def demo_weights(arch: str, s: argparse.Namespace) -> str:
+    """Pretrains the backbone on demo-source by the same loop (FT from random weights), once, and returns its best.pt."""
+    fixed = {"data": ["demo-source"], "arch": [arch], "strategy": ["ft"], "weights": "none", "seed": [0], "epochs": 5,
+             "img_size": 32, "batch_size": 64, "lr": 1e-3, "augment": "light", "output_dir": str(Path(s.output_dir) / "cache"),
+             "patience": 0, "overwrite": False, "device": s.device, "amp": s.amp}  # fmt: skip
+    settings = argparse.Namespace(**(vars(parse_arguments(["--data", "demo-source"])) | fixed))
+    best = Cell("demo-source", arch, "ft", 0, 0).path(settings.output_dir) / "best.pt"
+    if not (best.parent / "metrics.json").is_file():
+        print(f"pretraining {arch} on demo-source, once")
+        sweep(settings)
+    return str(best)
+
+
+def sweep(s: argparse.Namespace) -> list[dict]:
+    """Prepares every dataset, then trains cell after cell. Returns a result or a failure for each."""
+    prepared = {}
+    for name in s.data:
+        settings = with_defaults(s, name)
+        index, pixels, folds, _ = prepare(name, settings)
+        key = datasets.safe_name(index.name)
+        if key in prepared:
+            raise UsageError(f"two datasets would both be called {key}: rename one")
+        prepared[key] = (index, pixels, folds, settings)
+    cells = [
+        (Cell(key, arch, strategy, seed, fold), *prepared[key])
+        for key in prepared
+        for arch in prepared[key][3].arch
+        for seed in s.seed
+        for fold in range(len(prepared[key][2]))
+        for strategy in s.strategy
+    ]
+    weights_of = {}
+    for key, (
+        _,
+        _,
+        _,
+        settings,
+    ) in prepared.items():  # before hours are spent: everything that can be refused
+        for arch in settings.arch:
+            source = settings.weights
+            if source == "demo" and not s.dry_run:
+                source = demo_weights(arch, settings)
+            weights_of[key, arch] = runs.load_weights("none" if source == "demo" else source, arch)
+    for cell, index, _, _, settings in cells:
+        check_plan(cell, len(index.classes), settings)
+    first = cells[0][4]
+    print(
+        f"\n{len(cells)} runs on {device_line(s)}; batch {first.batch_size * first.grad_accum}, {first.epochs} epochs each"
+    )
+    if s.dry_run:
+        return dry_run(cells)
+    say, results = Progress(len(cells), first.epochs), []
+    for cell, index, pixels, folds, settings in cells:
+        say.number += 1
+        if runs.RunFolder(cell.path(s.output_dir)).done() and not s.overwrite:
+            say.skip(settings.epochs)
+        split, weights = folds[cell.fold], weights_of[cell.data, cell.arch]
+        rows = {side: np.flatnonzero(split == side) for side in datasets.SPLITS}
+        data = Data(index, on_device(pixels, s.device), rows, weights.mean, weights.std)
+        results.append({"cell": asdict(cell)} | run_cell(cell, data, weights, settings, say))
+    return results
+
+
+def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
+    """Builds the plan without memory for its weights: what would be refused after hours is refused now."""
+    with torch.device("meta"):
+        model = new_model(cell.arch)
+        head = strategies.replace_head(model, classes)
+    try:
+        make_plan(cell, model, head, s)
+    except ValueError as error:
+        raise UsageError(f"{cell.arch}, {cell.strategy}: {error}") from None
+
+
+def on_device(pixels: Tensor, device: str) -> Tensor:
+    """The whole dataset on the GPU where it takes under a quarter of the free memory: no loader is faster."""
+    if (
+        not device.startswith("cuda")
+        or pixels.is_cuda
+        or pixels.numel() > torch.cuda.mem_get_info(device)[0] / 4
+    ):
+        return pixels
+    return pixels.to(device)
+
+
+def dry_run(cells: list[tuple]) -> list[dict]:
+    """Prints the cells, with hours from two timed steps of FT, the dearest strategy, and gigabytes of checkpoints."""
+    hours, gigabytes, timed = 0.0, 0.0, {}
+    for cell, index, _, folds, s in cells:
+        if (key := (cell.data, cell.arch)) not in timed:
+            timed[key] = time_a_step(cell.arch, len(index.classes), s)
+        seconds, size = timed[key]
+        n = int((folds[cell.fold] == "train").sum())
+        done = runs.RunFolder(cell.path(s.output_dir)).done()
+        cost = 0.0 if done else seconds * s.epochs * math.ceil(n / s.batch_size) / 3600
+        hours, gigabytes = hours + cost, gigabytes + 2 * size / 1e9
+        print(f"  {cell}: {'done before' if done else 'at most ' + duration(cost * 3600)}")
+    print(
+        f"{len(cells)} runs: at most {hours:.2f} h and {gigabytes:.2f} GB of checkpoints; nothing was trained"
+    )
+    return []
+
+
+def time_a_step(arch: str, classes: int, s: argparse.Namespace) -> tuple[float, int]:
+    """(seconds of an FT step, bytes of the model)."""
+    device = torch.device(s.device)
+    model = build_model(arch, runs.Weights("none"), classes, 0)[0].to(device).train()
+    optimizer = make_optimizer(s.opt, [{"params": list(model.parameters()), "lr": 1e-5}], device)
+    x = torch.rand(s.batch_size, 3, s.img_size, s.img_size, device=device)
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        with torch.autocast(device.type, dtype=AMP[s.amp], enabled=AMP[s.amp] is not None):
+            loss = model(x).float().logsumexp(dim=1).mean()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return time.perf_counter() - started, sum(
+        t.numel() * t.element_size() for t in model.state_dict().values()
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3,
+          "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224, "augment": "none"}  # fmt: skip
+PROTOCOL_HELP = (
+    "settings of the public follow-up code of the paper's authors (the paper's own are behind its journal's door): "
+    + ", ".join(f"{name} {value}" for name, value in DAVILA.items())
+)
+DEMO = {"arch": ["resnet18"], "weights": "demo", "epochs": 12, "img_size": 32}
+DEFAULTS = {"arch": ["resnet50"], "weights": "imagenet", "epochs": 30, "img_size": 224}
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UsageError(message)
+
+
+def parser() -> Parser:
+    p = Parser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    whole, real, names = number_of(int), number_of(float), ", ".join([*datasets.DATASETS, "demo"])
+    add = p.add_argument_group("what is compared").add_argument
+    add(
+        "--data",
+        nargs="+",
+        metavar="NAME|PATH",
+        help=f"{names}, a folder of class folders, a .csv, a MedMNIST .npz",
+    )
+    add("--data-dir", help="folder of the dataset, or of the CSV's images; else $FTCOMPARE_DATA, ./data")
+    add("--arch", nargs="+", metavar="NAME", help="torchvision classifiers (resnet50; demo: resnet18)")
+    add(
+        "--strategy",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="all, " + ", ".join(strategies.STRATEGIES),
+    )
+    add("--weights", metavar="imagenet|none|demo|FILE", help="start of the backbone (imagenet; demo: demo)")
+    add("--seed", nargs="+", type=int, default=[0], help="seeds of head, order and augmentation")
+    add("--protocol", choices=("davila",), help=PROTOCOL_HELP)
+
+    add = p.add_argument_group("training, the same for every strategy").add_argument
+    add(
+        "--epochs",
+        type=whole,
+        help="epochs in all, LP-FT's first part and every stage counted in (30; demo: 12)",
+    )
+    add("--batch-size", "-b", type=whole, default=32, help="images a batch")
+    add("--grad-accum", type=whole, default=1, help="batches an optimizer step")
+    add("--lr", type=real, help="peak learning rate (each strategy's default; for LP-FT of its second part)")
+    add("--weight-decay", "--wd", type=real, default=0.01, help="on all that no SP penalty holds")
+    add("--opt", choices=list(OPTIMIZERS), default="adamw", help="optimizer; sgd has momentum 0.9")
+    add(
+        "--warmup",
+        type=real,
+        default=0.05,
+        help="share of the steps with rising rate, before the cosine to 0",
+    )
+    add("--schedule-epochs", type=whole, help="length of the cosine in epochs (that of --epochs)")
+    add(
+        "--patience",
+        type=at_least_0,
+        default=0,
+        help="epochs without a better validation metric; 0: no early stop",
+    )
+    add("--clip-grad", type=real, default=0.0, help="largest norm of the gradient; 0: off")
+    add(
+        "--class-weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="weights of the classes in the loss",
+    )
+    add("--augment", choices=list(images.AUGMENT), default="light", help="strong: scale and rotation besides")
+    add("--img-size", type=whole, help="pixels a side (224; demo: 32)")
+    add(
+        "--resize",
+        type=whole,
+        help="shorter side in pixels before the centre is cut out (no cut: squeezed to a square)",
+    )
+    add(
+        "--bit-depth",
+        type=int,
+        choices=range(9, 17),
+        metavar="BITS",
+        help="true depth of 16-bit images, 9 to 16",
+    )
+
+    add = p.add_argument_group("splits and metrics").add_argument
+    add("--folds", type=whole, default=1, help="folds of a cross-validation; 1: one split")
+    add("--val-fraction", type=real, default=0.15, help="share of the images cut for validation")
+    add("--test-fraction", type=real, default=0.2, help="share cut for testing where there is no test set")
+    add("--split-seed", type=at_least_0, default=0, help="seed of the splits, the same for every --seed")
+    add("--splits-file", help="a splits.csv to use: image,group,label,split,fold")
+    add("--path-col", default="path", help="column of a CSV with the image's path")
+    add("--label-col", nargs="+", default=["label"], help="column with the label, or several 0/1 columns")
+    add("--group-col", help="column with the patient or video (group, where there is one)")
+    add("--split-col", help="column with train, val or test (split, where there is one)")
+    add(
+        "--group-regex",
+        help="the group in a file's name, as in '^(\\d+)_'; in its path if the pattern has a /",
+    )
+    add("--drop-duplicates", action="store_true", help="take byte-identical copies out of training")
+    add("--skip-bad", action="store_true", help="go on without unreadable images")
+    add("--metric", help="metric that chooses the checkpoint on validation (the dataset's)")
+    add("--threshold", default="youden", help="from validation scores: 0.5, youden or sensitivity=0.9")
+
+    add = p.add_argument_group("strategies").add_argument
+    add("--bn", choices=("train", "eval"), default="train", help="BatchNorm in the parts that train")
+    add("--stage-shares", nargs="+", type=real, help="share of the epochs for each stage (equal)")
+    add("--lp-lr", type=real, help="rate of LP-FT's first part (that of LP)")
+    add("--alpha", type=real, help="L1-SP, L2-SP: penalty of the backbone (0.0001, 0.1)")
+    add("--beta", type=real, default=0.01, help="L1-SP, L2-SP: penalty of the head")
+    add("--sp-mode", choices=("loss", "proximal"), default="loss", help="in the gradient, or after the step")
+    add("--rgn-source", choices=("backward", "probe"), default="backward", help="Auto-RGN: whose gradients")
+    add("--rgn-every", type=at_least_0, default=0, help="Auto-RGN: steps between new ratios; 0: an epoch")
+    add("--rgn-batches", type=whole, default=5, help="Auto-RGN: batches of a probe")
+    add("--rgn-unit", choices=("layer", "tensor", "block"), default="layer", help="Auto-RGN: what has a rate")
+    add(
+        "--rgn-norm",
+        choices=("backbone", "all"),
+        default="backbone",
+        help="Auto-RGN: where the maximum is taken",
+    )
+    add("--rgn-reset", action="store_true", help="Auto-RGN: a new optimizer each epoch")
+
+    add = p.add_argument_group("machine and output").add_argument
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--amp", choices=("auto", *AMP), default="auto", help="auto: bf16 on CUDA where it has it, else off")
+    add("--compile", action="store_true", help="torch.compile")
+    add("--workers", "-j", type=whole, default=min(16, os.cpu_count() or 1), help="threads that decode")
+    add("--output-dir", default="runs", help="folder of the runs, splits, cache and tables")
+    add("--overwrite", action="store_true", help="do finished and differing runs again")
+
+    add = p.add_argument_group("instead of training").add_argument
+    add("--dry-run", action="store_true", help="print the runs, hours and gigabytes")
+    add("--check-data", action="store_true", help="check the data; exit code 1 if something must be mended")
+    add("--show-blocks", action="store_true", help="print the blocks of --arch")
+    add("--version", action="version", version=f"ftcompare {VERSION}")
+    return p
+
+
+def number_of(kind: type, least: float | None = None) -> Callable[[str], float]:
+    """A number as argparse's type: whole ones from 1 up, real ones from 0 up."""
+    least = (1 if kind is int else 0) if least is None else least
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            what = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {what} of {least} or more")
+        return value
+
+    return parse
+
+
+at_least_0 = number_of(int, least=0)
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    p = parser()
+    s = p.parse_args(arguments)
+    if s.protocol == "davila":
+        p.set_defaults(**DAVILA)  # below what is said on the command line
+        s = p.parse_args(arguments)
+    try:
+        chosen = [
+            list(strategies.STRATEGIES) if n == "all" else [strategies.strategy_key(n)] for n in s.strategy
+        ]
+    except ValueError as error:
+        raise UsageError(f"--strategy: {error}") from None
+    s.strategy = list(dict.fromkeys(key for keys in chosen for key in keys))
+    s.label_col, s.seed = tuple(s.label_col), list(dict.fromkeys(s.seed))
+    s.stage_shares = s.stage_shares and tuple(s.stage_shares)
+    if not re.fullmatch(r"0\.5|youden|sensitivity=(0?\.\d+|1(\.0*)?)", s.threshold):
+        raise UsageError(f"--threshold {s.threshold}: give 0.5, youden, or sensitivity=0.9")
+    if s.batch_size == 1 and s.bn == "train":
+        raise UsageError("-b 1: BatchNorm cannot normalise a single image; give -b 2 or more, or --bn eval")
+    if s.resize and s.img_size and s.resize < s.img_size:
+        raise UsageError(
+            f"--resize {s.resize} is smaller than --img-size {s.img_size}, which is cut out of it"
+        )
+    unknown = [a for a in s.arch or [] if a not in torchvision.models.list_models(module=torchvision.models)]
+    if unknown:
+        close = [
+            m for m in torchvision.models.list_models(module=torchvision.models) if m[:3] == unknown[0][:3]
+        ]
+        raise UsageError(
+            f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close or ['resnet50'], most=12)}"
+        )
+    choose_device(s)
+    return s
+
+
+def choose_device(s: argparse.Namespace) -> None:
+    """Resolves auto in --device and --amp, and refuses what this machine has not."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if s.device == "auto":
+        s.device = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    kind = s.device.partition(":")[0]
+    if not available.get(kind):
+        raise UsageError(
+            f"--device {s.device}: not on this machine; it has {', '.join(n for n in available if available[n])}"
+        )
+    if s.amp == "auto":
+        s.amp = (
+            "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "off"
+        )
+    fast = kind == "cuda" or any(
+        getattr(torch.cpu, f"_is_{x}_supported", bool)() for x in ("avx512_bf16", "amx_tile")
+    )
+    if s.amp == "fp16" and kind != "cuda" or s.amp == "bf16" and not fast:
+        raise UsageError(
+            f"--amp {s.amp}: this {kind} has no fast {s.amp} arithmetic and would be many times slower; use --amp off"
+        )
+
+
+def device_line(s: argparse.Namespace) -> str:
+    name = (
+        torch.cuda.get_device_name(s.device)
+        if s.device.startswith("cuda")
+        else f"{torch.get_num_threads()} threads"
+    )
+    return f"{s.device} ({name}), {'float32' if s.amp == 'off' else s.amp}"
+
+
+def with_defaults(s: argparse.Namespace, data: str) -> argparse.Namespace:
+    """The settings for one dataset: what was not said comes from DEMO or DEFAULTS."""
+    defaults = DEMO if data.startswith("demo") else DEFAULTS
+    return argparse.Namespace(**(vars(s) | {k: v for k, v in defaults.items() if getattr(s, k) is None}))
+
+
+def show_blocks(archs: list[str]) -> None:
+    for arch in archs:
+        with torch.device("meta"):
+            auxiliary = (
+                {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
+            )
+            model = torchvision.models.get_model(arch, weights=None, **auxiliary)
+        blocks = strategies.blocks_of(model)
+        print(
+            f"{arch}: {len(blocks)} blocks, input to head\n  {'block':<36} {'tensors':>7} {'parameters':>12}"
+        )
+        for block in blocks:
+            print(
+                f"  {block.name:<36} {len(block.parameters):>7} {sum(p.numel() for p in block.parameters.values()):>12,}"
+            )
+
+
+def main(arguments: list[str]) -> int:
+    s = parse_arguments(arguments)
+    if s.show_blocks:
+        show_blocks(s.arch or DEFAULTS["arch"])
+        return 0
+    if not s.data:
+        raise UsageError("say what to train on: --data demo, --data FOLDER or --data NAME (see --help)")
+    torch.set_flush_denormal(True)  # vanishing gradients otherwise slow AdamW on a CPU several times
+    if s.check_data:
+        for name in s.data:
+            prepare(name, with_defaults(s, name))
+        return 0
+    results = sweep(s)
+    if results:
+        folders = sorted({str(Path(s.output_dir) / r["cell"]["data"] / r["cell"]["arch"]) for r in results})
+        print(report.table(results))
+        print(f"\nruns: {', '.join(folders)}\nall runs so far: {report.write_results(s.output_dir)}")
+    return 1 if any("failed" in r for r in results) else 0
+
+
+def command_line() -> int:
+    try:
+        return main(sys.argv[1:])
+    except (UsageError, DataError, runs.RunError) as error:
+        print(f"ftcompare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nftcompare: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(command_line())

@@ -1,24 +1,28 @@
 """What lies on disk -> an index of images, labels and groups -> splits that no patient crosses.
 
-    index = load_index("my_images/")                  # or "data.csv", "bloodmnist.npz", "t1w", "demo"
+    index = load_index("my_images/")                  # or "data.csv", "bloodmnist.npz", "demo"
+    index = load_index("mura", "archives/")           # or another of DATASETS: its archive as it was unpacked
     folds = make_splits(index, seed=0)                # folds[0]: "train", "val" or "test" for each image
     write_splits("splits.csv", index, folds)
 
 An index is built without decoding anything. A group (patient, video) is what must never stand on two sides of a split.
-Imports numpy and torchvision; copied alone into another project it works.
-Order: the index, the datasets, the user's own files, demo, splits.
+Imports numpy and torchvision (h5py for the .mat files of t1w alone); copied alone into another project it works.
+Order: the index, the six datasets, finding them, the user's own files, reading tables, demo, splits, the data check.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
+import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +44,12 @@ def listing(items: Iterable, total: int | None = None, most: int = 3) -> str:
     return ", ".join(map(str, items[:most])) + (f" and {total - most} more" if total > most else "")
 
 
+def refuse(where: object, bad: Iterable, what: str) -> None:
+    """DataError 'where: 3 what: a, b, c', if there is anything bad."""
+    if bad := list(bad):
+        raise DataError(f"{where}: {len(bad)} {what}: {listing(bad)}")
+
+
 # ---------------------------------------------------------------------------------------------------------- the index
 
 
@@ -51,7 +61,13 @@ class Index:
     (N, L) float32 0/1 with nan for unknown (multilabel). groups: N strings. official: N strings train/val/test, or ""
     where the dataset leaves it open.
     metric, second: names in metrics.evaluate. group_kind: what a group is; "image" means an image-level split.
-    units, unit_score: image -> unit of evaluation (study, ...) and how scores of a unit are joined (mean, max)."""
+    units: image -> unit of evaluation (a study), None where that is the image. unit_score: how a unit's images make one
+    score, "mean" or "max"; "video": the AP of each class in each unit, then the mean over units, then over classes
+    (metrics.video_mean_average_precision, metric "video_map"), without the classes in leave_out.
+    subgroups: image -> part of the data for which the metric is also given apart (MURA's body regions).
+    official_folds: K official splits of N strings, for make_splits(folds=K); official is what folds=1 uses.
+    counts: (official split or "all", class or "") -> {"images" | "groups" | "units": number in a full copy}; a tuple of
+    numbers where several editions exist. reader: makes what images.decode reads of a path that Pillow cannot open."""
 
     name: str
     task: str
@@ -65,9 +81,15 @@ class Index:
     second: str = ""
     group_kind: str = "image"
     units: list[str] | None = None
+    unit_kind: str = "image"
     unit_score: str = "mean"
+    leave_out: tuple[int, ...] = ()
+    subgroups: list[str] | None = None
+    official_folds: list[list[str]] | None = None
+    counts: dict[tuple[str, str], dict[str, int | tuple[int, ...]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     arrays: list[np.ndarray] | None = None  # pixels that are no files: npz, demo
+    reader: Callable[[Path], os.PathLike] | None = None
 
     def __post_init__(self):
         defaults = (
@@ -78,17 +100,22 @@ class Index:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def sources(self) -> list[Path] | list[np.ndarray]:
+    def sources(self) -> list[os.PathLike] | list[np.ndarray]:
         """What to decode: files, or the pixels of an npz."""
-        return [self.root / path for path in self.paths] if self.arrays is None else self.arrays
+        if self.arrays is not None:
+            return self.arrays
+        files = [self.root / path for path in self.paths]
+        return files if self.reader is None else [self.reader(file) for file in files]
 
     def keep(self, rows: Iterable[int]) -> Index:
         """The index of these rows alone."""
         rows = list(rows)
-        picked = {name: [getattr(self, name)[i] for i in rows] for name in ("paths", "groups", "official")}
-        units = self.units and [self.units[i] for i in rows]
-        arrays = self.arrays and [self.arrays[i] for i in rows]
-        return replace(self, **picked, labels=self.labels[rows], units=units, arrays=arrays)
+        columns = ("paths", "groups", "official", "units", "subgroups", "arrays")
+        picked = {
+            name: [values[i] for i in rows] for name in columns if (values := getattr(self, name)) is not None
+        }
+        folds = self.official_folds and [[fold[i] for i in rows] for fold in self.official_folds]
+        return replace(self, **picked, labels=self.labels[rows], official_folds=folds)
 
     def label_text(self, i: int) -> str:
         if self.task == "multiclass":
@@ -101,22 +128,48 @@ class Index:
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.labels).tobytes()).hexdigest()[:16]
 
 
+REGIONS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
+CHOICES = {
+    "labels": ("five", "all"),
+    "uncertain": ("default", "ones", "zeros", "ignore"),
+    "views": ("frontal", "all"),
+    "region": ("all", *REGIONS),
+    "task": ("instrument", "verb", "target", "triplet", "phase"),
+    "variant": ("rdv", "challenge", "crossval"),
+    "fold": (None, 1, 2, 3, 4, 5),
+}
+
+
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say about the files."""
+    """What the command line may say about the files. The first five are for own data, the rest for the dataset that is
+    named beside it; their values are those of CHOICES, else DataError."""
 
     path_col: str = "path"
     label_col: tuple[str, ...] = ("label",)
     group_col: str | None = None
     split_col: str | None = None
     group_regex: str | None = None
+    labels: str = "five"  # chexpert
+    uncertain: str = "default"  # chexpert
+    views: str = "frontal"  # chexpert
+    region: str = "all"  # mura
+    task: str = "instrument"  # cholect50
+    variant: str = "rdv"  # cholect50
+    fold: int | None = None  # the official fold that is the test set: t1w (figshare), cholect50 crossval
+
+    def __post_init__(self):
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(str(c) for c in choices if c is not None)
+                raise DataError(f"--{name} {getattr(self, name)}: choose from {known}")
 
 
 def load_index(data: str, data_dir: str | None = None, options: Options = Options()) -> Index:
     """The index of a named dataset, or of the user's own folder, CSV or npz. Raises DataError."""
     if data in DATASETS:
         index = DATASETS[data].load(data_dir, options)
-    elif data.startswith("demo"):
+    elif data in DEMOS:
         index = demo(data)
     else:
         index = own_data(Path(data).expanduser(), data_dir, options)
@@ -128,63 +181,641 @@ def load_index(data: str, data_dir: str | None = None, options: Options = Option
     return index
 
 
-# -------------------------------------------------------------------------------------------------------- the datasets
+# ------------------------------------------------------------------------------------------------------- the datasets
+
+CHEXPERT_FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+CHEXPERT_ALL = ("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+                "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other",
+                "Fracture", "Support Devices")  # fmt: skip
+CHEXPERT_VIEW = re.compile(r"(patient\d+)/study\d+/view\d+_(frontal|lateral)\.jpg$")
+# Folders that hold patientNNNNN/: the archive in one piece, and that in four "batches".
+CHEXPERT_FOLDERS = {"train": ("train", "CheXpert-v1.0 batch [234]*"), "valid": ("valid", "CheXpert-v1.0 batch 1*/valid"),
+                    "test": ("test",)}  # fmt: skip
+
+
+def chexpert(root: Path, options: Options) -> Index:
+    """CheXpert (Irvin et al. 2019): train.csv and valid.csv with Path and 14 findings, patient/study/view*.jpg.
+
+    Layouts: CheXpert-v1.0[-small]/{train,valid[,test]}/, or the four "CheXpert-v1.0 batch N" folders side by side. An
+    image is found by patient/study/view, whatever stands before that in Path. Test labels (groundtruth.csv or
+    test_labels.csv, by Study or Path) make valid the validation set; without them it is the test set.
+    A blank is 0; uncertain (-1) is by default 1 for Atelectasis and Edema and 0 for the others; "ignore" masks it."""
+    if re.match(r"CheXpert-v1.0 batch \d", root.name):
+        root = root.parent
+    findings = CHEXPERT_FIVE if options.labels == "five" else CHEXPERT_ALL
+    csvs = {
+        part: first_of(root, f"{part}.csv", f"CheXpert-v1.0 batch 1*/{part}.csv")
+        for part in ("train", "valid")
+    }
+    test = first_of(
+        root, *(f"{at}{name}" for at in ("", "test/") for name in ("groundtruth.csv", "test_labels.csv"))
+    )
+    refuse(
+        root,
+        [f"{part}.csv" for part, file in csvs.items() if file is None],
+        "of CheXpert's two tables missing",
+    )
+    csvs |= {"test": test} if test else {}
+    split_of = {"train": "train", "valid": "val" if test else "test", "test": "test"}
+    paths, labels, official = [], [], []
+    for part, file in csvs.items():
+        found, values = chexpert_part(root, part, file, findings, options)
+        paths, labels = paths + found, [*labels, values]
+        official += [split_of[part]] * len(found)
+    units = ["/".join(path.split("/")[-3:-1]) for path in paths]
+    groups = [unit.partition("/")[0] for unit in units]
+    whole = {"train": (223414, 64540), "valid": (234, 200), "test": (668, 500)}
+    counts = {(split_of[part], ""): dict(zip(("images", "groups"), whole[part])) for part in csvs}
+    if options.views == "frontal":
+        counts = {("train", ""): {"images": 191027}}
+    notes = [] if test else ["no test labels (groundtruth.csv, test_labels.csv): valid is the test set"]
+    return Index("chexpert", "multilabel", list(findings), paths, np.concatenate(labels), groups, official, root,
+                 "auroc", "average_precision", "patient", units, "study", "max", counts=counts,
+                 notes=notes)  # fmt: skip
+
+
+def chexpert_part(root, part, file, findings, options) -> tuple[list[str], np.ndarray]:
+    """(paths, labels (N, L)) of one of CheXpert's CSVs."""
+    by_study = part == "test" and "Study" in read_table(file)[0]
+    _, rows = read_table(file, ["Study" if by_study else "Path", *findings])
+    folders = [
+        at.relative_to(root).as_posix()
+        for pattern in CHEXPERT_FOLDERS[part]
+        for at in sorted(root.glob(pattern))
+    ]
+    base = {patient: at for at in folders for patient in os.listdir(root / at)}
+    if by_study:  # the labels of a study are those of its images
+        pairs = []
+        for row in rows:
+            study = "/".join(row["Study"].strip("/").split("/")[-2:])
+            at = root / base.get(study.split("/")[0], part) / study
+            pairs += [(f"{study}/{name}", row) for name in sorted(file_names(at)) or ["view1_frontal.jpg"]]
+        names, rows = [name for name, _ in pairs], [row for _, row in pairs]
+    else:
+        names = [row["Path"] for row in rows]
+    refuse_leaving(names, str(file), root)
+    views = [CHEXPERT_VIEW.search(name) for name in names]
+    odd = [name for name, view in zip(names, views) if view is None]
+    refuse(file, odd, "paths do not end in patient/study/view1_frontal.jpg")
+    if options.views == "frontal":
+        rows = [row for row, view in zip(rows, views) if view[2] == "frontal"]
+        views = [view for view in views if view[2] == "frontal"]
+    paths = [f"{base.get(view[1], part)}/{view[0]}" for view in views]
+    refuse_missing(root, paths, str(file), "unpack the whole archive")
+    number = {"": 0.0, "0.0": 0.0, "0": 0.0, "1.0": 1.0, "1": 1.0, "-1.0": -1.0, "-1": -1.0}
+    cells = ((path, f, row[f]) for path, row in zip(paths, rows) for f in findings)
+    refuse(
+        file,
+        (f"{path}, {f}: {v!r}" for path, f, v in cells if v not in number),
+        "labels are not 1, 0, -1 or blank",
+    )
+    labels = np.array([[number[row[f]] for f in findings] for row in rows], np.float32)
+    default = [f in ("Atelectasis", "Edema") for f in findings]
+    uncertain = {"default": default, "ones": 1, "zeros": 0, "ignore": np.nan}[options.uncertain]
+    return paths, np.where(labels == -1, np.float32(uncertain), labels)
+
+
+def mura(root: Path, options: Options) -> Index:
+    """MURA v1.1 (Rajpurkar et al. 2018): {train,valid}_image_paths.csv and {train,valid}_labeled_studies.csv, without a
+    header; {train,valid}/XR_<REGION>/patient/study1_positive/image1.png. Their paths start with the archive's folder.
+
+    Images are those of the CSV: the folders hold macOS files, too. A study is (region, patient, number). The official
+    test set is hidden: valid is the test set here."""
+    shape = re.compile(r"(?:train|valid)/XR_([A-Z]+)/(patient\d+)/(study\d+)_(positive|negative)/[^/]+")
+    paths, official, labels = [], [], []
+    for part, split in (("train", "train"), ("valid", "test")):
+        file = root / f"{part}_labeled_studies.csv"
+        of_study = {row[0].rstrip("/").partition("/")[2]: row[1] for row in read_headerless(file, 2)}
+        bad = [f"{study}: {label!r}" for study, label in of_study.items() if label not in ("0", "1")]
+        refuse(file, bad, "labels are not 0 or 1")
+        bad = [f"{study}, {y}" for study, y in of_study.items() if (y == "1") != study.endswith("_positive")]
+        refuse(file, bad, "labels differ from the name of their folder")
+        file = root / f"{part}_image_paths.csv"
+        images = [row[0].partition("/")[2] for row in read_headerless(file, 1)]
+        if options.region != "all":
+            images = [image for image in images if f"/XR_{options.region.upper()}/" in image]
+        images = inside(root, images, str(file), "unpack the whole archive")
+        odd = [image for image in images if not shape.fullmatch(image)]
+        refuse(file, odd, f"paths are not {part}/XR_REGION/patient/study/image")
+        odd = [image for image in images if os.path.dirname(image) not in of_study]
+        refuse(file, odd, f"images are of no study in {part}_labeled_studies.csv")
+        paths, official = paths + images, official + [split] * len(images)
+        labels += [int(of_study[os.path.dirname(image)]) for image in images]
+    if not paths:
+        raise DataError(f"{root}: no image of --region {options.region} is listed")
+    regions, patients, studies = zip(*(shape.fullmatch(path).group(1, 2, 3) for path in paths))
+    units = ["/".join(names) for names in zip(regions, patients, studies)]
+    counts = {} if options.region != "all" else {
+        ("train", ""): {"images": 36808, "groups": 11184, "units": 13457}, ("train", "abnormal"): {"units": 5177},
+        ("test", ""): {"images": 3197, "groups": 783, "units": 1199}, ("test", "abnormal"): {"units": 538},
+    }  # fmt: skip
+    return Index("mura", "multiclass", ["normal", "abnormal"], paths, np.array(labels), list(patients), official, root,
+                 "kappa", "auroc", "patient", units, "study", "mean", subgroups=[r.lower() for r in regions],
+                 counts=counts, notes=["the official test set is hidden: valid is the test set"])  # fmt: skip
+
+
+def t1w(root: Path, options: Options) -> Index:
+    """T1w brain MRI: figshare's .mat slices where there are any, else one of the two Kaggle folders of images,
+    {Training,Testing}/{glioma,meningioma,no,pituitary}_tumor or .../{glioma,meningioma,notumor,pituitary}."""
+    slices = [file for file in walk(root) if re.fullmatch(r"\d+\.mat", file.name)]
+    if slices:
+        return t1w_figshare(root, slices, options)
+    if options.fold:
+        raise DataError(
+            f"{root}: --fold {options.fold} is for figshare's .mat slices with cvind.mat; these are image folders"
+        )
+    index = class_folders(root, options)
+    names = [re.sub(r"[_ ]?tumou?r$", "", name.lower()) or name for name in index.classes]
+    names = ["notumor" if name == "no" else name for name in names]
+    expected = ["glioma", "meningioma", "notumor", "pituitary"]
+    if sorted(names) != expected:
+        raise DataError(
+            f"{root}: classes are {listing(index.classes, most=9)}; t1w has {listing(expected, most=9)}"
+        )
+    counts = {("all", ""): {"images": (7023, 7200)}}
+    if any(name.lower().endswith("_tumor") for name in index.classes):
+        parts = {"train": (826, 822, 395, 827), "test": (100, 115, 105, 74)}
+        counts = {(split, c): {"images": n} for split, of in parts.items() for c, n in zip(expected, of)}
+        counts["all", ""] = {"images": 3264}
+    return replace(index, classes=names, metric="accuracy", second="macro_f1", counts=counts)
+
+
+def t1w_figshare(root: Path, slices: list[Path], options: Options) -> Index:
+    """figshare 1512427 (Cheng et al. 2015): 1.mat to 3064.mat in one folder or several, MATLAB 7.3; group PID.
+    cvind.mat holds the official 5 folds, entry i for file i + 1; --fold K takes fold K as the test set."""
+    slices = sorted(slices, key=lambda file: int(file.stem))
+    numbers = [int(file.stem) for file in slices]
+    twice = [f"{n}.mat" for n, times in Counter(numbers).items() if times > 1]
+    refuse(root, twice, "slices lie there more than once")
+    heads, bad = [], []
+    for file in slices:
+        try:
+            heads.append(MatSlice(file).head())
+        except DataError:  # no h5py
+            raise
+        except (OSError, KeyError, ValueError) as error:
+            bad.append(f"{file.name} ({error})")
+    refuse(root, bad, f"of {len(slices)} .mat files cannot be read")
+    bad = [f"{file.name}: {label:g}" for file, (label, _) in zip(slices, heads) if label not in (1, 2, 3)]
+    refuse(root, bad, "labels are not 1, 2 or 3")
+    cvind, folds, notes = next((f for f in walk(root) if f.name == "cvind.mat"), None), None, []
+    if cvind:
+        fold_of = MatSlice(cvind).folds()
+        if max(numbers) > len(fold_of):
+            raise DataError(f"{cvind}: {len(fold_of)} folds, but there is a {max(numbers)}.mat")
+        folds = [["test" if fold_of[n - 1] == k else "train" for n in numbers] for k in range(1, 6)]
+    elif options.fold:
+        raise DataError(f"{root}: --fold {options.fold} needs cvind.mat, which is not there")
+    else:
+        notes = ["no cvind.mat: without the official folds; they are cut by patient"]
+    official = folds[options.fold - 1] if options.fold else [""] * len(slices)
+    counts = {("all", ""): {"images": 3064, "groups": 233}}
+    counts |= {
+        ("all", c): {"images": n} for c, n in (("meningioma", 708), ("glioma", 1426), ("pituitary", 930))
+    }
+    return Index("t1w", "multiclass", ["meningioma", "glioma", "pituitary"],
+                 [file.relative_to(root).as_posix() for file in slices], np.array([int(y) - 1 for y, _ in heads]),
+                 [pid for _, pid in heads], official, root, "accuracy", "macro_f1", "patient", official_folds=folds,
+                 counts=counts, notes=notes, reader=MatSlice)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MatSlice(os.PathLike):
+    """A slice of figshare's T1w, for images.decode: a path that has read()."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def open(self):
+        try:
+            import h5py
+        except ImportError:
+            raise DataError(f"{self.path}: reading t1w's .mat files needs h5py: pip install h5py") from None
+        return h5py.File(self.path, "r")
+
+    def head(self) -> tuple[float, str]:
+        """(label, PID)"""
+        with self.open() as file:
+            data = file["cjdata"]
+            return float(data["label"][()].item()), "".join(map(chr, data["PID"][()].ravel().astype(int)))
+
+    def folds(self) -> np.ndarray:
+        with self.open() as file:
+            return file["cvind"][()].ravel().astype(int)
+
+    def read(self) -> np.ndarray:
+        """(H, W) uint8, the int16 values from the slice's smallest to its largest; MATLAB's columns are HDF5's rows."""
+        with self.open() as file:
+            values = file["cjdata/image"][()].T.astype(np.float64)
+        low, high = values.min(), values.max()
+        return ((values - low) * (255 / max(high - low, 1)) + 0.5).astype(np.uint8)
+
+
+BACH_CLASSES = ("Normal", "Benign", "InSitu", "Invasive")  # the challenge's numbers 0 to 3
+
+
+def bach(root: Path, options: Options) -> Index:
+    """BACH (Aresta et al. 2019): Photos/{Normal,Benign,InSitu,Invasive}/*.tif and Photos/microscopy_ground_truth.csv,
+    which has no header (n001.tif,Normal) and says which files are images. No patients: image-level split."""
+    photos = root / "Photos" if (root / "Photos").is_dir() else root
+    file = photos / "microscopy_ground_truth.csv"
+    rows = [(Path(name).name, label) for name, label in read_headerless(file, 2)]
+    bad = [f"{name}: {label!r}" for name, label in rows if label not in BACH_CLASSES]
+    refuse(file, bad, f"lines name a class that is not {', '.join(BACH_CLASSES)}")
+    twice = [name for name, n in Counter(name for name, _ in rows).items() if n > 1]
+    refuse(file, twice, "images are listed more than once")
+    rows.sort(key=lambda row: (BACH_CLASSES.index(row[1]), row[0]))
+    below = "" if photos == root else "Photos/"
+    paths = [f"{below}{label}/{name}" for name, label in rows]
+    refuse_missing(root, paths, str(file), "each lies in the folder of its class")
+    counts = {("all", ""): {"images": 400}} | {("all", c): {"images": 100} for c in BACH_CLASSES}
+    return Index("bach", "multiclass", list(BACH_CLASSES), paths, np.array([BACH_CLASSES.index(c) for _, c in rows]),
+                 paths, [""] * len(paths), root, "accuracy", "macro_f1", counts=counts)  # fmt: skip
+
+
+def bach_test(data_dir: str | None = None) -> list[Path]:
+    """The unlabelled images of BACH's test set, ICIAR2018_BACH_Challenge_TestDataset/Photos/test0.tif to test99.tif, in
+    the order of their numbers: what a trained model may be asked about."""
+    root = replace(DATASETS["bach"], markers=("Photos/test0.tif", "test0.tif")).find(data_dir)
+    photos = root / "Photos" if (root / "Photos").is_dir() else root
+    names = [name for name in file_names(photos) if re.fullmatch(r"test\d+\.tif", name)]
+    return [photos / name for name in sorted(names, key=lambda name: int(name[4:-4]))]
+
+
+def isic2020(root: Path, options: Options) -> Index:
+    """ISIC 2020 (Rotemberg et al. 2021): a CSV with image_name, patient_id and target, and a folder of ISIC_*.jpg.
+
+    Layouts: ISIC_2020_Training_GroundTruth[_v2].csv with [ISIC_2020_Training_JPEG/]train/; Kaggle's train.csv with
+    jpeg/train/ or, resized, with train/. Of the pairs in ISIC_2020_Training_Duplicates.csv the second is left out. The
+    test labels are not public: splits are cut from the training set by patient."""
+    names = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
+    file = first_of(root, *names)
+    folder = first_of(root, "ISIC_2020_Training_JPEG/train", "jpeg/train", "train")
+    if file is None or folder is None:
+        what = (
+            f"none of {', '.join(names)}"
+            if file is None
+            else "no folder train, jpeg/train or ISIC_2020_Training_JPEG/train"
+        )
+        raise DataError(f"{root}: {what}")
+    _, rows = read_table(file, ["image_name", "patient_id", "target"])
+    bad = [f"{row['image_name']}: {row['target']!r}" for row in rows if row["target"] not in ("0", "1")]
+    refuse(file, bad, "targets are not 0 or 1")
+    refuse(
+        file, [row["image_name"] for row in rows if not row["patient_id"]], "images have a blank patient_id"
+    )
+    twice = [name for name, n in Counter(row["image_name"] for row in rows).items() if n > 1]
+    refuse(file, twice, "images are listed more than once")
+    counts = {
+        ("all", ""): {"images": 33126, "groups": 2056},
+        ("all", "malignant"): {"images": 584, "groups": 428},
+    }
+    notes = ["no ISIC_2020_Training_Duplicates.csv (challenge.isic-archive.com/data): its 425 pairs stay in"]
+    if (pairs := root / "ISIC_2020_Training_Duplicates.csv").is_file():
+        second = {row["image_name_2"] for row in read_table(pairs, ["image_name_1", "image_name_2"])[1]}
+        kept = [row for row in rows if row["image_name"] not in second]
+        notes = [f"{len(rows) - len(kept)} duplicates left out, the second of each pair in {pairs.name}"]
+        rows, counts = kept, {("all", ""): {"images": 32701}, ("all", "malignant"): {"images": 581}}
+    paths = [f"{row['image_name']}.jpg" for row in rows]
+    paths = [f"{folder.relative_to(root).as_posix()}/{path}" for path in paths]
+    refuse_leaving(paths, str(file), root)
+    refuse_missing(root, paths, str(file), "unpack the whole archive")
+    return Index("isic2020", "multiclass", ["benign", "malignant"], paths, np.array([int(r["target"]) for r in rows]),
+                 [row["patient_id"] for row in rows], [""] * len(rows), root, "auroc", "average_precision", "patient",
+                 counts=counts, notes=notes)  # fmt: skip
+
+
+CHOLECT50_CLASSES = {
+    "instrument": ("grasper", "bipolar", "hook", "scissors", "clipper", "irrigator"),
+    "verb": ("grasp", "retract", "dissect", "coagulate", "clip", "cut", "aspirate", "irrigate", "pack", "null_verb"),
+    "target": ("gallbladder", "cystic_plate", "cystic_duct", "cystic_artery", "cystic_pedicle", "blood_vessel", "fluid",
+               "abdominal_wall_cavity", "liver", "adhesion", "omentum", "peritoneum", "gut", "specimen_bag",
+               "null_target"),
+    "triplet": tuple(f"triplet{i}" for i in range(100)),  # the archive has their names
+    "phase": ("preparation", "carlot-triangle-dissection", "clipping-and-cutting", "gallbladder-dissection",
+              "gallbladder-packaging", "cleaning-and-coagulation", "gallbladder-extraction"),
+}  # fmt: skip
+CHOLECT50_PLACE = {
+    "triplet": 0,
+    "instrument": 1,
+    "verb": 7,
+    "target": 8,
+    "phase": 14,
+}  # in the JSON's 15 values
+NULL_TRIPLETS = tuple(range(94, 100))
+# Nwoye and Padoy 2022, video numbers. Train is the other ones.
+CHOLECT50_SPLITS = {
+    "rdv": {"val": (8, 12, 29, 50, 78), "test": (6, 51, 10, 73, 14, 74, 32, 80, 42, 111)},
+    "challenge": {"val": (5, 18, 36, 65, 74), "test": (92, 96, 103, 110, 111)},
+}
+CHOLECT50_FOLDS = ((79, 2, 51, 6, 25, 14, 66, 23, 50, 111), (80, 32, 5, 15, 40, 47, 26, 48, 70, 96),
+                   (31, 57, 36, 18, 52, 68, 10, 8, 73, 103), (42, 29, 60, 27, 65, 75, 22, 49, 12, 110),
+                   (78, 43, 62, 35, 74, 1, 56, 4, 13, 92))  # fmt: skip
+CHOLECT45_LACKS = {111, 96, 103, 110, 92}
+
+
+def cholect50(root: Path, options: Options) -> Index:
+    """CholecT50 (Nwoye et al. 2022): videos/VID01/000000.png with labels/VID01.json, or CholecT45:
+    data/VID01/000000.png with {triplet,instrument,verb,target}/VID01.txt. Group: video. Images are the annotated frames.
+
+    Official splits by --variant; crossval takes --fold (1 where none is given) as the test set and the first five
+    videos of the next fold for validation. Metric: video-wise mAP, for triplets without the null ones."""
+    task, t50 = options.task, (root / "labels").is_dir()
+    videos, classes, notes = (cholect50_json if t50 else cholect45_txt)(root, task)
+    if options.fold and options.variant != "crossval":
+        raise DataError(f"--fold {options.fold} is for --variant crossval, not {options.variant}")
+    here = {int(video[3:]): video for video in videos}
+    known = {number for fold in CHOLECT50_FOLDS for number in fold} - (set() if t50 else CHOLECT45_LACKS)
+    strange = [video for number, video in here.items() if number not in known]
+    refuse(root, strange, f"videos are in no split of CholecT{50 if t50 else 45}")
+    side = cholect50_sides(options.variant, options.fold or 1)
+    if lacking := [split for split in SPLITS if split not in {side[number] for number in here}]:
+        wanted = sorted(number for number in side if side[number] == lacking[0])
+        raise DataError(f"{root}: --variant {options.variant} has its {lacking[0]} videos in {listing(wanted, most=10)}; "
+                        f"none of them is here, among {len(here)} videos")  # fmt: skip
+    folder = "videos" if t50 else "data"
+    paths = [f"{folder}/{video}/{frame:06d}.png" for video, (frames, _) in videos.items() for frame in frames]
+    refuse_missing(root, paths, str(root), "unpack the whole archive")
+    if extra := sum(len(file_names(root / folder / video)) for video in videos) - len(paths):
+        notes.append(f"{extra} files in {folder}/ without annotation, left out")
+    groups = [video for video, (frames, _) in videos.items() for _ in frames]
+    numbers = [int(video[3:]) for video in groups]
+    sides = [cholect50_sides("crossval", k) for k in range(1, 6)]
+    folds = [[of_fold[n] for n in numbers] for of_fold in sides] if options.variant == "crossval" else None
+    counts = {(s, ""): {"groups": sum(side[n] == s for n in known)} for s in SPLITS}
+    counts["all", ""] = {"groups": len(known)} | ({} if t50 else {"images": 90489})
+    metrics = ("accuracy", "macro_f1") if task == "phase" else ("video_map", "average_precision")
+    units, unit, score = (None, "image", "mean") if task == "phase" else (groups, "video", "video")
+    return Index("cholect50", "multiclass" if task == "phase" else "multilabel", classes, paths,
+                 np.concatenate([labels for _, labels in videos.values()]), groups, [side[n] for n in numbers], root,
+                 *metrics, "video", units, unit, score, NULL_TRIPLETS if task == "triplet" else (),
+                 official_folds=folds, counts=counts, notes=notes)  # fmt: skip
+
+
+def cholect50_sides(variant: str, fold: int) -> dict[int, str]:
+    """Video number -> train, val or test."""
+    sides = CHOLECT50_SPLITS.get(variant) or {
+        "test": CHOLECT50_FOLDS[fold - 1],
+        "val": CHOLECT50_FOLDS[fold % 5][:5],
+    }
+    side_of = {number: side for side, numbers in sides.items() for number in numbers}
+    return {number: side_of.get(number, "train") for numbers in CHOLECT50_FOLDS for number in numbers}
+
+
+def video_files(folder: Path, suffix: str) -> list[tuple[str, Path]]:
+    """("VID01", its file) for each video, by number; copies such as "VID01 (1).json" are none."""
+    names = [name for name in file_names(folder) if re.fullmatch(r"VID\d+" + re.escape(suffix), name)]
+    videos = sorted((name.removesuffix(suffix) for name in names), key=lambda video: int(video[3:]))
+    return [(video, folder / f"{video}{suffix}") for video in videos]
+
+
+def cholect50_json(
+    root: Path, task: str
+) -> tuple[dict[str, tuple[list[int], np.ndarray]], list[str], list[str]]:
+    """({video: (annotated frames, labels)}, classes, notes). annotations[frame] is a list, possibly empty, of instances
+    of 15 values, -1 where there is none. A frame without a phase is left out of the phase task."""
+    classes, place, videos, without = list(CHOLECT50_CLASSES[task]), CHOLECT50_PLACE[task], {}, 0
+    for video, file in video_files(root / "labels", ".json"):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            found = {int(frame): [instance[place] for instance in instances]
+                     for frame, instances in content["annotations"].items()}  # fmt: skip
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise DataError(
+                f"{file}: no annotations as CholecT50 has them: {type(error).__name__} {error}"
+            ) from None
+        allowed = range(-1, len(classes))
+        bad = [f"frame {frame}: {v!r}" for frame, values in found.items() for v in values if v not in allowed]
+        refuse(file, bad, f"{task} numbers are not -1 to {len(classes) - 1}")
+        if task == "triplet":
+            names = content.get("categories")
+            names = names.get("triplet", {}) if isinstance(names, dict) else {}
+            classes = [names.get(str(i), c) for i, c in enumerate(classes)]
+        present = {frame: {int(v) for v in found[frame]} - {-1} for frame in sorted(found)}
+        if task == "phase":
+            torn = [f"frame {frame}: {sorted(s)}" for frame, s in present.items() if len(s) > 1]
+            refuse(file, torn, "frames are in two phases")
+            without += sum(not s for s in present.values())
+            present = {frame: s for frame, s in present.items() if s}
+            labels = np.array([min(s) for s in present.values()], np.int64)
+        else:
+            labels = np.zeros((len(present), len(classes)), np.float32)
+            for row, s in enumerate(present.values()):
+                labels[row, list(s)] = 1
+        videos[video] = (list(present), labels)
+    return videos, classes, [f"{without} frames have no phase, left out"] if without else []
+
+
+def cholect45_txt(
+    root: Path, task: str
+) -> tuple[dict[str, tuple[list[int], np.ndarray]], list[str], list[str]]:
+    """The same from CholecT45's text files: frame, then a 0/1 column for each class. dict/triplet.txt has names."""
+    if task == "phase":
+        raise DataError(f"{root}: CholecT45 has no phases; --task phase needs CholecT50's labels/VID01.json")
+    classes, videos = list(CHOLECT50_CLASSES[task]), {}
+    for video, file in video_files(root / task, ".txt"):
+        try:
+            values = np.loadtxt(file, delimiter=",", dtype=np.int64, ndmin=2)
+        except ValueError as error:
+            raise DataError(f"{file}: {error}") from None
+        values = values[np.argsort(values[:, 0], kind="stable")]
+        if values.shape[1] != 1 + len(classes) or not np.isin(values[:, 1:], (0, 1)).all():
+            raise DataError(f"{file}: needs a frame and {len(classes)} columns of 0 or 1; it has {values.shape[1]} columns, "
+                            f"values {values[:, 1:].min(initial=0)} to {values[:, 1:].max(initial=0)}")  # fmt: skip
+        if (np.diff(values[:, 0]) == 0).any():
+            raise DataError(f"{file}: a frame stands twice in it")
+        videos[video] = (values[:, 0].tolist(), values[:, 1:].astype(np.float32))
+    names = root / "dict" / "triplet.txt"
+    if task == "triplet" and names.is_file():
+        found = dict(re.findall(r"^(\d+)\W+(\w.*?)\s*$", names.read_text(encoding="utf-8"), re.MULTILINE))
+        classes = [found.get(str(i), c) for i, c in enumerate(classes)]
+    return videos, classes, []
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A public dataset. markers: what its folder holds, any of them; build: (root, options) -> Index."""
+    """A public dataset: what --list-data says of it, and how it is found and read. classes, metric, unit: those without
+    further options. markers: glob patterns; the archive's folder holds one of them. build: (root, options) -> Index."""
 
     name: str
     title: str
-    build: Callable[[Path, Options], Index]
-    markers: tuple[str, ...]
+    task: str
+    classes: tuple[str, ...]
+    metric: str
+    group: str
+    unit: str
     site: str
     access: str
+    licence: str
+    size: str
     citation: str
+    markers: tuple[str, ...]
+    build: Callable[[Path, Options], Index]
 
     def load(self, data_dir: str | None, options: Options) -> Index:
-        return replace(self.build(self.find(data_dir), options), name=self.name)
+        root = self.find(data_dir)
+        index = self.build(root, options)
+        return replace(index, name=self.name, notes=[f"found in {root}", *index.notes])
+
+    def held_by(self, folder: Path) -> bool:
+        return any(next(folder.glob(marker), None) for marker in self.markers)
 
     def find(self, data_dir: str | None) -> Path:
-        """The folder that holds one of the markers: data_dir, $FTCOMPARE_DATA or ./data, their children named like the
-        dataset, and every folder in them."""
+        """The folder that holds a marker: data_dir, a folder in it, or one in data_dir/<name>. Without data_dir the same
+        from $FTCOMPARE_DATA and ./data. Raises DataError that says what was looked for, and what is there instead."""
         bases = [data_dir] if data_dir else [os.environ.get("FTCOMPARE_DATA"), "data"]
-        places = [Path(base).expanduser() for base in bases if base]
-        for place in places:
-            children = sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else []
-            for folder in [place, *children]:
-                if any(next(folder.glob(marker), None) for marker in self.markers):
-                    return folder
+        bases = [Path(base).expanduser() for base in bases if base]
+        for base in bases:
+            for place in (base, base / self.name):
+                for folder in near(place):
+                    if self.held_by(folder):
+                        return folder
+        found = "; ".join(filter(None, map(self.instead, bases)))
         raise DataError(
-            f"{self.name} not found: looked for {' or '.join(self.markers)} in {' and '.join(map(str, places))} and one "
-            f"folder below. Get it from {self.site} ({self.access}), unpack it and pass --data-dir FOLDER"
+            f"{self.name} not found: looked for {' or '.join(self.markers)} in {' and '.join(map(str, bases))} and in the "
+            f"folders there. {found}. Get it from {self.site} ({self.access}, {self.size}), unpack it and pass --data-dir FOLDER"
         )
 
+    def instead(self, place: Path) -> str:
+        """What a place holds where the dataset was looked for."""
+        if not place.is_dir():
+            return f"{place} is no folder"
+        names = sorted(p.name + "/" * p.is_dir() for p in place.iterdir() if visible(p.name))
+        text = f"{place} holds {listing(names) or 'nothing'}"
+        if any(self.held_by(parent) for parent in list(place.resolve().parents)[:2]):
+            return f"{text}: a part of {self.name}; pass the archive's own folder, above it"
+        for folder in near(place):
+            if like := [other for other in DATASETS.values() if other.held_by(folder)]:
+                return f"{text}: {folder} looks like {like[0].name} ({like[0].title}): --data {like[0].name}"
+        if any(is_image(file) for folder in near(place)[1:] for file in walk(folder)):
+            return f"{text}: it looks like a folder of class folders of your own: --data {place}"
+        return text
 
-def t1w(root: Path, options: Options) -> Index:
-    """T1w brain MRI, Kaggle form: {Training,Testing}/{glioma,meningioma,no,pituitary}[_tumor], also `notumor`."""
-    index = class_folders(root, options)
-    names = [re.sub(r"[_ ]?tumou?r$", "", name.lower()) or name for name in index.classes]
-    names = ["notumor" if name == "no" else name for name in names]
-    expected = {"glioma", "meningioma", "notumor", "pituitary"}
-    if set(names) != expected:
-        raise DataError(
-            f"{root}: classes are {listing(index.classes, most=9)}; t1w has {listing(expected, most=9)}"
-        )
-    return replace(index, classes=names, metric="accuracy", second="macro_f1")
+
+def list_datasets() -> list[dict[str, str]]:
+    """A row for each dataset: what it is, how to obtain it, what to cite."""
+    rows = []
+    for dataset in DATASETS.values():
+        row = {
+            f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in ("markers", "build")
+        }
+        rows.append(row | {"classes": ", ".join(dataset.classes)})
+    return rows
+
+
+def near(place: Path) -> list[Path]:
+    """A place and the folders in it, the first hundred (CheXpert's train/ has 64,540), none where there is no place."""
+    return [place, *subfolders(place)[:100]] if place.is_dir() else []
+
+
+def first_of(root: Path, *patterns: str) -> Path | None:
+    """The first that is there of some files or folders."""
+    return next((found for pattern in patterns for found in sorted(root.glob(pattern))), None)
 
 
 DATASETS: dict[str, Dataset] = {
-    "t1w": Dataset(
-        "t1w",
-        "T1-weighted brain MRI, tumour type",
-        t1w,
-        ("Training/*", "Training"),
-        "kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri",
-        "open, 90 MB",
-        "Cheng et al., PLoS ONE 2015; Bhuvaji et al., Kaggle 2020",
-    ),
+    dataset.name: dataset
+    for dataset in (
+        Dataset(
+            name="chexpert",
+            title="chest X-ray, findings",
+            task="multilabel",
+            classes=CHEXPERT_FIVE,
+            metric="mean AUROC",
+            group="patient",
+            unit="study, maximum over its views",
+            site="stanfordaimi.azurewebsites.net",
+            access="gated: research use agreement",
+            licence="Stanford University Dataset Research Use Agreement",
+            size="11 GB small, 440 GB full",
+            citation="Irvin et al., CheXpert, AAAI 2019",
+            markers=("valid.csv", "CheXpert-v1.0 batch 1*/valid.csv"),
+            build=chexpert,
+        ),
+        Dataset(
+            name="mura",
+            title="bone X-ray, abnormality",
+            task="multiclass",
+            classes=("normal", "abnormal"),
+            metric="Cohen's kappa",
+            group="patient",
+            unit="study, mean over its images",
+            site="stanfordaimi.azurewebsites.net",
+            access="gated: research use agreement",
+            licence="Stanford University Dataset Research Use Agreement",
+            size="3.3 GB",
+            citation="Rajpurkar et al., MURA, MIDL 2018",
+            markers=("train_image_paths.csv", "valid_image_paths.csv"),
+            build=mura,
+        ),
+        Dataset(
+            name="t1w",
+            title="T1-weighted brain MRI, tumour type",
+            task="multiclass",
+            classes=("glioma", "meningioma", "pituitary", "notumor (Kaggle alone)"),
+            metric="accuracy",
+            group="patient (figshare), image (Kaggle)",
+            unit="image",
+            site="figshare.com/articles/dataset/1512427, or kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri"
+            " or masoudnickparvar/brain-tumor-mri-dataset",
+            access="open",
+            licence="CC BY 4.0 (figshare)",
+            size="0.9 GB figshare, 0.1-0.2 GB Kaggle",
+            citation="Cheng et al., PLoS ONE 2015; Bhuvaji et al., Kaggle 2020; Nickparvar, Kaggle 2021",
+            markers=("[Tt]raining/*glioma*", "cvind.mat", "[0-9]*.mat", "brainTumorDataPublic*/[0-9]*.mat"),
+            build=t1w,
+        ),
+        Dataset(
+            name="bach",
+            title="breast histology, four classes",
+            task="multiclass",
+            classes=BACH_CLASSES,
+            metric="accuracy",
+            group="image: no patients are given",
+            unit="image",
+            site="iciar2018-challenge.grand-challenge.org",
+            access="open after registration",
+            licence="CC BY-NC-ND 4.0",
+            size="about 13 GB, whole slides included",
+            citation="Aresta et al., BACH, Medical Image Analysis 2019",
+            markers=("Photos/microscopy_ground_truth.csv", "microscopy_ground_truth.csv"),
+            build=bach,
+        ),
+        Dataset(
+            name="isic2020",
+            title="dermoscopy, melanoma",
+            task="multiclass",
+            classes=("benign", "malignant"),
+            metric="AUROC",
+            group="patient",
+            unit="image",
+            site="challenge2020.isic-archive.com or kaggle.com/c/siim-isic-melanoma-classification",
+            access="open",
+            licence="CC BY-NC 4.0",
+            size="23 GB",
+            citation="Rotemberg et al., Scientific Data 2021",
+            markers=("ISIC_2020_Training_GroundTruth*.csv", "jpeg/train/ISIC_*.jpg", "train/ISIC_*.jpg"),
+            build=isic2020,
+        ),
+        Dataset(
+            name="cholect50",
+            title="endoscopic surgery, instruments and actions",
+            task="multilabel",
+            classes=CHOLECT50_CLASSES["instrument"],
+            metric="mean average precision per video",
+            group="video",
+            unit="video",
+            site="github.com/CAMMA-public/cholect50",
+            access="gated: request form",
+            licence="CC BY-NC-SA 4.0",
+            size="about 50 GB",
+            citation="Nwoye et al., Medical Image Analysis 2022; splits: Nwoye and Padoy 2022",
+            markers=("labels/VID*.json", "instrument/VID*.txt"),
+            build=cholect50,
+        ),
+    )
 }
 
 
@@ -195,7 +826,7 @@ def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
     if path.is_dir():
         return class_folders(path, options)
     if not path.exists():
-        known = ", ".join([*DATASETS, "demo"])
+        known = ", ".join([*DATASETS, *DEMOS])
         raise DataError(f"--data {path}: neither a file or folder nor a dataset; the datasets are {known}")
     if path.suffix == ".npz":
         return npz(path)
@@ -221,7 +852,7 @@ def class_folders(root: Path, options: Options) -> Index:
     for split, folder in places:
         images = 0
         for file in walk(folder):
-            if file.suffix.lower() in IMG_EXTENSIONS:
+            if is_image(file):
                 found.append((file.relative_to(root).as_posix(), folder.name, split))
                 images, nested = images + 1, nested + (file.parent != folder)
             else:
@@ -229,11 +860,14 @@ def class_folders(root: Path, options: Options) -> Index:
         if not images:
             raise DataError(f"{folder}: a class folder without images; fill or remove it")
     if not found:
-        loose = sum(file.suffix.lower() in IMG_EXTENSIONS for file in walk(root))
+        loose = sum(map(is_image, walk(root)))
         what = f"{loose} images lie in it, but in no class folder" if loose else "there is no image in it"
         raise DataError(
             f"{root}: {what}; expected {root.name}/<class>/*.png or {root.name}/train/<class>/*.png"
         )
+    tops = [root, *by_split]
+    if loose := [f.name for top in tops for f in sorted(top.iterdir()) if f.is_file() and is_image(f)]:
+        notes.append(f"{len(loose)} images lie in no class folder, left out: {listing(loose)}")
     if other:
         notes.append("no images, left out: " + listing(f"{n} {suffix}" for suffix, n in other.most_common()))
     if nested and not options.group_regex:
@@ -252,6 +886,10 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and visible(p.name))
 
 
+def is_image(file: Path) -> bool:
+    return visible(file.name) and file.suffix.lower() in IMG_EXTENSIONS
+
+
 def visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
@@ -264,8 +902,8 @@ def walk(folder: Path) -> Iterable[Path]:
 
 
 def natural(text: str) -> tuple:
-    """Sort key: numbers by value where a name is one, text after them."""
-    return (0, int(text), "") if re.fullmatch(r"-?\d+", text) else (1, 0, text)
+    """Sort key: numbers by value where a name is one ("1" and "01" by their text), other text after them."""
+    return (0, int(text), text) if re.fullmatch(r"-?\d+", text) else (1, 0, text)
 
 
 def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], str]:
@@ -277,49 +915,107 @@ def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], s
     except re.error as error:
         raise DataError(f"--group-regex {pattern!r} is no regular expression: {error}") from None
     matches = [compiled.search(p if "/" in pattern else p.rpartition("/")[2]) for p in paths]
-    if missed := [p for p, m in zip(paths, matches) if m is None]:
+    groups = [m.group(1 if compiled.groups else 0) if m else None for m in matches]
+    if missed := [p for p, group in zip(paths, groups) if not group]:  # None, or a match of no characters
         raise DataError(
             f"--group-regex {pattern!r} does not match {len(missed)} of {len(paths)} names: {listing(missed)}"
         )
-    return [m.group(1 if compiled.groups else 0) for m in matches], "group"
+    return groups, "group"
 
 
-def read_table(file: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows of a CSV as text (a leading zero stays, NA is a value); comma, semicolon or tab; BOM or not."""
+def read_rows(file: Path) -> Iterable[list[str]]:
+    """The rows of a CSV as text; comma, semicolon or tab by its first line; BOM or none, CRLF or LF."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    lines = text.splitlines()
-    if not lines:
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    if not text.strip():
         raise DataError(f"{file}: empty")
-    delimiter = max(",;\t", key=lines[0].count)
-    header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        yield from reader
+    except csv.Error as error:  # a quote that is never closed would swallow the rows below it
+        raise DataError(f"{file}: line {reader.line_num}: {error}") from None
+
+
+def read_table(file: Path, wanted: Iterable[str] | None = None) -> tuple[list[str], list[dict[str, str]]]:
+    """Header and rows of a CSV as text (a leading zero stays, NA is a value). wanted: these columns alone, DataError
+    where one is missing."""
+    rows = iter(read_rows(file))
+    header = [name.strip() for name in next(rows)]
     if repeated := [name for name, n in Counter(header).items() if n > 1]:
         raise DataError(f"{file}: columns that stand twice in the header: {listing(repeated)}")
-    rows = [(i, row) for i, row in enumerate(rows, 2) if any(row)]
-    if bad := [f"row {i} has {len(row)}" for i, row in rows if len(row) != len(header)]:
+    if absent := [name for name in wanted or () if name not in header]:
+        raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=20)}")
+    places = [(name, header.index(name)) for name in wanted or header]
+    table, bad = [], []
+    for i, row in enumerate(rows, 2):
+        if len(row) == len(header) and any(map(str.strip, row)):
+            table.append({name: row[k].strip() for name, k in places})
+        elif any(map(str.strip, row)):
+            bad.append(f"row {i} has {len(row)}")
+    if bad:
         raise DataError(f"{file}: the header has {len(header)} columns, but {listing(bad)}")
-    return header, [dict(zip(header, row)) for _, row in rows]
+    return header, table
 
 
-def inside(root: Path, paths: list[str], source: str) -> list[str]:
-    """The paths relative to root. DataError for all that leave it and for all that are no file."""
-    base = root.resolve()
-    leaving, missing, relative = [], [], []
+def read_headerless(file: Path, width: int) -> list[list[str]]:
+    """The rows of a CSV without a header line, width cells each."""
+    rows = [[cell.strip() for cell in row] for row in read_rows(file)]
+    rows = [row for row in rows if any(row)]
+    if bad := [",".join(row) for row in rows if len(row) != width]:
+        raise DataError(f"{file}: {len(bad)} lines have not {width} cells: {listing(bad)}")
+    return rows
+
+
+def file_names(folder: str | Path) -> set[str]:
+    """The visible files in a folder; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if visible(entry.name) and not entry.is_dir()}
+    except OSError:
+        return set()
+
+
+def missing_files(root: Path, paths: list[str]) -> list[str]:
+    """Those of the paths that are no files below root. A folder that holds several of them is listed once."""
+    asked = defaultdict(list)
     for path in paths:
-        full = Path(os.path.normpath(base / path))
-        if not full.is_relative_to(base):
-            leaving.append(path)
-        elif not full.is_file():
-            missing.append(path)
-        else:
-            relative.append(full.relative_to(base).as_posix())
-    if leaving:
+        folder, _, name = path.rpartition("/")
+        asked[folder].append((name, path))
+    missing = []
+    for folder, mine in asked.items():
+        at = os.path.join(root, folder)
+        known = file_names(at) if len(mine) > 2 else ()
+        missing += [path for name, path in mine if name not in known and not os.path.isfile(f"{at}/{name}")]
+    return missing
+
+
+def refuse_leaving(paths: Iterable[str], source: str, root: Path) -> None:
+    leaving = (path for path in paths if os.path.isabs(path) or os.path.normpath(path).startswith(".."))
+    refuse(source, leaving, f"paths leave the data folder {root}")
+
+
+def refuse_missing(root: Path, paths: list[str], source: str, hint: str) -> None:
+    if missing := missing_files(root, paths):
+        raise DataError(
+            f"{source}: {len(missing)} of {len(paths)} images are not below {root}: {listing(missing)}; {hint}"
+        )
+
+
+def inside(
+    root: Path, paths: list[str], source: str, hint: str = "the folder is the CSV's own, or --data-dir"
+) -> list[str]:
+    """The paths relative to root. DataError for all that leave it and for all that are no file."""
+    base = os.path.join(root.resolve(), "")
+    full = [os.path.normpath(os.path.join(base, path)) for path in paths]
+    if leaving := [path for path, at in zip(paths, full) if not at.startswith(base)]:
         raise DataError(f"{source}: {len(leaving)} paths leave the data folder {root}: {listing(leaving)}")
-    if missing:
-        raise DataError(f"{source}: {len(missing)} of {len(paths)} images are not below {root}: {listing(missing)}; "
-                        "the folder is the CSV's own, or --data-dir")  # fmt: skip
+    relative = [at[len(base) :].replace(os.sep, "/") for at in full]
+    refuse_missing(root, relative, source, hint)
     return relative
 
 
@@ -327,7 +1023,9 @@ def table(file: Path, root: Path, options: Options) -> Index:
     """A CSV with a header: path,label[,group][,split]. Several labels: a|b in one column, or 0/1 columns (blank:
     unknown, masked out) named in --label-col."""
     header, rows = read_table(file)
-    group_col = options.group_col or ("group" if "group" in header else None)
+    if options.group_col and options.group_regex:
+        raise DataError(f"{file}: give --group-col or --group-regex, not both")
+    group_col = options.group_col or ("group" if "group" in header and not options.group_regex else None)
     split_col = options.split_col or ("split" if "split" in header else None)
     flags = {"--path-col": [options.path_col], "--label-col": options.label_col,
              "--group-col": [group_col] if group_col else [], "--split-col": [split_col] if split_col else []}  # fmt: skip
@@ -338,7 +1036,7 @@ def table(file: Path, root: Path, options: Options) -> Index:
     paths = inside(root, [row[options.path_col] for row in rows], str(file))
     if twice := [p for p, n in Counter(paths).items() if n > 1]:
         raise DataError(f"{file}: {len(twice)} images are listed more than once: {listing(twice)}")
-    task, classes, labels = read_labels(file, rows, options.label_col)
+    task, classes, labels = read_labels(file, rows, paths, options.label_col)
     notes = []
     if group_col:
         groups, kind = [row[group_col] for row in rows], group_col
@@ -365,13 +1063,15 @@ def table(file: Path, root: Path, options: Options) -> Index:
     )
 
 
-def read_labels(file: Path, rows: list[dict], columns: tuple[str, ...]) -> tuple[str, list[str], np.ndarray]:
+def read_labels(
+    file: Path, rows: list[dict], paths: list[str], columns: tuple[str, ...]
+) -> tuple[str, list[str], np.ndarray]:
     """(task, classes, labels) of one column of names, or of several 0/1 columns."""
     if len(columns) > 1:
         known = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
         bad = [
-            f"row {i}, {c}: {row[c]!r}"
-            for i, row in enumerate(rows, 2)
+            f"{path}, {c}: {row[c]!r}"
+            for path, row in zip(paths, rows)
             for c in columns
             if row[c] not in known
         ]
@@ -389,8 +1089,8 @@ def read_labels(file: Path, rows: list[dict], columns: tuple[str, ...]) -> tuple
         sets = [set(filter(None, (part.strip() for part in text.split("|")))) for text in texts]
         classes = sorted(set().union(*sets), key=natural)
         return "multilabel", classes, np.array([[float(c in s) for c in classes] for s in sets], np.float32)
-    if blank := [f"row {i}" for i, text in enumerate(texts, 2) if not text]:
-        raise DataError(f"{file}: column {columns[0]} is blank in {len(blank)} rows: {listing(blank)}")
+    if blank := [path for path, text in zip(paths, texts) if not text]:
+        raise DataError(f"{file}: column {columns[0]} is blank for {len(blank)} images: {listing(blank)}")
     classes = sorted(set(texts), key=natural)
     number = {c: i for i, c in enumerate(classes)}
     if len(classes) > max(20, len(rows) // 4):
@@ -405,15 +1105,16 @@ def npz(file: Path) -> Index:
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file}: not a readable npz without pickled objects: {error}") from None
-    splits = [s for s in SPLITS if f"{s}_images" in arrays and f"{s}_labels" in arrays]
-    if "train" not in splits:
-        raise DataError(f"{file}: needs train_images and train_labels; it holds {listing(arrays, most=12)}")
+    splits = [s for s in SPLITS if s == "train" or f"{s}_images" in arrays or f"{s}_labels" in arrays]
+    wanted = [f"{s}_{what}" for s in splits for what in ("images", "labels")]
+    if absent := [name for name in wanted if name not in arrays]:
+        raise DataError(f"{file}: no {' and no '.join(absent)}; it holds {listing(arrays, most=12)}")
     images, labels, official, paths = [], [], [], []
     for split in splits:
         x, y = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        y = y[:, None] if y.ndim == 1 else y
+        y = y.reshape(-1, 1) if y.ndim < 2 else y
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] != 3):
             raise DataError(
                 f"{file}: {split}_images is {x.dtype} {x.shape}; it must be uint8, N x S x S or N x S x S x 3"
@@ -458,14 +1159,19 @@ DEMO_TARGET = [("normal", 0, 0.0, None, 0.4), ("cyst", 0, 0.0, True, 0.3), ("lob
                ("spiculated", 7, 0.55, False, 0.1)]  # fmt: skip
 
 
+# shapes, patients, scanner
+DEMOS = {
+    "demo": (DEMO_TARGET, 260, 1),
+    "demo-source": (DEMO_SOURCE, 1200, 0),
+    "demo-tiny": (DEMO_TARGET, 60, 1),
+}
+
+
 def demo(name: str = "demo", seed: int = 0) -> Index:
     """Pictures made by code, the same on every machine, with the traits of medical data: greyscale, several images of
     each patient, rare classes, a bright lesion in a body of its own brightness. `demo-source`, the larger task to
-    pretrain on, has eight shapes; `demo`, the target, has four others in noisier, darker pictures (another scanner)."""
-    kinds = {"demo": (DEMO_TARGET, 260, 1), "demo-source": (DEMO_SOURCE, 1200, 0)}
-    if name not in kinds:
-        raise DataError(f"unknown dataset {name!r}; choose demo or demo-source")
-    shapes, patients, shift = kinds[name]
+    pretrain on, has eight shapes; `demo`, the target, has four others in noisier, darker pictures (another scanner); `demo-tiny` is a part of it, for tests."""
+    shapes, patients, shift = DEMOS[name]
     rng = np.random.default_rng([seed, shift])
     label_of = np.repeat(
         np.arange(len(shapes)), np.round([shape[4] * patients for shape in shapes]).astype(int)
@@ -528,15 +1234,33 @@ def make_splits(
     """For each fold an array of N strings, train, val or test. Official splits are kept; what is missing is cut from
     the training images, by group and stratified by label, the same from the same seed.
 
-    folds > 1 without official test images: each fold is the test set once and validation is cut from the rest. With
+    folds > 1 where the dataset has that many official folds: those. Without official test images: each fold is the test set once and validation is cut from the rest. With
     them, they are every fold's test set and the folds take turns as validation. identical: lists of rows with the same
     bytes, which are never cut apart. Raises DataError for a group on two sides or a class missing on one."""
     official = np.array(index.official)
-    has_val, has_test = "val" in official, "test" in official
     units = tied_groups(index.groups, identical)
     rng = np.random.default_rng(seed)
-    result = []
-    if folds > 1:
+
+    def completed(official: np.ndarray) -> np.ndarray:
+        """The split with what it lacks, val or test or both, cut from its training images."""
+        shares = {"train": 1.0}
+        shares |= {} if "val" in official else {"val": val_fraction}
+        shares |= {} if "test" in official else {"test": test_fraction}
+        shares["train"] -= sum(shares.values()) - 1
+        if shares["train"] <= 0:
+            raise DataError(f"val and test fractions leave nothing to train on: {shares}")
+        pool = np.flatnonzero((official == "") | (official == "train"))
+        split = official.astype("<U5")
+        split[pool] = np.array(list(shares))[cut(index, units, pool, np.array(list(shares.values())), rng)]
+        return split
+
+    if folds > 1 and index.official_folds:
+        if folds != len(index.official_folds):
+            raise DataError(f"{index.name} has {len(index.official_folds)} official folds, not {folds}: --folds "
+                            f"{len(index.official_folds)} uses them")  # fmt: skip
+        result = [completed(np.array(fold)) for fold in index.official_folds]
+    elif folds > 1:
+        result, has_test = [], "test" in official
         pool = np.flatnonzero(official != "test")
         parts = cut(index, units, pool, np.full(folds, 1 / folds), rng)
         for k in range(folds):
@@ -549,17 +1273,7 @@ def make_splits(
                 )
             result.append(split)
     else:
-        shares = {"train": 1.0}
-        shares |= {} if has_val else {"val": val_fraction}
-        shares |= {} if has_test else {"test": test_fraction}
-        shares["train"] -= sum(shares.values()) - 1
-        if shares["train"] <= 0:
-            raise DataError(f"val and test fractions leave nothing to train on: {shares}")
-        pool = np.flatnonzero((official == "") | (official == "train"))
-        split = official.astype("<U5")
-        names = np.array(list(shares))
-        split[pool] = names[cut(index, units, pool, np.array(list(shares.values())), rng)]
-        result.append(split)
+        result = [completed(official)]
     for k, split in enumerate(result):
         check_split(index, split, f"fold {k}" if folds > 1 else "")
     return result
@@ -568,11 +1282,11 @@ def make_splits(
 def tied_groups(groups: list[str], identical: Iterable[list[int]]) -> np.ndarray:
     """Group number of each image, groups that share byte-identical images being one."""
     names, number = np.unique(np.array(groups), return_inverse=True)
-    parent = np.arange(len(names))
+    parent = list(range(len(names)))
 
     def root(i):
         while parent[i] != i:
-            i = parent[i]
+            parent[i] = i = parent[parent[i]]  # halves the way for the next who asks
         return i
 
     for rows in identical:
@@ -593,8 +1307,10 @@ def cut(index: Index, units: np.ndarray, pool: np.ndarray, shares: np.ndarray, r
     """Part number (0..len(shares)-1) of each image of the pool; whole groups only.
 
     Groups go, those with the rarest class first and larger ones before smaller ones, to the part whose counts per class
-    they bring closest to its share. A class with as many groups left as parts that lack it goes to those parts."""
-    if len(shares) == 1:
+    they bring closest to its share. The distance is chi-square's, relative to the share: all parts fill at one pace, so
+    that large groups do not all end in the largest part. A class with as many groups left as parts that lack it goes
+    first to those parts."""
+    if len(shares) == 1 or not len(pool):
         return np.zeros(len(pool), dtype=int)
     _, group = np.unique(units[pool], return_inverse=True)
     counts = np.zeros((group.max() + 1, strata(index).shape[1]))
@@ -604,24 +1320,37 @@ def cut(index: Index, units: np.ndarray, pool: np.ndarray, shares: np.ndarray, r
     rarity = np.where(present, groups_with, len(counts) + 1).min(axis=1)
     order = np.lexsort((rng.random(len(counts)), -counts.sum(axis=1), rarity))
     totals = np.maximum(counts.sum(axis=0), 1)
-    have = np.zeros((len(shares), counts.shape[1]))
-    left, part = groups_with.copy(), np.zeros(len(counts), dtype=int)
-    for g in order:
-        after = ((have + counts[g]) / totals - shares[:, None]) ** 2
-        cost = (after - (have / totals - shares[:, None]) ** 2).sum(axis=1)
-        rare = int(np.where(present[g], groups_with, len(counts) + 1).argmin())
-        lacking = have[:, rare] == 0
-        if lacking.any() and left[rare] <= lacking.sum():
-            cost[~lacking] = np.inf
-        part[g] = cost.argmin()
-        have[part[g]] += counts[g]
-        left -= present[g]
+    # From here on in plain floats: tens of thousands of groups have a class or two each.
+    cells = [[] for _ in range(len(counts))]  # of each group (class, share of the class's images)
+    for g, c in zip(*(axis.tolist() for axis in np.nonzero(present))):
+        cells[g].append((c, float(counts[g, c] / totals[c])))
+    have = [[0.0] * counts.shape[1] for _ in shares]
+    lacking = [len(have)] * counts.shape[1]  # parts without the class
+    left, part = groups_with.tolist(), np.zeros(len(counts), dtype=int)
+    shares = np.maximum(shares, 1e-9).tolist()
+    for g in order.tolist():
+        scarce = [c for c, _ in cells[g] if left[c] <= lacking[c]]
+        best, least = 0, np.inf
+        for k, share in enumerate(shares):
+            cost = -1e9 * sum(have[k][c] == 0 for c in scarce) if scarce else 0.0
+            for c, f in cells[g]:
+                cost += f * (f + 2 * (have[k][c] - share)) / share
+            if cost < least:
+                best, least = k, cost
+        part[g] = best
+        for c, f in cells[g]:
+            lacking[c] -= have[best][c] == 0
+            have[best][c] += f
+            left[c] -= 1
     return part[group]
 
 
-def check_split(index: Index, split: np.ndarray, where: str = "") -> None:
-    """DataError where a group is in two splits, or a class (multiclass) or any image is missing from one."""
+def check_split(index: Index, split: np.ndarray, where: str = "", complete: bool = True) -> None:
+    """DataError where a group is in two splits, or a class (multiclass) or any image is missing from one. complete
+    False: a split without any image is not missed, it is still to be cut."""
     at = f"{index.name}{', ' + where if where else ''}"
+    if index.task == "multiclass" and len(index.classes) < 2:
+        raise DataError(f"{at}: {listing(index.classes)} is the only class; there is nothing to tell apart")
     sides = defaultdict(set)
     for group, side in zip(index.groups, split):
         sides[group].add(str(side))
@@ -629,6 +1358,8 @@ def check_split(index: Index, split: np.ndarray, where: str = "") -> None:
         raise DataError(f"{at}: {len(torn)} {index.group_kind}s are in two splits: {listing(torn)}")
     for side in SPLITS:
         rows = np.flatnonzero(split == side)
+        if not len(rows) and not complete:
+            continue
         if not len(rows):
             raise DataError(f"{at}: no image is in {side}; {len(sides)} {index.group_kind}s in all")
         if index.task == "multiclass":
@@ -639,7 +1370,7 @@ def check_split(index: Index, split: np.ndarray, where: str = "") -> None:
                     for c in lacking
                 }
                 raise DataError(
-                    f"{at}: class {listing(lacking)} is absent from {side} ({listing(of.items(), most=1)} "
+                    f"{at}: class {listing(lacking)} is absent from {side} ({listing((f'{c}: {n}' for c, n in of.items()), most=1)} "
                     f"{index.group_kind}s in all); it needs one in each split: join classes, add data, or change the split"
                 )
 
@@ -708,6 +1439,112 @@ def without_copies(identical: list[list[int]], split: np.ndarray) -> np.ndarray:
             if split[i] != keep:
                 split[i] = ""
     return split
+
+
+# ------------------------------------------------------------------------------------------------------- the data check
+
+
+CHECK_COLUMNS = ("table", "split", "class", "images", "groups", "units", "official", "note")
+
+
+def check_data(
+    index: Index,
+    folds: list[np.ndarray] = (),
+    *,
+    bad: Iterable[tuple[int, str]] = (),
+    identical: Iterable[list[int]] = (),
+    found: str = "",
+    warnings: Iterable[str] = (),
+) -> tuple[list[dict[str, str | int]], list[str], list[str]]:
+    """What --check-data says: (rows, problems, warnings). A problem has to be mended, a warning is for a person to judge.
+
+    rows have the columns of CHECK_COLUMNS: counts per split and class as the archive has them, beside the official
+    counts of a full copy, and per fold as they will be used; then problems, warnings and every unreadable image.
+    folds: of make_splits; without them the official splits are checked. bad, identical, found, warnings: of Pixels."""
+    rows = [{"table": "images", "note": found}] if found else []
+    problems, warnings = [], list(warnings)
+    archive = np.array(index.official)
+    for row in count_rows(index, archive, "archive"):
+        official = index.counts.get((row["split"], row["class"]), {})
+        row["official"] = ", ".join(f"{either(n)} {unit_name(index, what)}" for what, n in official.items())
+        differ = [
+            what for what, n in official.items() if row[what] not in (n if isinstance(n, tuple) else (n,))
+        ]
+        here = ", ".join(f"{row[what]} {unit_name(index, what)}" for what in differ)
+        full = ", ".join(f"{either(official[what])}" for what in differ)
+        if differ:
+            side = " ".join(filter(None, (row["split"], row["class"])))
+            warnings.append(f"{index.name}, {side}: {here}; a full copy has {full}")
+        rows.append(row)
+    for k, split in enumerate(folds):
+        rows += count_rows(index, split, f"fold {k}")
+    checked = [(f"fold {k}", split) for k, split in enumerate(folds)] or [("official split", archive)]
+    for where, split in checked:
+        used = np.flatnonzero(split != "")
+        try:
+            check_split(index.keep(used), split[used], where, complete=bool(len(folds)))
+        except DataError as error:
+            problems.append(str(error))
+    warnings += leak_warnings(index, list(identical), checked)
+    unreadable = [f"{index.paths[i]} ({reason})" for i, reason in bad]
+    if unreadable:
+        problems.append(f"{index.name}: {len(unreadable)} of {len(index)} images cannot be read: {listing(unreadable)}; "
+                        "mend them or give --skip-bad")  # fmt: skip
+    for table, notes in (("problem", problems), ("warning", warnings), ("unreadable", unreadable)):
+        rows += [{"table": table, "note": note} for note in notes]
+    return [dict.fromkeys(CHECK_COLUMNS, "") | row for row in rows], problems, warnings
+
+
+def leak_warnings(
+    index: Index, identical: list[list[int]], splits: list[tuple[str, np.ndarray]]
+) -> list[str]:
+    """A line for byte-identical images in two splits, of two groups, with two labels."""
+    sets = "sets of byte-identical images"
+    lines = []
+    for where, split in splits:
+        if across := spanning(identical, split):
+            names = listing(" = ".join(f"{index.paths[i]} ({split[i]})" for i in same[:3]) for same in across)
+            lines.append(f"{index.name}, {where}: {len(across)} {sets} span two splits: {names}; --drop-duplicates takes "
+                         "the copies out")  # fmt: skip
+    questions = [("labels", index.label_text)]
+    questions += (
+        [] if index.group_kind == "image" else [(unit_name(index, "groups"), lambda i: index.groups[i])]
+    )
+    for what, value in questions:
+        if differ := [same for same in identical if len({value(i) for i in same}) > 1]:
+            names = listing(" = ".join(f"{index.paths[i]} ({value(i)})" for i in same[:3]) for same in differ)
+            lines.append(f"{index.name}: {len(differ)} {sets} have different {what}: {names}")
+    return lines
+
+
+def count_rows(index: Index, split: np.ndarray, table: str) -> Iterable[dict[str, str | int]]:
+    """Images, groups and units of each split and class, and of all. A multilabel class counts where it is 1."""
+    groups = np.unique(np.array(index.groups), return_inverse=True)[1]
+    units = groups * 0 if index.units is None else np.unique(np.array(index.units), return_inverse=True)[1]
+    positive = index.labels == 1 if index.task == "multilabel" else strata(index) == 1
+    sides = ["all", *(side for side in SPLITS if side in split)]
+    for side in sides:
+        at = np.full(len(index), True) if side == "all" else split == side
+        for c, name in enumerate(["", *index.classes]):
+            rows = np.flatnonzero(at & positive[:, c - 1]) if name else np.flatnonzero(at)
+            yield {
+                "table": table,
+                "split": side,
+                "class": name,
+                "images": len(rows),
+                "groups": "" if index.group_kind == "image" else len(np.unique(groups[rows])),
+                "units": "" if index.units is None else len(np.unique(units[rows])),
+            }
+
+
+def unit_name(index: Index, what: str) -> str:
+    """'patients', 'studies' for "groups", "units"."""
+    kind = {"images": "image", "groups": index.group_kind, "units": index.unit_kind}[what]
+    return kind[:-1] + "ies" if kind.endswith("y") else kind + "s"
+
+
+def either(n: int | tuple[int, ...]) -> str:
+    return " or ".join(map(str, n)) if isinstance(n, tuple) else str(n)
 
 
 def safe_name(text: str) -> str:

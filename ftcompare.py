@@ -228,7 +228,7 @@ def train(
             yield loss / criterion[1](labels[part])
 
     for epoch in range(state["epoch"], recipe.epochs):
-        if recipe.patience and state["waited"] >= recipe.patience and plan.in_last_stage(epoch):
+        if recipe.patience and state["waited"] >= recipe.patience:
             break
         torch.manual_seed(random_seed(recipe.seed, epoch))  # dropout, the same after a restart
         started, stage_before = time.perf_counter(), plan.stage
@@ -264,7 +264,10 @@ def train(
                "lr_min": min(rates), "lr_max": max(rates), "steps": steps, "seconds": seconds,
                "images_per_second": len(rows["train"]) / seconds, "peak_memory_bytes": peak_memory(device),
                "skipped_steps": plan.skipped_steps()}  # fmt: skip
-        state |= {"epoch": epoch + 1, "waited": 0 if improved else state["waited"] + 1, "log": [*state["log"], row],
+        waits = (
+            plan.in_last_stage(epoch) and not improved
+        )  # a run never ends before its last stage had its chance
+        state |= {"epoch": epoch + 1, "waited": state["waited"] + 1 if waits else 0, "log": [*state["log"], row],
                   "ratios": state["ratios"] + [{"epoch": epoch + 1} | entry for entry in plan.table()]}  # fmt: skip
         run.save("last.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                                      "plan": plan.state_dict(), "scaler": scaler.state_dict()})  # fmt: skip
@@ -599,6 +602,10 @@ def prepare(name: str, s: argparse.Namespace) -> tuple[Index, Tensor, list[np.nd
     )
     index = datasets.load_index(name, s.data_dir, options)
     if s.metric:
+        scores = np.full((2, len(index.classes)), 1 / len(index.classes))
+        offered = metrics.evaluate(index.task, scores, index.labels[:2], index.classes)["values"]
+        if s.metric not in offered:
+            raise UsageError(f"unknown --metric {s.metric}; {index.task} has {', '.join(offered)}")
         index.metric = s.metric
     print(f"\ndata {index.name}: {len(index)} images, {len(index.classes)} classes, {index.task}", flush=True)
     cache = Path(s.output_dir) / "cache" / datasets.safe_name(index.name)
@@ -1001,10 +1008,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         raise UsageError(f"--threshold {s.threshold}: give 0.5, youden, or sensitivity=0.9")
     if s.batch_size == 1 and s.bn == "train":
         raise UsageError("-b 1: BatchNorm cannot normalise a single image; give -b 2 or more, or --bn eval")
-    if s.resize and s.img_size and s.resize < s.img_size:
-        raise UsageError(
-            f"--resize {s.resize} is smaller than --img-size {s.img_size}, which is cut out of it"
-        )
     unknown = [a for a in s.arch or [] if a not in torchvision.models.list_models(module=torchvision.models)]
     if unknown:
         close = [
@@ -1051,8 +1054,13 @@ def device_line(s: argparse.Namespace) -> str:
 
 def with_defaults(s: argparse.Namespace, data: str) -> argparse.Namespace:
     """The settings for one dataset: what was not said comes from DEMO or DEFAULTS."""
-    defaults = DEMO if data.startswith("demo") else DEFAULTS
-    return argparse.Namespace(**(vars(s) | {k: v for k, v in defaults.items() if getattr(s, k) is None}))
+    defaults = DEMO if data in datasets.DEMOS else DEFAULTS
+    s = argparse.Namespace(**(vars(s) | {k: v for k, v in defaults.items() if getattr(s, k) is None}))
+    if s.resize and s.resize < s.img_size:
+        raise UsageError(
+            f"--resize {s.resize} is smaller than --img-size {s.img_size}, which is cut out of it"
+        )
+    return s
 
 
 def show_blocks(archs: list[str]) -> None:

@@ -9,12 +9,12 @@ Imports torch, numpy and PIL; copied alone into another project it works.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
+import uuid
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-Source = Path | np.ndarray  # a file, or (H, W) or (H, W, 3) uint8 pixels
+# A file; or (H, W) or (H, W, 3) uint8 pixels; or an os.PathLike whose read() gives such pixels of its file
+Source = os.PathLike | np.ndarray
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 RULES = 1  # raise it when a rule below changes: no old cache is met again
 
@@ -70,18 +71,19 @@ def fit(image: Image.Image, size: int, resize: int | None = None) -> Image.Image
     return image.crop((left, top, left + size, top + size))
 
 
+def opened(source: Source) -> Image.Image:
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    return Image.fromarray(source.read()) if hasattr(source, "read") else Image.open(source)
+
+
 def decode_image(
     source: Source, size: int, resize: int | None = None, bits: int | None = None
 ) -> tuple[np.ndarray, int]:
     """((C, size, size) uint8, C 1 or 3; largest value where the image has 16 bits, else 0). Raises if unreadable."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        array = isinstance(source, np.ndarray)
-        image = Image.fromarray(source) if array else stack.enter_context(Image.open(source))
-        image.draft(
-            None, (2 * (resize or size),) * 2
-        )  # JPEG: decodes at 1/2, 1/4, 1/8 where twice the size is left
+    with opened(source) as image:
+        # JPEG: decodes at 1/2, 1/4, 1/8 where twice the size is left
+        image.draft(None, (2 * (resize or size),) * 2)
         largest = int(np.asarray(image).max()) if image.mode.startswith("I") else 0
         pixels = np.asarray(fit(to_8bit(image, bits), size, resize))
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), largest
@@ -91,7 +93,7 @@ def header(source: Source) -> tuple[str, int, int]:
     """(mode, width, height) without decoding."""
     if isinstance(source, np.ndarray):
         return ("L" if source.ndim == 2 else "RGB"), source.shape[1], source.shape[0]
-    with Image.open(source) as image:
+    with opened(source) as image:
         return image.mode, image.width, image.height
 
 
@@ -128,17 +130,20 @@ def decode(
     renamed. Greyscale stays one channel where every image is. progress(done, total) is called after each image."""
     folder = Path(f"{cache}-{size}px-{cache_key(sources, [RULES, size, resize, bits])}")
     if not (folder / "pixels.json").is_file():
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+        temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             temporary.mkdir(parents=True)
             build_cache(temporary, sources, size, resize, bits, workers, progress)
-            with contextlib.suppress(FileExistsError):  # another process may have been faster
-                os.rename(temporary, folder)
+            os.rename(temporary, folder)
+        except OSError:
+            if not (folder / "pixels.json").is_file():  # else another process was faster
+                raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     meta = json.loads((folder / "pixels.json").read_text(encoding="utf-8"))
     data = torch.from_numpy(np.load(folder / "pixels.npy", mmap_mode="c", allow_pickle=False))
-    return Pixels(data, **{name: meta[name] for name in ("bad", "identical", "found", "warnings", "seconds")})
+    meta["bad"] = [(row, reason) for row, reason in meta["bad"]]  # JSON has no tuples
+    return Pixels(data, **meta)
 
 
 def cache_key(sources: Sequence[Source], rules: list) -> str:
@@ -164,7 +169,10 @@ def build_cache(folder: Path, sources, size, resize, bits, workers, progress) ->
             bad[i] = (str(error) or type(error).__name__).splitlines()[0]
             return None
 
-    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes and resizes outside of Python's lock
+    # Pillow decodes and resizes outside of Python's lock. Its warnings (huge image, odd EXIF) are turned off here and
+    # not in the threads: the filters are the whole process's.
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")
         heads = list(pool.map(lambda i: attempt(header, i), range(total)))
         channels = 1 if all(head is None or head[0] in GREY_MODES for head in heads) else 3
         pixels = np.lib.format.open_memmap(
@@ -183,7 +191,11 @@ def build_cache(folder: Path, sources, size, resize, bits, workers, progress) ->
             largest = max(largest, top)
             progress(done, total)
     pixels.flush()
-    meta = {"bad": sorted(bad.items()), "identical": identical_images(sources, workers), "found": survey(heads),
+    good = [i for i in range(total) if i not in bad]
+    same_bytes = ([good[k] for k in same] for same in identical_images([sources[i] for i in good], workers))
+    # Frames that are black all over (out-of-body views) are alike in every video and give nothing away.
+    identical = [same for same in same_bytes if pixels[same[0]].any()]
+    meta = {"bad": sorted(bad.items()), "identical": identical, "found": survey(heads),
             "warnings": depth_warning(largest, bits), "seconds": time.perf_counter() - started}  # fmt: skip
     (folder / "pixels.json").write_text(json.dumps(meta), encoding="utf-8")
 
@@ -207,9 +219,12 @@ def identical_images(sources: Sequence[Source], workers: int = 2) -> list[list[i
     """Rows with the same bytes, as lists of two and more. Only files of equal size are read."""
 
     def content(source):
-        return source.tobytes() if isinstance(source, np.ndarray) else Path(source).read_bytes()
+        if isinstance(source, np.ndarray) or hasattr(source, "read"):
+            return np.ascontiguousarray(source.read() if hasattr(source, "read") else source).data
+        return Path(source).read_bytes()
 
-    sizes = [s.shape if isinstance(s, np.ndarray) else os.path.getsize(s) for s in sources]
+    sizes = [s.shape if isinstance(s, np.ndarray) else "read" if hasattr(s, "read") else os.path.getsize(s)
+             for s in sources]  # fmt: skip
     common = Counter(sizes)
 
     def key(i):

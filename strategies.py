@@ -82,15 +82,8 @@ def blocks_of(model: nn.Module, head: nn.Module | None = None) -> list[Block]:
     head = find_head(model)[1] if head is None else head
     if not any(module is head for module in model.modules()):
         raise ValueError(f"the head {head} is not a part of this {type(model).__name__}")
-    families = {kind.__name__ for kind in type(model).__mro__}
-    if "ResNet" in families:
-        units, bare_allowed = _resnet(model), False
-    elif "DenseNet" in families:
-        units, bare_allowed = _densenet(model), False
-    elif "VGG" in families:
-        units, bare_allowed = _vgg(model, head), False
-    else:
-        units, bare_allowed = _general(model, head), True
+    family = _family(model)
+    units, bare_allowed = (_general(model, head), True) if family is None else (family(model, head), False)
     # A part of the backbone may be called head: the strategies tell the head by its block's name.
     blocks = [Block("backbone.head" if name == "head" else name, modules) for name, modules in units]
     blocks.append(Block("head", [head]))
@@ -115,7 +108,21 @@ def blocks_of(model: nn.Module, head: nn.Module | None = None) -> list[Block]:
 Unit = tuple[str, list[nn.Module]]  # name of the block, its modules in order
 
 
-def _resnet(model) -> list[Unit]:
+def _family(model: nn.Module) -> Callable[[nn.Module, nn.Module], list[Unit]] | None:
+    """torchvision's own classes, told by name and parts: others of the same name (timm's) get the general rule."""
+    families = {
+        "ResNet": (_resnet, ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")),
+        "DenseNet": (_densenet, ("features.conv0", "features.denseblock1")),
+        "VGG": (_vgg, ("features.0", "classifier.0")),
+    }
+    names, modules = {kind.__name__ for kind in type(model).__mro__}, dict(model.named_modules())
+    for name, (blocks, parts) in families.items():
+        if name in names and all(part in modules for part in parts):
+            return blocks
+    return None
+
+
+def _resnet(model, head) -> list[Unit]:
     stem = [model.conv1, model.bn1, model.relu, model.maxpool]
     return [
         ("stem", stem),
@@ -123,7 +130,7 @@ def _resnet(model) -> list[Unit]:
     ]
 
 
-def _densenet(model) -> list[Unit]:
+def _densenet(model, head) -> list[Unit]:
     units: list[Unit] = [("stem", [])]
     for name, child in model.features.named_children():
         if name.startswith("denseblock"):
@@ -265,8 +272,8 @@ def stage_starts(epochs: int, shares: Iterable[float]) -> list[int]:
         raise ValueError(f"epochs is {epochs}; at least 1 is needed")
     if any(not 0 <= share < math.inf for share in shares) or sum(shares) <= 0:
         raise ValueError(f"stage shares {shares} must be 0 or more, with a positive sum")
-    before = [sum(shares[:i]) / sum(shares) for i in range(len(shares))]
-    return [min(math.floor(epochs * part + 0.5), epochs - 1) for part in before]
+    before = [epochs * sum(shares[:i]) / sum(shares) for i in range(len(shares))]
+    return [min(math.floor(start + 0.5), epochs - 1) for start in before]
 
 
 class Plan:
@@ -279,7 +286,9 @@ class Plan:
     def __init__(self, groups: list[dict], stages: list[Stage]):
         self._groups, self.stages = groups, stages
         self.ratios: Tensor | None = None  # (groups,) factors on the learning rates; None: all 1
-        self.hooks = None  # any of before_epoch(probe), after_backward(), after_step(optimizer), new_optimizer: each epoch
+        # An object with any of before_epoch(probe), after_backward(), after_step(optimizer), and new_optimizer: True
+        # where each epoch starts one.
+        self.hooks = None
 
     @property
     def groups(self) -> list[dict]:
@@ -693,10 +702,12 @@ class RelativeGradientNorm:
         """As the authors' code does, but with BatchNorm in eval, so that nothing is left behind by it."""
         modes = {module: module.training for module in self.plan.model.modules()}
         self.plan.model.eval()
-        for loss in probe(self.hyper.rgn_batches):
-            self._measure(torch.autograd.grad(loss, self.weights, allow_unused=True))
-        for module, training in modes.items():
-            module.training = training
+        try:
+            for loss in probe(self.hyper.rgn_batches):
+                self._measure(torch.autograd.grad(loss, self.weights, allow_unused=True))
+        finally:
+            for module, training in modes.items():
+                module.training = training
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for value in self.state.values():  # each rank has drawn its own batches: rank 0's count
                 torch.distributed.broadcast(value, src=0)

@@ -1,5 +1,6 @@
 """Puts the project's root on sys.path, so that `python -m pytest` works from any folder."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,4 +8,5 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-torch.set_num_threads(2)  # tiny tensors: more threads only cost
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+torch.set_num_threads(1)  # tiny tensors: more threads only cost, and beside other work they cost ten times

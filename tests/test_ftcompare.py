@@ -1,0 +1,687 @@
+"""The command line from end to end on tiny data, and the training loop's promises one by one."""
+
+import csv
+import hashlib
+import json
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from torch import nn
+
+import datasets
+import ftcompare
+import runs
+import strategies
+
+ARCH = "shufflenet_v2_x0_5"  # small, with BatchNorm
+SMALL = ["--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu", "-b", "16"]
+
+
+def command(arguments, capsys, monkeypatch):
+    """(exit code, standard output, standard error) of the command line."""
+    monkeypatch.setattr(sys, "argv", ["ftcompare.py", *map(str, arguments)])
+    code = ftcompare.command_line()
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    return lambda *arguments: command(arguments, capsys, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes, ten patients a class with three images each: bright squares against dark ones, in noise."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 60), ("light", 170)):
+        (root / label).mkdir()
+        for i in range(30):
+            pixels = np.clip(rng.normal(level, 40, (24, 24)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / label / f"p{label[0]}{i // 3}_{i}.png")
+    return root
+
+
+def read(file):
+    with open(file, newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def predictions(run_folder):
+    return read(run_folder / "predictions.csv")
+
+
+# ------------------------------------------------------------------------------------------------------ every strategy
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """All eight strategies on the demo's smallest setting, by the real command."""
+    out = tmp_path_factory.mktemp("sweep") / "runs"
+    arguments = [
+        sys.executable,
+        ROOT / "ftcompare.py",
+        "--data",
+        "demo-tiny",
+        *SMALL,
+        "--epochs",
+        "2",
+        "--output-dir",
+        out,
+    ]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+@pytest.mark.parametrize("key", strategies.STRATEGIES)
+def test_a_run_folder_is_complete_and_its_numbers_follow_from_its_predictions(swept, key):
+    pytest.importorskip("sklearn")
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+
+    folder = swept[0] / "demo-tiny" / ARCH / key / "seed0-fold0"
+    files = {"config.json", "log.csv", "last.pt", "best.pt", "predictions.csv", "metrics.json"}
+    assert files <= {f.name for f in folder.iterdir()}
+    assert (folder / "ratios.csv").exists() == (key == "autorgn")
+    result = json.loads((folder / "metrics.json").read_text())
+    classes = json.loads((folder / "config.json").read_text())["settings"]["classes"]
+    for split in ("val", "test"):
+        rows = [r for r in predictions(folder) if r["split"] == split]
+        assert len(rows) == result["images"][split] == result[split]["n"]
+        truth = np.array([classes.index(r["label"]) for r in rows])
+        scores = np.array([[float(r[f"score_{c}"]) for c in classes] for r in rows])
+        values = result[split]["values"]
+        assert values["accuracy"] == pytest.approx(accuracy_score(truth, scores.argmax(1)), abs=1e-12)
+        assert values["balanced_accuracy"] == pytest.approx(
+            balanced_accuracy_score(truth, scores.argmax(1)), abs=1e-12
+        )
+        aurocs = [roc_auc_score(truth == c, scores[:, c]) for c in range(len(classes))]
+        assert values["auroc"] == pytest.approx(np.mean(aurocs), abs=1e-9)
+    log = read(folder / "log.csv")
+    best = max(log, key=lambda r: float(r["val_balanced_accuracy"]))
+    assert int(best["epoch"]) == result["best_epoch"]
+    assert float(best["val_balanced_accuracy"]) == pytest.approx(
+        result["val"]["values"]["balanced_accuracy"], abs=1e-9
+    )
+    assert len(log) == result["epochs"] == 2
+
+
+def test_every_strategy_has_the_same_data_steps_and_head(swept):
+    configs, results, lists = {}, {}, set()
+    for key in strategies.STRATEGIES:
+        folder = swept[0] / "demo-tiny" / ARCH / key / "seed0-fold0"
+        settings = json.loads((folder / "config.json").read_text())["settings"]
+        configs[key] = {
+            n: settings[n] for n in ("split_hash", "batch_size", "epochs", "augment", "data_hash", "metric")
+        }
+        results[key] = json.loads((folder / "metrics.json").read_text())["optimizer_steps"]
+        lists.add(tuple((r["image"], r["split"]) for r in predictions(folder)))
+    assert all(c == configs["ft"] for c in configs.values()) and len(lists) == 1
+    assert set(results.values()) == {results["ft"]}
+
+
+def test_the_table_names_every_strategy_with_its_trainable_parameters(swept):
+    table = swept[1][swept[1].index("strategy ") :]
+    for entry in strategies.STRATEGIES.values():
+        assert re.search(rf"^{re.escape(entry.name)} .* 0\.\d{{4}}", table, re.MULTILINE), table
+    assert re.search(r"^LP .* 4,100 ", table, re.MULTILINE)  # 1024 features x 4 classes + 4
+    rows = read(swept[0] / "results.csv")
+    assert [r["strategy"] for r in rows] == list(strategies.STRATEGIES)
+
+
+def test_what_is_printed_before_training_proves_that_no_patient_is_on_two_sides(swept):
+    assert "patients in two splits: 0" in swept[1]
+    with open(next((swept[0] / "splits").iterdir()), newline="") as file:
+        sides = {}
+        for row in csv.DictReader(file):
+            sides.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(s) == 1 for s in sides.values())
+
+
+def test_lp_leaves_the_backbone_bit_identical(swept):
+    state = torch.load(swept[0] / "demo-tiny" / ARCH / "lp" / "seed0-fold0" / "best.pt", weights_only=True)[
+        "model"
+    ]
+    model, _, _ = ftcompare.build_model(ARCH, runs.Weights("none"), 4, seed=0)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]) != name.startswith("fc."), name
+
+
+def test_auto_rgn_writes_a_ratio_for_every_layer_and_epoch(swept):
+    folder = swept[0] / "demo-tiny" / ARCH / "autorgn" / "seed0-fold0"
+    rows = read(folder / "ratios.csv")
+    model = ftcompare.new_model(ARCH)
+    layers = [n for n, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
+    for epoch in ("1", "2"):
+        mine = [r for r in rows if r["epoch"] == epoch]
+        assert [r["layer"] for r in mine] == layers
+        assert float(mine[-1]["ratio"]) == 1.0  # the head
+        backbone = [r for r in mine[:-1] if float(r["weight_norm"]) > 0]
+        quotients = np.array([float(r["grad_norm"]) / float(r["weight_norm"]) for r in backbone])
+        np.testing.assert_allclose(
+            [float(r["ratio"]) for r in backbone], quotients / quotients.max(), rtol=1e-6
+        )
+        assert float(mine[0]["lr"]) == pytest.approx(1e-3 * float(mine[0]["ratio"]))
+
+
+def test_the_same_command_again_trains_nothing_and_other_settings_are_refused(folder, tmp_path, run):
+    arguments = ["--data", folder, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path]
+    assert run(*arguments)[0] == 0
+    metrics_file = next(tmp_path.glob("*/*/lp/*/metrics.json"))
+    before = metrics_file.stat().st_mtime_ns
+    code, out, _ = run(*arguments)
+    assert code == 0 and "done before" in out and metrics_file.stat().st_mtime_ns == before
+    code, _, err = run(*arguments, "--lr", "0.5")
+    assert code == 2 and "lr: 0.003 there, 0.5 now" in err and "--overwrite" in err and err.count("\n") == 1
+    assert metrics_file.stat().st_mtime_ns == before
+    assert run(*arguments, "--lr", "0.5", "--overwrite")[0] == 0
+    assert metrics_file.stat().st_mtime_ns != before
+
+
+# ------------------------------------------------------------------------------------------------------- the loop itself
+
+
+class Toy(nn.Module):
+    def __init__(self, norm=True, dropout=0.0):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4) if norm else nn.Identity()
+        self.drop = nn.Dropout(dropout)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.drop(torch.relu(self.bn(self.conv(x))).mean(dim=(2, 3))))
+
+
+def toy_data(n=40, size=8):
+    rng = np.random.default_rng(1)
+    labels = np.arange(n) % 2
+    pixels = torch.from_numpy(
+        rng.integers(0, 120, (n, 1, size, size)).astype(np.uint8)
+        + 100 * labels[:, None, None, None].astype(np.uint8)
+    )
+    index = datasets.Index("toy", "multiclass", ["a", "b"], [str(i) for i in range(n)], labels.astype(np.int64),
+                           [str(i) for i in range(n)], [""] * n, Path("."))  # fmt: skip
+    rows = {"train": np.arange(0, n - 16), "val": np.arange(n - 16, n - 8), "test": np.arange(n - 8, n)}
+    return ftcompare.Data(index, pixels, rows, (0.5,) * 3, (0.25,) * 3)
+
+
+def toy_training(
+    tmp_path, strategy="ft", epochs=4, stop_after=None, model=None, data=None, judge=None, **recipe
+):
+    torch.manual_seed(0)
+    model, data = model or Toy(dropout=0.5), data or toy_data()
+    recipe = ftcompare.Recipe(**({"epochs": epochs, "batch_size": 8, "device": torch.device("cpu")} | recipe))
+    plan = strategies.make_plan(strategy, model, epochs=epochs, lr=1e-2)
+    judge = judge or (lambda rows, scores: ftcompare.judge_scores(data.index, rows, scores))
+
+    def after_epoch(row):
+        if row["epoch"] == stop_after:
+            raise KeyboardInterrupt
+
+    run = runs.RunFolder(tmp_path)
+    ftcompare.train(model, plan, data, run, recipe, judge, {}, after_epoch=after_epoch)
+    return model, plan, run
+
+
+@pytest.mark.parametrize("strategy", strategies.STRATEGIES)
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, strategy, stop_after):
+    whole, _, one = toy_training(tmp_path / "whole", strategy)
+    with pytest.raises(KeyboardInterrupt):
+        toy_training(tmp_path / "broken", strategy, stop_after=stop_after)
+    again, _, two = toy_training(tmp_path / "broken", strategy)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    columns = ("epoch", "stage", "train_loss", "val_loss", "lr_min", "lr_max")
+    logs = [[[r[c] for c in columns] for r in run.load("last.pt")["log"]] for run in (one, two)]
+    assert logs[0] == logs[1] and len(logs[0]) == 4
+    assert one.load("last.pt")["ratios"] == two.load("last.pt")["ratios"]
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    """Without BatchNorm and with class weights: the loss is one mean over all the images of the step."""
+    results = []
+    for batch_size, grad_accum in ((12, 1), (4, 3)):
+        model = Toy(norm=False)
+        torch.manual_seed(5)
+        for p in model.parameters():
+            nn.init.normal_(p, std=0.3)
+        toy_training(tmp_path / str(grad_accum), model=model, epochs=2, batch_size=batch_size, grad_accum=grad_accum,
+                     augment="none", class_weights="balanced", opt="sgd")  # fmt: skip
+        results.append(torch.cat([p.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
+def test_the_checkpoint_is_the_best_on_validation_and_ties_keep_the_earlier(tmp_path):
+    values = iter([0.3, 0.7, 0.7, 0.5])
+    seen = []
+
+    def judge(rows, scores):
+        seen.append(rows.tolist())
+        return {"values": {"balanced_accuracy": next(values)}}
+
+    data = toy_data()
+    _, _, run = toy_training(tmp_path, judge=judge, data=data)
+    assert run.load("best.pt")["meta"]["epoch"] == 2
+    assert all(rows == data.rows["val"].tolist() for rows in seen)  # the test rows were never looked at
+
+
+def test_a_metric_that_is_better_when_lower_is_minimised(tmp_path):
+    values = iter([0.3, 0.2, 0.4, 0.25])
+    data = toy_data()
+    data.index.metric = "brier"
+    _, _, run = toy_training(
+        tmp_path, data=data, judge=lambda rows, scores: {"values": {"brier": next(values)}}
+    )
+    assert run.load("best.pt")["meta"]["epoch"] == 2
+
+
+def test_early_stopping_waits_for_the_last_stage(tmp_path):
+    """LP-FT with 8 epochs: validation never improves after the first; the second part starts at epoch 5."""
+    values = iter([0.9] + [0.1] * 20)
+    judge = lambda rows, scores: {"values": {"balanced_accuracy": next(values)}}
+    _, _, run = toy_training(tmp_path / "lpft", "lpft", epochs=8, judge=judge, patience=2)
+    assert [r["stage"] for r in run.load("last.pt")["log"]] == ["lp"] * 4 + ["ft"] * 2
+    values = iter([0.9] + [0.1] * 20)
+    _, _, run = toy_training(tmp_path / "ft", "ft", epochs=8, judge=judge, patience=2)
+    assert len(run.load("last.pt")["log"]) == 3  # the best, and two that were not better
+
+
+def test_a_stopped_run_stays_stopped_when_it_is_run_again(tmp_path):
+    values = iter([0.9] + [0.1] * 20)
+    judge = lambda rows, scores: {"values": {"balanced_accuracy": next(values)}}
+    for _ in range(2):
+        _, _, run = toy_training(tmp_path, "ft", epochs=8, judge=judge, patience=1)
+        assert len(run.load("last.pt")["log"]) == 2
+
+
+def test_the_schedule_by_hand():
+    assert [ftcompare.schedule(s, 10, 0.2) for s in (0, 1)] == pytest.approx([1 / 3, 2 / 3])
+    assert ftcompare.schedule(2, 10, 0.2) == 1.0
+    assert ftcompare.schedule(6, 10, 0.2) == pytest.approx(0.5)  # half of the eight steps after the rise
+    assert ftcompare.schedule(9, 10, 0.2) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert ftcompare.schedule(0, 4, 0.0) == 1.0
+
+
+@pytest.mark.parametrize(("n", "size"), [(33, 32), (65, 32), (7, 3), (32, 32), (2, 32), (100, 16)])
+def test_an_epoch_takes_every_image_once_and_leaves_no_lone_one(n, size):
+    rows = np.arange(n) + 100
+    batches = ftcompare.steps_of(rows, size, seed=3, epoch=5)
+    assert sorted(np.concatenate(batches).tolist()) == rows.tolist()
+    assert max(map(len, batches)) <= size and min(map(len, batches)) >= 2
+    again, later, other = (ftcompare.steps_of(rows, size, *key) for key in ((3, 5), (3, 6), (4, 5)))
+    order = np.concatenate(batches).tolist()
+    assert order == np.concatenate(again).tolist()
+    if n > 2:
+        assert order not in (np.concatenate(later).tolist(), np.concatenate(other).tolist())
+
+
+def test_rates_in_the_log_are_the_closed_form(tmp_path):
+    _, _, run = toy_training(tmp_path, "lpft", epochs=4, warmup=0.0)
+    log = run.load("last.pt")[
+        "log"
+    ]  # 3 steps an epoch, two parts of 6 steps; the log has each epoch's last step
+    lp_lr = 3e-3
+    for row, base, step in zip(log, (lp_lr, lp_lr, 1e-2, 1e-2), (2, 5, 2, 5)):
+        assert (
+            row["lr_max"] == row["lr_min"] == pytest.approx(base * 0.5 * (1 + math.cos(math.pi * step / 6)))
+        )
+
+
+def test_class_weights_and_masked_labels_by_hand():
+    data = toy_data()
+    data.index.labels = np.array([0] * 30 + [1] * 10)
+    loss, weight = ftcompare.make_criterion(data.index, np.arange(40), "balanced", torch.device("cpu"))
+    logits, y = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+    # 40 / (2 * 30) = 2/3 and 40 / (2 * 10) = 2: the classes' total weights are equal
+    assert loss(logits, y).item() == pytest.approx((2 / 3 + 2) * math.log(2), rel=1e-6)
+    assert weight(y) == pytest.approx(2 / 3 + 2, rel=1e-6)
+
+    data.index.task, data.index.labels = "multilabel", np.array([[1, 0], [np.nan, 0], [0, 1]], np.float32)
+    loss, weight = ftcompare.make_criterion(data.index, np.arange(3), "none", torch.device("cpu"))
+    logits = torch.tensor([[2.0, -1.0], [5.0, 0.0]], requires_grad=True)
+    y = torch.tensor([[1.0, 0.0], [math.nan, 1.0]])
+    by_hand = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1)) + math.log(2)
+    total = loss(logits, y)
+    assert total.item() == pytest.approx(by_hand, rel=1e-6) and weight(y) == 3
+    total.backward()
+    assert logits.grad[1, 0] == 0 and torch.isfinite(logits.grad).all()
+
+
+def test_thresholds_come_from_validation():
+    index = toy_data().index
+    rows, scores = np.arange(4), np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])  # labels 0 1 0 1
+    assert ftcompare.choose_thresholds(index, rows, scores, "0.5") == [0.5]
+    assert ftcompare.choose_thresholds(index, rows, scores, "sensitivity=1.0") == [0.2]
+    assert ftcompare.choose_thresholds(index, rows, scores, "youden") == [
+        0.4
+    ]  # 0.5 + 1 - 1; 0.2 has as much: the higher
+
+
+def test_the_probe_of_auto_rgn_leaves_the_batches_alone(tmp_path):
+    """rgn_source=probe draws batches of its own; the epoch's order and the model's buffers do not notice."""
+    data = toy_data()
+    recipe = ftcompare.Recipe(epochs=2, batch_size=8, device=torch.device("cpu"))
+    models = []
+    for strategy in ("autorgn", "ft"):
+        torch.manual_seed(0)
+        models.append(Toy())
+        hyper = strategies.Hyperparameters(rgn_source="probe", weight_decay=0.0)
+        plan = strategies.make_plan(strategy, models[-1], epochs=2, lr=0.0, hyper=hyper)
+        judge = lambda rows, scores: ftcompare.judge_scores(data.index, rows, scores)
+        ftcompare.train(models[-1], plan, data, runs.RunFolder(tmp_path / strategy), recipe, judge, {})
+    for name, value in (
+        models[0].state_dict().items()
+    ):  # BatchNorm statistics of the same batches in the same order
+        assert torch.equal(value, models[1].state_dict()[name]), name
+    assert len(runs.RunFolder(tmp_path / "autorgn").load("last.pt")["ratios"]) == 2 * 3  # conv, bn, fc
+
+
+# ----------------------------------------------------------------------------------------------------- weights and files
+
+
+def test_weights_of_a_run_load_like_a_torchvision_file(folder, tmp_path, run):
+    base = ["--data", folder, *SMALL, "--strategy", "ft", "--epochs", "1"]
+    assert run(*base, "--output-dir", tmp_path / "a")[0] == 0
+    best = next((tmp_path / "a").glob("*/*/ft/*/best.pt"))
+    rest = ["--arch", ARCH, "--img-size", "32", "--device", "cpu", "--epochs", "1", "--strategy", "lp"]
+    code, out, _ = run("--data", "demo-tiny", *rest, "--weights", best, "--output-dir", tmp_path / "b")
+    assert code == 0 and "its head (fc, 2 outputs) left out" in out
+    counted = [
+        n
+        for n in ftcompare.new_model(ARCH).state_dict()
+        if not n.startswith("fc.") and "num_batches" not in n
+    ]
+    assert f"{len(counted)} of {len(counted)} backbone tensors" in out
+    probed = torch.load(next((tmp_path / "b").glob("*/*/lp/*/best.pt")), weights_only=True)["model"]
+    source = torch.load(best, weights_only=True)["model"]
+    assert all(torch.equal(probed[n], source[n]) for n in counted)
+
+
+def test_half_precision_and_wrapped_names_load_and_mismatches_are_refused(tmp_path):
+    model = ftcompare.new_model(ARCH)
+    state = {f"module.{n}": v.half() if v.is_floating_point() else v for n, v in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "half.pth")
+    weights = runs.load_weights(str(tmp_path / "half.pth"), ARCH)
+    built, _, note = ftcompare.build_model(ARCH, weights, 3, seed=1)
+    assert "left out" in note and built.conv1[0].weight.dtype == torch.float32
+    assert torch.equal(built.conv1[0].weight, model.conv1[0].weight.half().float())
+
+    few = dict(list(model.state_dict().items())[:40])
+    torch.save(few, tmp_path / "few.pth")
+    with pytest.raises(runs.RunError, match=r"only \d+ of \d+ backbone tensors .* matched"):
+        ftcompare.build_model(ARCH, runs.load_weights(str(tmp_path / "few.pth"), ARCH), 3, seed=1)
+    broken = dict(model.state_dict()) | {"conv1.0.weight": torch.full_like(model.conv1[0].weight, math.nan)}
+    torch.save(broken, tmp_path / "nan.pth")
+    with pytest.raises(runs.RunError, match=r"not finite in conv1.0.weight"):
+        ftcompare.build_model(ARCH, runs.load_weights(str(tmp_path / "nan.pth"), ARCH), 3, seed=1)
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    torch.save({"model": Toy()}, tmp_path / "pickle.pth")  # a whole module: arbitrary code when loaded
+    for name in ("text.pth", "pickle.pth", "absent.pth"):
+        with pytest.raises(runs.RunError, match=name):
+            runs.load_weights(str(tmp_path / name), ARCH)
+
+
+def test_densenet_files_with_old_names_load(tmp_path):
+    model = ftcompare.new_model("densenet121")
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12]\.)")
+    state = {old.sub(r"\1.\2", n): v for n, v in model.state_dict().items()}
+    assert any(".norm.1." in n for n in state)
+    torch.save(state, tmp_path / "densenet.pth")
+    weights = runs.load_weights(str(tmp_path / "densenet.pth"), "densenet121")
+    built, _, note = ftcompare.build_model("densenet121", weights, 2, 0)
+    name = "features.denseblock3.denselayer5.conv2.weight"
+    # 121 norms with 4 tensors (no counters) and 120 convolutions without bias
+    assert torch.equal(built.state_dict()[name], model.state_dict()[name]) and "604 of 604" in note
+
+
+def test_imagenet_weights_offline_and_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    expected = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
+    with pytest.raises(runs.RunError, match=rf"put it at {re.escape(str(expected))}"):
+        runs.load_weights("imagenet", "resnet18")
+    expected.write_bytes(b"damaged")
+    with pytest.raises(runs.RunError, match="SHA-256 does not begin with f37072fd"):
+        runs.load_weights("imagenet", "resnet18")
+
+
+def test_two_processes_do_not_train_the_same_run(tmp_path):
+    pytest.importorskip("fcntl")
+    other = runs.RunFolder(tmp_path).locked()
+    with runs.RunFolder(tmp_path).locked(), pytest.raises(runs.RunError, match="another process"):
+        other.__enter__()
+
+
+def test_a_file_is_never_half_written(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.json"
+    runs.write_atomically(file, "old")
+
+    def full(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        runs.write_atomically(file, "new")
+    assert file.read_text() == "old" and [f.name for f in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_nan_becomes_null_in_json():
+    assert json.loads(runs.to_json({"a": [float("nan"), 1.5], "b": (float("inf"),)})) == {
+        "a": [None, 1.5],
+        "b": [None],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_run_that_diverges_is_said_and_the_others_go_on(folder, tmp_path, run):
+    arguments = [
+        "--data",
+        folder,
+        *SMALL,
+        "--epochs",
+        "2",
+        "--lr",
+        "1e30",
+        "--opt",
+        "sgd",
+        "--output-dir",
+        tmp_path,
+    ]
+    code, out, _ = run(*arguments, "--strategy", "ft", "lp")
+    assert code == 1 and "training loss is" in out
+    failed = list(tmp_path.glob("*/*/*/*/failed.json"))
+    assert failed and "1 failed" in out
+    assert not (failed[0].parent / "metrics.json").exists()
+    assert out.count("[1 of 2]") == out.count("[2 of 2]") == 1
+
+
+BAD = [
+    (["--data", "demo-tiny", "--strategy", "lpfft"], "unknown strategy 'lpfft'; choose from ft, lp, glf"),
+    (["--data", "demo-tiny", "--arch", "resnet5000"], "unknown --arch resnet5000; torchvision has resnet"),
+    (["--data", "demo-huge"], "neither a file or folder nor a dataset"),
+    (["--data", "no/such/place"], "neither a file or folder nor a dataset; the datasets are"),
+    (["--data", "demo-tiny", "--epochs", "0"], "'0' is not a whole number of 1 or more"),
+    (["--data", "demo-tiny", "--lr", "nan"], "'nan' is not a number of 0 or more"),
+    (["--data", "demo-tiny", "-b", "1"], "BatchNorm cannot normalise a single image"),
+    (["--data", "demo-tiny", "--threshold", "high"], "--threshold high"),
+    (["--data", "demo-tiny", "--opt", "lion"], "invalid choice: 'lion'"),
+    (["--data", "demo-tiny", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
+    (["--data", "demo-tiny", "--metric", "acuracy"], "unknown --metric acuracy"),
+    (["--data", "demo-tiny", "--resize", "16"], "--resize 16 is smaller than --img-size 32"),
+    (["--data", "demo-tiny", "--val-fraction", "0.9"], "leave nothing to train on"),
+    (["--data", "demo-tiny", "--splits-file", "nowhere.csv"], "--splits-file nowhere.csv"),
+    (
+        ["--data", "demo-tiny", "--strategy", "lpft", "--stage-shares", "1", "2", "3"],
+        "2 stages, but stage_shares has 3",
+    ),
+    (["--data", "demo-tiny", "--data-dirr", "x"], "unrecognized arguments"),
+    ([], "say what to train on"),
+    (["--data", "cholect50", "--arch", "resnet50", "--strategy", "autorgn"], "cholect50"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a) or "nothing" for a, _ in BAD])
+def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, run, monkeypatch):
+    monkeypatch.delenv("FTCOMPARE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    small = ["--arch", ARCH] * ("--arch" not in arguments) + ["--weights", "none"] * (
+        "--weights" not in arguments
+    )
+    code, _, err = run(*arguments, *small * bool(arguments), "--output-dir", tmp_path / "runs")
+    assert code == 2 and message in err, err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert not list(tmp_path.glob("runs/*/*/*/*/config.json"))
+
+
+def test_all_unreadable_images_are_named_and_can_be_skipped(folder, tmp_path, run):
+    copy = tmp_path / "pictures"
+    shutil.copytree(folder, copy)
+    good = next((copy / "dark").glob("*.png")).read_bytes()
+    (copy / "dark" / "cut.png").write_bytes(good[: len(good) // 2])
+    (copy / "light" / "empty.png").write_bytes(b"")
+    arguments = [
+        "--data",
+        copy,
+        *SMALL,
+        "--strategy",
+        "lp",
+        "--epochs",
+        "1",
+        "--output-dir",
+        tmp_path / "runs",
+    ]
+    code, _, err = run(*arguments)
+    assert code == 2 and "2 of 62 images cannot be read" in err and "cut.png" in err and "empty.png" in err
+    code, out, _ = run(*arguments, "--skip-bad")
+    assert code == 0 and "left out, unreadable, in every strategy alike: 2" in out
+    names = {r["image"] for r in predictions(next((tmp_path / "runs").glob("*/*/lp/*/metrics.json")).parent)}
+    assert names and not names & {"dark/cut.png", "light/empty.png"}
+
+
+def test_drop_duplicates_takes_the_copies_out_of_training(folder, tmp_path, run):
+    copy = tmp_path / "pictures"
+    for side, share in (("train", slice(0, 24)), ("test", slice(24, None))):
+        for label in ("dark", "light"):
+            (copy / side / label).mkdir(parents=True)
+            for file in sorted((folder / label).iterdir())[share]:
+                shutil.copy(file, copy / side / label)
+    twin = min((copy / "test" / "dark").iterdir())
+    shutil.copy(twin, copy / "train" / "dark" / "twin.png")
+    arguments = ["--data", copy, *SMALL, "--strategy", "lp", "--epochs", "1"]
+    code, out, _ = run(*arguments, "--output-dir", tmp_path / "kept")
+    assert code == 0 and "1 groups of byte-identical images are in two splits" in out and "twin.png" in out
+    code, out, _ = run(*arguments, "--drop-duplicates", "--output-dir", tmp_path / "dropped")
+    assert code == 0 and "1 images left out" in out and "byte-identical" not in out
+    with open(next((tmp_path / "dropped" / "splits").iterdir()), newline="") as file:
+        split = {r["image"]: r["split"] for r in csv.DictReader(file)}
+    assert split["train/dark/twin.png"] == "" and split[f"test/dark/{twin.name}"] == "test"
+
+
+# -------------------------------------------------------------------------------------------- instead of training, folds
+
+
+def test_dry_run_trains_nothing(folder, tmp_path, run):
+    code, out, _ = run(
+        "--data", folder, *SMALL, "--epochs", "3", "--seed", "0", "1", "--dry-run", "--output-dir", tmp_path
+    )
+    assert code == 0 and "16 runs: at most" in out and "GB of checkpoints" in out
+    assert not list(tmp_path.glob("*/*/*/*/config.json"))
+
+
+def test_show_blocks_prints_the_map(run):
+    code, out, _ = run("--show-blocks", "--arch", "resnet50", "vgg19")
+    assert code == 0
+    # conv1 and bn1: 64 * 3 * 7 * 7 + 2 * 64; vgg19's new layer: 4096 * 1000 + 1000
+    assert re.search(r"^  stem +3 +9,536$", out, re.MULTILINE) and re.search(
+        r"^  head +2 +4,097,000$", out, re.MULTILINE
+    )
+
+
+def test_folds_and_seeds_make_the_product_and_each_image_is_tested_once(folder, tmp_path, run):
+    code, out, _ = run("--data", folder, *SMALL, "--epochs", "1", "--strategy", "lp", "--folds", "3", "--seed", "0", "1",
+                       "--group-regex", "^(p[dl]\\d+)_", "--output-dir", tmp_path)  # fmt: skip
+    assert code == 0 and re.search(r"^LP +6 .*±", out, re.MULTILINE)
+    tested = [r["image"] for fold in range(3)
+              for r in predictions(next(tmp_path.glob(f"*/*/lp/seed1-fold{fold}"))) if r["split"] == "test"]  # fmt: skip
+    assert len(tested) == len(set(tested)) == 60
+
+
+def test_multilabel_from_a_csv(folder, tmp_path, run):
+    lines = ["path,group,bright,odd"]
+    for i, file in enumerate(sorted(folder.rglob("*.png"))):
+        odd = "" if i % 7 == 0 else i % 2  # unknown for some
+        bright = int(file.parent.name == "light")
+        lines.append(f"{file.relative_to(folder).as_posix()},{file.stem.split('_')[0]},{bright},{odd}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    code, _, err = run("--data", tmp_path / "labels.csv", "--data-dir", folder, "--label-col", "bright", "odd", *SMALL,
+                       "--epochs", "2", "--strategy", "ft", "--output-dir", tmp_path / "runs")  # fmt: skip
+    assert code == 0, err
+    cell = next((tmp_path / "runs").glob("*/*/ft/*"))
+    result = json.loads((cell / "metrics.json").read_text())
+    rows = [r for r in predictions(cell) if r["split"] == "test"]
+    aurocs = []
+    for label in ("bright", "odd"):
+        known = [r for r in rows if r[f"label_{label}"] != ""]
+        pairs = [(float(a[f"score_{label}"]), float(b[f"score_{label}"])) for a in known for b in known
+                 if a[f"label_{label}"] == "1" and b[f"label_{label}"] == "0"]  # fmt: skip
+        aurocs.append(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]))
+    assert result["metric"] == "auroc" and result["test"]["values"]["auroc"] == pytest.approx(
+        np.mean(aurocs), abs=1e-9
+    )
+    assert any(r["label_odd"] == "" for r in predictions(cell))
+
+
+def test_davila_protocol_sets_its_values_below_what_is_said():
+    s = ftcompare.parse_arguments(["--data", "demo", "--protocol", "davila", "--epochs", "5"])
+    got = {
+        n: getattr(s, n)
+        for n in ("opt", "lr", "batch_size", "resize", "img_size", "augment", "patience", "epochs")
+    }
+    assert got == {"opt": "adam", "lr": 1e-3, "batch_size": 96, "resize": 232, "img_size": 224, "augment": "none",
+                   "patience": 3, "epochs": 5}  # fmt: skip
+    assert s.schedule_epochs == 100
+
+
+# -------------------------------------------------------------------------------------------------- real images, README
+
+BRAIN = ROOT.parent / "shared" / "data" / "brain_tumor_mri"
+
+
+@pytest.mark.skipif(not BRAIN.is_dir(), reason="the brain MRI images are not on this machine")
+def test_real_images_identical_across_the_official_splits_are_found(tmp_path, run):
+    digests = {}
+    for file in BRAIN.rglob("*.jpg"):
+        side = file.relative_to(BRAIN).parts[0]
+        digests.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), []).append(side)
+    spanning = sum(len(set(sides)) == 2 for sides in digests.values())
+    code, out, _ = run("--data", BRAIN, *SMALL, "--check-data", "--output-dir", tmp_path)
+    assert code == 0 and f"{spanning} groups of byte-identical images" in out
+    assert "3264 RGB" in out
+
+
+def test_every_command_in_the_readme_parses():
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"ftcompare\.py (--.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 5
+    for line in commands:
+        ftcompare.parse_arguments(shlex.split(line.replace("`", "")))

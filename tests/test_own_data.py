@@ -1,0 +1,1051 @@
+"""datasets.py on the user's own files: folders, CSV, npz, groups, splits, splits.csv, identical images, demo.
+
+    python -m pytest tests/test_own_data.py
+
+The files are written here, the expected values by hand. Splits are held to their contract on random data of many
+seeds: no group on two sides, every class on each side, the wished proportions."""
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets
+from datasets import (
+    SPLITS,
+    DataError,
+    Index,
+    Options,
+    check_split,
+    demo,
+    load_index,
+    make_splits,
+    read_splits,
+    spanning,
+    without_copies,
+    write_splits,
+)
+
+ROOT = Path(datasets.__file__).parent
+PNG_BYTES = None  # the smallest picture, written once
+DEMOS = functools.cache(demo)  # making the source takes seconds
+
+
+def touch(root: Path, *names: str, text: str | None = None) -> None:
+    """Tiny pictures of these names, or text files."""
+    global PNG_BYTES
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            file.write_text(text)
+        elif PNG_BYTES is None:
+            Image.new("L", (2, 2)).save(file, format="PNG")
+            PNG_BYTES = file.read_bytes()
+        else:
+            file.write_bytes(PNG_BYTES)
+
+
+def error(function, *arguments, **keywords) -> str:
+    with pytest.raises(DataError) as caught:
+        function(*arguments, **keywords)
+    assert "\n" not in str(caught.value)  # one line, fit for the command line
+    return str(caught.value)
+
+
+def by_hand(labels, groups=None, classes=None, official=None, task="multiclass") -> Index:
+    """An index without files."""
+    labels = np.asarray(labels, np.int64 if task == "multiclass" else np.float32)
+    n = len(labels)
+    width = labels.max() + 1 if task == "multiclass" else labels.shape[1]
+    groups = [f"g{i}" for i in range(n)] if groups is None else list(map(str, groups))
+    classes = classes or [f"c{i}" for i in range(width)]
+    paths = [f"{i}.png" for i in range(n)]
+    return Index(
+        "hand", task, classes, paths, labels, groups, official or [""] * n, Path("."), group_kind="patient"
+    )
+
+
+def labels_by_path(index: Index) -> dict[str, str]:
+    return {path: index.label_text(i) for i, path in enumerate(index.paths)}
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+
+
+def test_class_folders(tmp_path):
+    touch(tmp_path, "pox/b.png", "pox/a.JPG", "acne/deep/er/c.tif", "acne/d (2).png", "two words/e.jpeg")
+    index = load_index(str(tmp_path))
+    assert (index.task, index.classes) == ("multiclass", ["acne", "pox", "two words"])
+    assert index.paths == [
+        "acne/d (2).png",
+        "acne/deep/er/c.tif",
+        "pox/a.JPG",
+        "pox/b.png",
+        "two words/e.jpeg",
+    ]
+    assert index.labels.tolist() == [0, 0, 1, 1, 2] and index.labels.dtype == np.int64
+    assert index.official == [""] * 5
+    assert index.groups == index.paths and index.group_kind == "image"
+    assert index.sources() == [tmp_path / path for path in index.paths]
+    assert index.name == tmp_path.name
+    assert any("image-level split" in note for note in index.notes)
+    assert any("1 images lie deeper" in note and "--group-regex" in note for note in index.notes)
+
+
+def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
+    touch(tmp_path, *(f"{c}/x.png" for c in ("10", "9", "-1", "01", "1", "b", "A", "2b")))
+    assert load_index(str(tmp_path)).classes == ["-1", "01", "1", "9", "10", "2b", "A", "b"]
+
+
+def test_the_order_of_classes_does_not_hang_on_hashes():
+    """ "1" and "01" are equal as numbers: a set would give them in an order of the process's own."""
+    names = ["1", "01", "001"]
+    for order in (names, names[::-1], ["01", "1", "001"]):
+        assert sorted(order, key=datasets.natural) == ["001", "01", "1"]
+
+
+@pytest.mark.parametrize(
+    "train, val, test",
+    [("train", "val", "test"), ("Training", "Validation", "Testing"), ("TRAIN", "valid", "Test")],
+)
+def test_split_folders(tmp_path, train, val, test):
+    touch(
+        tmp_path,
+        f"{train}/a/1.png",
+        f"{train}/b/2.png",
+        f"{val}/a/3.png",
+        f"{test}/b/4.png",
+        f"{test}/a/s/5.png",
+    )
+    index = load_index(str(tmp_path))
+    assert index.classes == ["a", "b"]
+    found = {p: (index.label_text(i), index.official[i]) for i, p in enumerate(index.paths)}
+    assert found == {
+        f"{train}/a/1.png": ("a", "train"),
+        f"{train}/b/2.png": ("b", "train"),
+        f"{val}/a/3.png": ("a", "val"),
+        f"{test}/b/4.png": ("b", "test"),
+        f"{test}/a/s/5.png": ("a", "test"),
+    }
+
+
+def test_training_and_testing_only(tmp_path):
+    touch(
+        tmp_path,
+        *(f"Training/{c}/{i}.png" for c in "ab" for i in range(20)),
+        "Testing/a/x.png",
+        "Testing/b/x.png",
+    )
+    index = load_index(str(tmp_path))
+    split = make_splits(index)[0]
+    assert {p for p, s in zip(index.paths, split) if s == "test"} == {"Testing/a/x.png", "Testing/b/x.png"}
+    assert Counter(split) == {"train": 34, "val": 6, "test": 2}  # 15 % of 2 x 20
+
+
+def test_hidden_files_are_neither_images_nor_classes(tmp_path):
+    touch(tmp_path, "a/1.png", "a/._1.png", "b/2.png", "__MACOSX/a/3.png", ".git/4.png", "b/__MACOSX/5.png",
+          "b/.thumbs/6.png", ".hidden.png")  # fmt: skip
+    touch(tmp_path, ".DS_Store", "a/.DS_Store", text="x")
+    index = load_index(str(tmp_path))
+    assert index.classes == ["a", "b"] and index.paths == ["a/1.png", "b/2.png"]
+    assert not any("left out" in note for note in index.notes)
+
+
+def test_what_is_no_image_is_named(tmp_path):
+    touch(tmp_path, "a/1.png", "b/2.png", "train.png", "c.png")
+    touch(tmp_path, "a/r.txt", "a/s.txt", "b/Thumbs.db", "b/README", text="x")
+    notes = load_index(str(tmp_path)).notes
+    assert "no images, left out: 2 .txt, 1 README, 1 .db" in notes
+    assert "2 images lie in no class folder, left out: c.png, train.png" in notes
+
+
+def test_folders_beside_the_splits_are_named(tmp_path):
+    touch(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "masks/a/4.png", "train/loose.png")
+    index = load_index(str(tmp_path))
+    assert index.paths == ["test/a/3.png", "train/a/1.png", "train/b/2.png"]
+    assert "left out, beside the splits' folders: masks" in index.notes
+    assert "1 images lie in no class folder, left out: loose.png" in index.notes
+
+
+def test_folders_that_cannot_be_read_as_classes(tmp_path):
+    for name in ("none", "loose", "hollow", "splits"):
+        (tmp_path / name).mkdir()
+    touch(tmp_path, "loose/1.png", "loose/2.png", "hollow/a/1.png", "splits/train/1.png")
+    touch(tmp_path, "hollow/b/notes.txt", "none/c.txt", text="x")
+    assert "there is no image in it; expected none/<class>/*.png" in error(load_index, str(tmp_path / "none"))
+    assert "2 images lie in it, but in no class folder" in error(load_index, str(tmp_path / "loose"))
+    assert f"{tmp_path}/hollow/b: a class folder without images" in error(
+        load_index, str(tmp_path / "hollow")
+    )
+    assert "1 images lie in it, but in no class folder" in error(load_index, str(tmp_path / "splits"))
+    named = ", ".join([*datasets.DATASETS, *datasets.DEMOS])
+    assert error(load_index, str(tmp_path / "absent")).endswith(f"the datasets are {named}")
+    touch(tmp_path, "x.zip", text="x")
+    assert "give a folder of class folders, a .csv or an .npz" in error(load_index, str(tmp_path / "x.zip"))
+
+
+def test_one_class_is_no_task(tmp_path):
+    touch(tmp_path, *(f"images/{i}.png" for i in range(9)))
+    index = load_index(str(tmp_path))
+    assert "images is the only class" in error(make_splits, index)
+
+
+def test_a_folder_may_begin_with_demo(tmp_path, monkeypatch):
+    touch(tmp_path, "demographics/a/1.png", "demographics/b/2.png", "demo/a/1.png")
+    monkeypatch.chdir(tmp_path)
+    assert load_index("demographics").classes == ["a", "b"]
+    assert load_index("demo").group_kind == "patient"  # the name of a dataset comes before a folder's
+    assert "demo-sorce" in error(load_index, "demo-sorce")
+
+
+# --------------------------------------------------------------------------------------------------------------- groups
+
+
+def test_group_regex_on_file_names(tmp_path):
+    touch(tmp_path, "a/00012229_003.png", "a/00012229_004.png", "b/12229_1.png", "7_b/7_1.png")
+    index = load_index(str(tmp_path), options=Options(group_regex=r"^(\d+)_"))
+    groups = dict(zip(index.paths, index.groups))
+    assert groups == {"a/00012229_003.png": "00012229", "a/00012229_004.png": "00012229", "b/12229_1.png": "12229",
+                      "7_b/7_1.png": "7"}  # fmt: skip
+    assert index.group_kind == "group" and not any("image-level" in note for note in index.notes)
+
+
+def test_group_regex_without_a_group_takes_the_whole_match(tmp_path):
+    touch(tmp_path, "a/p1-x.png", "b/p2-y.png")
+    assert load_index(str(tmp_path), options=Options(group_regex=r"p\d")).groups == ["p1", "p2"]
+
+
+def test_group_regex_on_paths(tmp_path):
+    touch(tmp_path, "a/pat1/x.png", "a/pat2/x.png", "b/pat1/y.png")
+    index = load_index(str(tmp_path), options=Options(group_regex=r"([^/]+)/[^/]+$"))
+    assert dict(zip(index.paths, index.groups)) == {
+        "a/pat1/x.png": "pat1", "a/pat2/x.png": "pat2", "b/pat1/y.png": "pat1"}  # fmt: skip
+    assert not any("lie deeper" in note for note in index.notes)
+
+
+def test_group_regex_that_misses(tmp_path):
+    touch(tmp_path, *(f"a/scan{i}.png" for i in range(4)), "b/12_1.png", "b/_1.png")
+    message = error(load_index, str(tmp_path), options=Options(group_regex=r"^(\d+)_"))
+    assert "does not match 5 of 6 names: a/scan0.png, a/scan1.png, a/scan2.png and 2 more" in message
+    # a match that catches nothing would put all of them into one group
+    assert "5 of 6 names" in error(load_index, str(tmp_path), options=Options(group_regex=r"^(\d*)"))
+    assert "5 of 6 names" in error(load_index, str(tmp_path), options=Options(group_regex=r"^(\d+)?"))
+    message = error(load_index, str(tmp_path), options=Options(group_regex=r"^(\d+"))
+    assert r"'^(\\d+' is no regular expression" in message
+
+
+# ------------------------------------------------------------------------------------------------------------------ csv
+
+
+def csv_index(folder: Path, text: str | bytes, images=(), name="data.csv", data_dir=None, **options) -> Index:
+    touch(folder, *images)
+    file = folder / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_index(str(file), data_dir, Options(**options))
+
+
+ABC = ("a.png", "b.png", "sub/c.png")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv_forms(tmp_path, separator, end, mark):
+    rows = [
+        ["path", "label", "group"],
+        ["a.png", "yes", "p1"],
+        ["b.png", "no", "p2"],
+        ["sub/c.png", "no", "p2"],
+    ]
+    index = csv_index(tmp_path, mark + end.join(map(separator.join, rows)) + end, ABC)
+    assert index.paths == list(ABC) and index.classes == ["no", "yes"] and index.labels.tolist() == [1, 0, 0]
+    assert index.groups == ["p1", "p2", "p2"] and index.group_kind == "group"
+    assert index.name == "data" and index.sources()[2] == tmp_path / "sub/c.png"
+
+
+def test_csv_quoted_fields_and_blank_lines(tmp_path):
+    """A line ends at a line feed alone: U+2028 and form feeds occur in free text."""
+    text = 'path,label,report\n"x, y.png","say ""hi""\nthere","two\n\nlines"\n\n  b.png , plain ,a\u2028b\x0cc\n,,\n'
+    index = csv_index(tmp_path, text, ["x, y.png", "b.png"])
+    assert labels_by_path(index) == {"x, y.png": 'say "hi"\nthere', "b.png": "plain"}
+
+
+def test_csv_open_quote_does_not_swallow_rows(tmp_path):
+    message = error(csv_index, tmp_path, 'path,label\na.png,"yes\nb.png,no\n', ABC)
+    assert "data.csv: line 3: unexpected end of data" in message
+
+
+def test_csv_ids_are_text(tmp_path):
+    text = "path,label,group\na.png,NA,007\nb.png,1e3,7\nsub/c.png,NA,NA\n"
+    index = csv_index(tmp_path, text, ABC)
+    assert index.groups == ["007", "7", "NA"]
+    assert labels_by_path(index) == {"a.png": "NA", "b.png": "1e3", "sub/c.png": "NA"}
+
+
+def test_csv_other_column_names(tmp_path):
+    text = (
+        "file;finding;patient;fold;group\na.png;x;p1;Training;1\nb.png;y;p2;valid;2\nsub/c.png;y;p3;TEST;3\n"
+    )
+    index = csv_index(tmp_path, text, ABC, path_col="file", label_col=("finding",), group_col="patient",
+                      split_col="fold")  # fmt: skip
+    assert index.groups == ["p1", "p2", "p3"] and index.group_kind == "patient"
+    assert index.official == ["train", "val", "test"]
+
+
+def test_csv_group_columns(tmp_path):
+    text = "path,label,PatientID,group\np1_a.png,x,A,g\np2_b.png,y,B,h\n"
+    images = ["p1_a.png", "p2_b.png"]
+    assert csv_index(tmp_path, text, images).groups == ["g", "h"]
+    assert csv_index(tmp_path, text, images, group_regex="^(p.)_").groups == [
+        "p1",
+        "p2",
+    ]  # asked for: it wins
+    both = error(csv_index, tmp_path, text, images, group_regex="^(p.)_", group_col="PatientID")
+    assert "--group-col or --group-regex, not both" in both
+    index = csv_index(tmp_path, text.replace("group", "ward"), images)
+    assert index.group_kind == "image"
+    assert any("column PatientID looks like a group" in note for note in index.notes)
+
+
+def test_csv_blank_group(tmp_path):
+    message = error(csv_index, tmp_path, "path,label,group\na.png,x,\nb.png,y,p\nsub/c.png,y,\n", ABC)
+    assert "column group is blank for 2 images: a.png, sub/c.png" in message
+
+
+def test_csv_missing_columns_are_named_beside_those_there(tmp_path):
+    text = "image,label,patient\na.png,x,p\n"
+    message = error(csv_index, tmp_path, text, ABC, group_col="pid", split_col="part")
+    assert "no column path (--path-col), pid (--group-col), part (--split-col)" in message
+    assert message.endswith("its columns are image, label, patient")
+    assert "no column b (--label-col)" in error(
+        csv_index, tmp_path, text, ABC, path_col="image", label_col=("label", "b")
+    )
+    assert "stand twice in the header: label" in error(
+        csv_index, tmp_path, "path,label,label\na.png,x,y\n", ABC
+    )
+
+
+def test_csv_missing_images_are_counted(tmp_path):
+    rows = "".join(f"no{i}.png,x\n" for i in range(5))
+    message = error(csv_index, tmp_path, f"path,label\na.png,y\n{rows}sub,y\n", ABC)  # sub is a folder
+    assert f"6 of 7 images are not below {tmp_path}: no0.png, no1.png, no2.png and 3 more" in message
+    assert "--data-dir" in message
+
+
+def test_csv_paths_stay_in_the_data_folder(tmp_path):
+    inner = tmp_path / "in"
+    touch(tmp_path, "out.png", "in/a.png", "in/sub/b.png", "in2/c.png")
+    rows = ["../out.png", str(tmp_path / "out.png"), "sub/../../out.png", "../in2/c.png", "a.png"]
+    message = error(csv_index, inner, "path,label\n" + "".join(f"{row},x\n" for row in rows))
+    assert (
+        f"4 paths leave the data folder {inner}: ../out.png, {tmp_path}/out.png, sub/../../out.png and 1 more"
+        in message
+    )
+    index = csv_index(inner, f"path,label\nsub/../a.png,x\n{inner.resolve()}/sub/b.png,y\n")
+    assert index.paths == ["a.png", "sub/b.png"]
+
+
+def test_csv_follows_links_that_lie_in_the_data_folder(tmp_path):
+    """The CSV cannot leave the folder; who owns the folder can link images into it from another disk."""
+    inner = tmp_path / "in"
+    inner.mkdir()
+    touch(tmp_path, "disk/a.png", "out.png")
+    (inner / "images").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert csv_index(inner, "path,label\nimages/a.png,x\n").paths == ["images/a.png"]
+    assert "1 of 1 images are not below" in error(csv_index, inner, "path,label\nimages/../out.png,x\n")
+
+
+def test_csv_in_another_folder(tmp_path):
+    touch(tmp_path, "pictures/a.png")
+    index = csv_index(tmp_path, "path,label\na.png,x\n", data_dir=str(tmp_path / "pictures"))
+    assert index.sources() == [tmp_path / "pictures/a.png"]
+    assert "1 of 1 images are not below" in error(csv_index, tmp_path, "path,label\na.png,x\n")
+
+
+def test_csv_images_listed_twice(tmp_path):
+    text = "path,label\na.png,x\nb.png,y\n./a.png,x\nsub/../b.png,y\nsub/c.png,x\n"
+    assert "2 images are listed more than once: a.png, b.png" in error(csv_index, tmp_path, text, ABC)
+
+
+def test_csv_ragged_rows(tmp_path):
+    text = "path,label\na.png,x\n\nb.png\nsub/c.png,x,y\n"
+    assert "the header has 2 columns, but row 4 has 1, row 5 has 3" in error(csv_index, tmp_path, text, ABC)
+
+
+def test_csv_without_rows(tmp_path):
+    assert "no rows below the header" in error(csv_index, tmp_path, "path,label\n\n")
+    for text in ("", "\ufeff", "\n\n"):
+        assert "data.csv: empty" in error(csv_index, tmp_path, text)
+
+
+def test_csv_not_utf8(tmp_path):
+    message = error(csv_index, tmp_path, "path,label\nbär.png,x\n".encode("latin-1"))
+    assert "data.csv: not UTF-8 (byte 12)" in message
+    assert "not UTF-8" in error(csv_index, tmp_path, "path,label\na.png,x\n".encode("utf-16"))
+
+
+def test_csv_blank_labels_and_columns_that_are_no_label(tmp_path):
+    text = "path,label\na.png,x\n\nb.png,\nsub/c.png, \n"
+    assert "column label is blank for 2 images: b.png, sub/c.png" in error(csv_index, tmp_path, text, ABC)
+    names = [f"{i}.png" for i in range(21)]
+    rows = "".join(f"{name},{i}.5\n" for i, name in enumerate(names))
+    assert "column label has 21 different values in 21 rows; is it a label?" in error(
+        csv_index, tmp_path, "path,label\n" + rows, names)  # fmt: skip
+    assert len(csv_index(tmp_path, "path,label\n" + rows.replace("20.5", "19.5"), names).classes) == 20
+
+
+def test_csv_several_labels_in_one_column(tmp_path):
+    text = "path,label\na.png,flu | cold\nb.png,\nsub/c.png,cold\nd.png,10|9|\n"
+    index = csv_index(tmp_path, text, [*ABC, "d.png"])
+    assert (index.task, index.classes) == ("multilabel", ["9", "10", "cold", "flu"])
+    assert index.labels.dtype == np.float32
+    assert index.labels.tolist() == [[0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0]]
+    assert [index.label_text(i) for i in range(4)] == ["cold|flu", "", "cold", "9|10"]
+    assert (index.metric, index.second) == ("auroc", "average_precision")
+
+
+def test_csv_several_label_columns(tmp_path):
+    text = "path,edema,mass\na.png,1,0\nb.png,,1.0\nsub/c.png,0.0,\n"
+    index = csv_index(tmp_path, text, ABC, label_col=("mass", "edema"))
+    assert (index.task, index.classes) == ("multilabel", ["mass", "edema"])
+    np.testing.assert_array_equal(index.labels, np.array([[0, 1], [1, np.nan], [np.nan, 0]], np.float32))
+    bad = "path,edema,mass\na.png,1,yes\n\nb.png,-1,1.0\nsub/c.png,2,nan\n"
+    message = error(csv_index, tmp_path, bad, ABC, label_col=("mass", "edema"))
+    assert (
+        "4 cells do not: a.png, mass: 'yes', b.png, edema: '-1', sub/c.png, mass: 'nan' and 1 more" in message
+    )
+
+
+def test_csv_split_values(tmp_path):
+    text = "path,label,split\na.png,x,train\nb.png,x,dev\nsub/c.png,y,\n"
+    message = error(csv_index, tmp_path, text, ABC)
+    assert "column split must say train, val or test; 2 rows do not: b.png: 'dev', sub/c.png: ''" in message
+
+
+def test_a_patient_in_two_official_splits_is_an_error(tmp_path):
+    rows = [("a", "p1", "train"), ("b", "p1", "test"), ("c", "p2", "val"), ("d", "p2", "train"), ("e", "p3", "test"),
+            ("f", "p3", "val"), ("g", "p4", "train"), ("h", "p4", "test"), ("i", "p5", "train")]  # fmt: skip
+    text = "path,label,patient,split\n" + "".join(
+        f"{n}.png,{'xy'[i % 2]},{p},{s}\n" for i, (n, p, s) in enumerate(rows)
+    )
+    index = csv_index(tmp_path, text, [f"{row[0]}.png" for row in rows], group_col="patient")
+    message = error(make_splits, index)
+    assert (
+        "4 patients are in two splits: p1 (test and train), p2 (train and val), p3 (test and val) and 1 more"
+        in message
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------ npz
+
+
+def save_npz(folder: Path, **arrays) -> str:
+    np.savez(folder / "set.npz", **arrays)
+    return str(folder / "set.npz")
+
+
+def grey(n, seed=0, shape=(5, 5)):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (5, 5, 3)])
+@pytest.mark.parametrize("column", [True, False])
+def test_npz(tmp_path, shape, column):
+    x = {split: grey(n, n, shape) for split, n in (("train", 3), ("val", 2), ("test", 1))}
+    y = {"train": np.array([7, 2, 2]), "val": np.array([2, 10]), "test": np.array([7])}
+    index = load_index(save_npz(tmp_path, **{f"{s}_images": x[s] for s in x},
+                                **{f"{s}_labels": y[s][:, None] if column else y[s] for s in y}))  # fmt: skip
+    assert (index.name, index.task, index.classes) == ("set", "multiclass", ["2", "7", "10"])
+    assert index.labels.tolist() == [1, 0, 0, 0, 2, 1]
+    assert index.official == ["train"] * 3 + ["val"] * 2 + ["test"]
+    assert index.paths == ["train/0", "train/1", "train/2", "val/0", "val/1", "test/0"]
+    assert len(index.sources()) == 6
+    np.testing.assert_array_equal(index.sources()[4], x["val"][1])
+
+
+def test_npz_multilabel(tmp_path):
+    y = np.array([[0, 1], [1, 1]], np.uint8)
+    file = save_npz(tmp_path, train_images=grey(2), train_labels=y, val_images=grey(1), val_labels=y[:1])
+    index = load_index(file)
+    assert (index.task, index.classes, index.official) == (
+        "multilabel",
+        ["0", "1"],
+        ["train", "train", "val"],
+    )
+    assert index.labels.dtype == np.float32 and index.labels.tolist() == [[0, 1], [1, 1], [0, 1]]
+    file = save_npz(tmp_path, train_images=grey(2), train_labels=y + 1)
+    assert "labels with several columns must be 0 or 1" in error(load_index, file)
+
+
+def test_npz_arrays_that_are_missing(tmp_path):
+    file = save_npz(tmp_path, x=grey(1), train_labels=np.zeros(1, int))
+    assert error(load_index, file).endswith("no train_images; it holds x, train_labels")
+    # test images without labels would be left out in silence, and the test set cut from training
+    file = save_npz(tmp_path, train_images=grey(2), train_labels=np.arange(2), test_images=grey(1))
+    assert "no test_labels" in error(load_index, file)
+
+
+@pytest.mark.parametrize(
+    "images, labels, part",
+    [
+        (grey(2).astype(np.float32), np.arange(2), r"train_images is float32 \(2, 5, 5\); it must be uint8"),
+        (grey(2).astype(np.uint16), np.arange(2), "train_images is uint16"),
+        (grey(2, shape=(5, 5, 4)), np.arange(2), r"train_images is uint8 \(2, 5, 5, 4\)"),
+        (grey(2, shape=()), np.arange(2), r"train_images is uint8 \(2,\)"),
+        (
+            grey(2),
+            np.arange(3),
+            r"train_labels is int64 \(3,\)|train_labels is int64 \(3, 1\); it must be 2 x L",
+        ),
+        (grey(2), np.array([0.0, 0.5]), "train_labels is float64"),
+        (grey(2), np.array([0.0, np.nan]), "train_labels is float64"),
+        (grey(2), np.array(["a", "b"]), "train_labels is <U1"),
+        (grey(2), np.zeros((2, 1, 1), int), "train_labels is int64"),
+        (grey(2), np.array(3), "train_labels is int64"),
+    ],
+)
+def test_npz_of_the_wrong_type_or_shape(tmp_path, images, labels, part):
+    assert re.search(part, error(load_index, save_npz(tmp_path, train_images=images, train_labels=labels)))
+
+
+def test_npz_splits_that_disagree(tmp_path):
+    file = save_npz(tmp_path, train_images=grey(2), train_labels=np.arange(2), val_images=grey(1),
+                    val_labels=np.zeros((1, 2), int))  # fmt: skip
+    assert "labels have [1, 2] columns" in error(load_index, file)
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_npz_with_pickled_objects_is_refused(tmp_path):
+    mark = tmp_path / "executed"
+    file = save_npz(tmp_path, train_images=grey(1), train_labels=np.array([Bomb(mark)], dtype=object))
+    assert "not a readable npz without pickled objects" in error(load_index, file)
+    assert not mark.exists()
+
+
+def test_npz_that_is_none(tmp_path):
+    whole = Path(save_npz(tmp_path, train_images=grey(50), train_labels=np.arange(50))).read_bytes()
+    np.save(tmp_path / "array.npy", grey(2))
+    damaged = bytearray(whole)
+    damaged[200:400] = bytes(200)
+    forms = {"empty": b"", "text": b"hello", "cut": whole[:500], "damaged": bytes(damaged),
+             "array": (tmp_path / "array.npy").read_bytes()}  # fmt: skip
+    for name, content in forms.items():
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        assert f"{name}.npz: not a readable npz" in error(load_index, str(tmp_path / f"{name}.npz"))
+
+
+# --------------------------------------------------------------------------------------------------------------- splits
+
+
+def random_index(seed: int, task="multiclass") -> Index:
+    """150 to 300 patients of 1 to 8 images; four classes of 50, 30, 15 and 5 %, a tenth of the patients in two."""
+    rng = np.random.default_rng(seed)
+    patients = int(rng.integers(150, 300))
+    classes = rng.permutation(
+        np.repeat(np.arange(4), np.round(np.array([0.5, 0.3, 0.15, 0.05]) * patients).astype(int))
+    )
+    groups, labels = [], []
+    for patient, label in enumerate(classes):
+        other = int(rng.integers(4)) if rng.random() < 0.1 else label
+        for _ in range(int(rng.integers(1, 9))):
+            groups.append(f"p{patient}")
+            labels.append(other if rng.random() < 0.5 else label)
+    order = rng.permutation(len(labels))
+    labels = np.array(labels)[order]
+    if task == "multilabel":
+        labels = np.eye(4)[labels] * (rng.random((len(labels), 1)) < 0.7)
+        labels[rng.random(labels.shape) < 0.1] = np.nan
+    return by_hand(labels, [groups[i] for i in order], task=task)
+
+
+def sides_of(groups, split) -> dict[str, set]:
+    sides = defaultdict(set)
+    for group, side in zip(groups, split):
+        sides[group].add(str(side))
+    return sides
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_splits_of_random_data(task):
+    """No group on two sides; every class on each; of each class the wished share, up to two large groups (8 images)."""
+    for seed in range(25):
+        index = random_index(seed, task)
+        split = make_splits(index, seed=seed, val_fraction=0.1, test_fraction=0.25)[0]
+        assert set(split) == set(SPLITS)
+        assert all(len(sides) == 1 for sides in sides_of(index.groups, split).values())
+        for c in range(4):
+            of_class = index.labels == c if task == "multiclass" else index.labels[:, c] == 1
+            for name, share in (("train", 0.65), ("val", 0.1), ("test", 0.25)):
+                count = (of_class & (split == name)).sum()
+                assert count >= 1
+                assert abs(count - share * of_class.sum()) <= 16, (seed, c, name)
+        for name, share in (("train", 0.65), ("val", 0.1), ("test", 0.25)):
+            assert abs((split == name).mean() - share) < 0.02
+
+
+def test_splits_of_single_images_meet_the_shares_to_one_image():
+    labels = np.repeat([0, 1, 2], [200, 60, 20])
+    split = make_splits(by_hand(labels), seed=3)[0]
+    counts = {name: [((labels == c) & (split == name)).sum() for c in range(3)] for name in SPLITS}
+    wished = {"train": (130, 39, 13), "val": (30, 9, 3), "test": (40, 12, 4)}  # 65, 15 and 20 %
+    for name in SPLITS:
+        assert np.abs(np.array(counts[name]) - wished[name]).max() <= 1
+
+
+def test_large_and_small_patients_go_to_all_sides_alike():
+    """A test set of the patients with few images alone would be another population."""
+    sizes = np.repeat([1, 4], 100)
+    groups = np.repeat(np.arange(200), sizes)
+    index = by_hand(groups % 2, groups)
+    for seed in range(5):
+        split = make_splits(index, seed=seed)[0]
+        sides = {group: next(iter(side)) for group, side in sides_of(index.groups, split).items()}
+        large = Counter(sides[str(g)] for g in range(100, 200))
+        small = Counter(sides[str(g)] for g in range(100))
+        for name, wished in (("train", 65), ("val", 15), ("test", 20)):
+            assert abs(large[name] - wished) <= 4 and abs(small[name] - wished) <= 6, (name, large, small)
+
+
+def test_splits_hang_on_the_seed_alone():
+    index = random_index(0)
+    tests = []
+    for seed in range(8):
+        first, again = make_splits(index, seed=seed)[0], make_splits(random_index(0), seed=seed)[0]
+        np.testing.assert_array_equal(first, again)
+        tests.append(frozenset(np.flatnonzero(first == "test")))
+    assert len(set(tests)) == 8
+    for k, fold in enumerate(make_splits(index, seed=1, folds=3)):
+        np.testing.assert_array_equal(fold, make_splits(index, seed=1, folds=3)[k])
+
+
+def test_every_class_in_each_split_with_as_many_groups_as_splits():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        labels, groups = [], []
+        for c in range(5):  # three patients of each class, of 1 to 30 images
+            for patient in range(3):
+                n = int(rng.integers(1, 31))
+                labels += [c] * n
+                groups += [f"{c}-{patient}"] * n
+        split = make_splits(by_hand(labels, groups), seed=seed)[0]
+        assert {(c, s) for c, s in zip(labels, split)} == {(c, s) for c in range(5) for s in SPLITS}
+
+
+def test_every_class_in_each_split_where_a_patient_has_several():
+    """Class 1 is only in patients A, B, C, class 2 only in C, D, E; so A, B, C apart, and C, D, E apart."""
+    images = [("A", 1), ("A", 0), ("B", 1), ("C", 1), ("C", 2), ("D", 2), ("D", 0), ("E", 2), ("E", 0), ("F", 0),
+              ("G", 0), ("H", 0)]  # fmt: skip
+    groups, labels = zip(*images)
+    for seed in range(20):
+        sides = sides_of(groups, make_splits(by_hand(labels, groups), seed=seed)[0])
+        assert len(sides["A"] | sides["B"] | sides["C"]) == 3
+        assert len(sides["C"] | sides["D"] | sides["E"]) == 3
+
+
+def test_a_class_that_cannot_be_in_each_split():
+    labels, groups = [0] * 20 + [1] * 9, list(range(20)) + [20] * 5 + [21] * 4
+    message = error(make_splits, by_hand(labels, groups, classes=["common", "rare"]))
+    assert re.search(r"class rare is absent from (train|val|test) \(rare: 2 patients in all\)", message)
+    assert "it needs one in each split" in message
+    message = error(make_splits, by_hand([0, 1], ["a", "b"]))
+    assert "hand: class" in message or "hand: no image is in" in message
+
+
+def test_a_class_that_the_official_test_set_lacks():
+    index = by_hand([0, 1] * 10 + [0, 0], classes=["a", "b"], official=["train"] * 20 + ["test"] * 2)
+    assert "class b is absent from test" in error(make_splits, index)
+    only = by_hand([0, 1] * 3, official=["test"] * 6)
+    assert "no image is in train" in error(make_splits, only)
+    assert "no image is in" in error(make_splits, only, folds=2)
+
+
+def test_fractions_that_leave_nothing():
+    assert "leave nothing to train on" in error(
+        make_splits, random_index(0), val_fraction=0.5, test_fraction=0.5
+    )
+
+
+@pytest.mark.parametrize("given, cut_out", [("test", "val"), ("val", "test")])
+def test_one_official_split_is_kept_and_the_other_cut_from_training(given, cut_out):
+    labels = np.arange(200) % 2
+    official = ["train"] * 160 + [given] * 40
+    for seed in range(5):
+        split = make_splits(
+            by_hand(labels, official=official), seed=seed, val_fraction=0.1, test_fraction=0.1
+        )[0]
+        assert (split[160:] == given).all()
+        assert (split[:160] == cut_out).sum() == 16 and (split[:160] == "train").sum() == 144
+        assert (labels[:160][split[:160] == cut_out] == 0).sum() == 8
+
+
+def test_official_splits_are_all_kept():
+    official = ["train", "train", "val", "val", "test", "test"]
+    for seed in range(3):
+        assert make_splits(by_hand([0, 1] * 3, official=official), seed=seed)[0].tolist() == official
+
+
+def test_open_images_beside_an_official_test_set_are_cut():
+    official = [""] * 80 + ["test"] * 20
+    split = make_splits(by_hand(np.arange(100) % 2, official=official), val_fraction=0.25)[0]
+    assert Counter(split) == {"train": 60, "val": 20, "test": 20} and (split[80:] == "test").all()
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_folds_test_each_image_once(folds):
+    for seed in range(6):
+        index = random_index(seed)
+        splits = make_splits(index, seed=seed, folds=folds, val_fraction=0.2)
+        assert len(splits) == folds
+        tested = sum((split == "test").astype(int) for split in splits)
+        assert (tested == 1).all()
+        for split in splits:
+            assert set(split) == set(SPLITS)
+            assert all(len(sides) == 1 for sides in sides_of(index.groups, split).values())
+            assert abs((split == "test").mean() - 1 / folds) < 0.02
+            rest = split != "test"
+            assert abs((split[rest] == "val").mean() - 0.2) < 0.03
+            for c in range(4):
+                assert abs(((index.labels == c) & ~rest).sum() - (index.labels == c).sum() / folds) <= 16
+
+
+def test_folds_keep_an_official_test_set():
+    official = ["train"] * 60 + ["val"] * 20 + ["test"] * 20
+    splits = make_splits(by_hand(np.arange(100) % 2, official=official), folds=4)
+    assert len(splits) == 4
+    for split in splits:
+        assert (split[80:] == "test").all() and set(split[:80]) == {"train", "val"}
+    assert (sum((split[:80] == "val").astype(int) for split in splits) == 1).all()
+
+
+def test_more_folds_than_groups():
+    assert "no image is in" in error(make_splits, by_hand([0, 1, 0, 1, 0, 1]), folds=7)
+
+
+def test_identical_images_are_never_cut_apart():
+    """Chains too: image 0 of patient 0 is that of patient 1, whose other image is that of patient 2."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels, groups = np.arange(120) % 2, np.arange(120) // 2
+        identical = [
+            sorted(rng.choice(120, size=int(rng.integers(2, 4)), replace=False).tolist()) for _ in range(10)
+        ]
+        identical += [[0, 2], [3, 4]]
+        for split in make_splits(by_hand(labels, groups), identical, seed=seed, folds=1 + seed % 2 * 3):
+            assert spanning(identical, split) == []
+            assert split[0] == split[5]
+            assert all(len(sides) == 1 for sides in sides_of(groups, split).values())
+
+
+def test_identical_images_across_official_splits_leave_those_alone():
+    official = ["train"] * 20 + ["test"] * 4
+    split = make_splits(by_hand([0, 1] * 12, official=official), [[0, 20], [1, 3]])[0]
+    assert (split[20:] == "test").all() and split[0] in ("train", "val") and split[1] == split[3]
+
+
+def test_rare_labels_of_a_multilabel_task_are_in_each_split():
+    rng = np.random.default_rng(0)
+    labels = np.zeros((300, 3))
+    labels[:, 0] = rng.random(300) < 0.5
+    labels[:6, 1] = 1  # six patients
+    labels[6:36, 2] = 1
+    for seed in range(10):
+        split = make_splits(by_hand(labels, task="multilabel"), seed=seed)[0]
+        for name, share in (("train", 0.65), ("val", 0.15), ("test", 0.2)):
+            assert abs(labels[split == name, 2].sum() - 30 * share) <= 1.5
+            assert 1 <= labels[split == name, 1].sum() <= 4
+            nothing = labels.sum(axis=1) == 0
+            assert abs((nothing & (split == name)).sum() - share * nothing.sum()) <= 3
+
+
+def test_spanning_and_without_copies():
+    split = np.array(["train", "test", "val", "train", "val", "train", "", "test", "train", "train"])
+    identical = [[0, 1], [2, 3], [4, 5, 7], [6, 8], [8, 9]]
+    assert spanning(identical, split) == [[0, 1], [2, 3], [4, 5, 7]]
+    cleaned = without_copies(identical, split)
+    assert cleaned.tolist() == ["", "test", "val", "", "", "", "", "test", "train", "train"]
+    assert split[0] == "train"  # the given one is left as it was
+    assert spanning(identical, cleaned) == []
+
+
+def test_check_split_names_the_torn():
+    index = by_hand([0, 1] * 4, ["a", "a", "b", "b", "c", "c", "d", "d"])
+    good = np.array(["train"] * 4 + ["val"] * 2 + ["test"] * 2)
+    assert check_split(index, good) is None
+    torn = np.array(["train", "val", "train", "train", "val", "test", "test", "test"])
+    assert "2 patients are in two splits: a (train and val), c (test and val)" in error(
+        check_split, index, torn
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- splits.csv
+
+AWKWARD = ["a, b/007 (1).png", 'say "x"/é ü.png', "a, b/7.png", "c;d/x\ty.png", "c;d/01.png", 'say "x"/z.png']
+
+
+def awkward_index() -> Index:
+    index = by_hand([0, 1, 0, 2, 2, 1] * 3, classes=["a, b", 'say "x"', "c;d"])
+    index.paths = [path.replace("/", f"/{k}/") for k in range(3) for path in AWKWARD]
+    return index
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_splits_file_round_trip(tmp_path, folds):
+    index = awkward_index()
+    written = [np.roll(np.repeat(SPLITS, 6), 6 * k) for k in range(folds)]
+    write_splits(tmp_path / "deep/splits.csv", index, written)
+    read = read_splits(tmp_path / "deep/splits.csv", index)
+    assert len(read) == folds
+    for one, other in zip(written, read):
+        np.testing.assert_array_equal(one, other)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["splits.csv"]
+
+
+def test_splits_file_is_plain(tmp_path):
+    index = by_hand([0, 1, 1], ["007", "7", "7"])
+    write_splits(tmp_path / "s.csv", index, [np.array(["train", "val", "test"])])
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert lines == [
+        "image,group,label,split,fold",
+        "0.png,007,c0,train,0",
+        "1.png,7,c1,val,0",
+        "2.png,7,c1,test,0",
+    ]
+    multi = by_hand([[1, 1], [0, 0]], task="multilabel")
+    write_splits(tmp_path / "m.csv", multi, [np.array(["train", "val"])])
+    assert (tmp_path / "m.csv").read_text().splitlines()[1:] == ["0.png,g0,c0|c1,train,0", "1.png,g1,,val,0"]
+
+
+PAIRS = by_hand([0, 1] * 6, np.arange(12) // 2)  # six patients, each with an image of both classes
+PAIRS_SPLIT = np.repeat(["train", "val", "test"], 4)
+
+
+def edited(tmp_path, edit) -> Path:
+    """The splits file of PAIRS with its lines (header first) edited."""
+    file = tmp_path / "splits.csv"
+    write_splits(file, PAIRS, [PAIRS_SPLIT])
+    lines = file.read_text().splitlines()
+    edit(lines)
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def replaced(*changes):
+    """An edit: in line i the old text gives way to the new."""
+
+    def edit(lines):
+        for i, old, new in changes:
+            assert old in lines[i]
+            lines[i] = lines[i].replace(old, new)
+
+    return edit
+
+
+def test_splits_file_edited(tmp_path):
+    swap = replaced(
+        (1, "train", "Testing"), (2, "train", "TEST"), (5, "val", "training"), (6, "val", "train")
+    )
+    expected = ["test"] * 2 + ["train"] * 4 + ["val"] * 2 + ["test"] * 4
+    assert read_splits(edited(tmp_path, swap), PAIRS)[0].tolist() == expected
+    left_out = replaced((1, "train", ""), (8, "val", ""))
+    expected = ["", "train", "train", "train", "val", "val", "val", "", "test", "test", "test", "test"]
+    assert read_splits(edited(tmp_path, left_out), PAIRS)[0].tolist() == expected
+
+
+def test_splits_file_from_a_spreadsheet(tmp_path):
+    """Rows sorted anew, semicolons, a BOM, CRLF, only the two columns that count."""
+    rows = [f"{path};{side}" for path, side in zip(PAIRS.paths, PAIRS_SPLIT)]
+    (tmp_path / "s.csv").write_bytes(("\ufeffimage;split\r\n" + "\r\n".join(sorted(rows)) + "\r\n").encode())
+    np.testing.assert_array_equal(read_splits(tmp_path / "s.csv", PAIRS)[0], PAIRS_SPLIT)
+
+
+def test_splits_files_that_do_not_fit(tmp_path):
+    def message(edit):
+        return error(read_splits, edited(tmp_path, edit), PAIRS)
+
+    unknown = message(replaced((1, "0.png", "zero.png"), (2, "1.png", "one.png")))
+    assert "2 images are not in hand: zero.png, one.png" in unknown
+    missing = message(lambda lines: lines.pop(3))
+    assert "1 images of hand are not in fold 0: 2.png" in missing
+    assert "1 images stand twice in fold 0: 0.png" in message(lambda lines: lines.append(lines[1]))
+    wrong = message(replaced((1, "train", "trian"), (9, "test", "hold-out")))
+    assert "the split must be train, val or test; 2 rows are not: 0.png: 'trian', 8.png: 'hold-out'" in wrong
+    torn = message(replaced((1, "train", "test"), (5, "val", "train")))
+    assert "fold 0: 2 patients are in two splits: 0 (test and train), 2 (train and val)" in torn
+    absent = message(replaced(*((i, "val", "train") for i in range(5, 9))))
+    assert "no image is in val" in absent
+    class_absent = message(replaced((6, "val", ""), (8, "val", "")))
+    assert "class c1 is absent from val" in class_absent
+    assert "no column image, split; its columns are x, y" in message(
+        lambda lines: lines.__setitem__(slice(None), ["x,y"])
+    )
+    assert "no such file" in error(read_splits, tmp_path / "none.csv", PAIRS)
+
+
+def test_splits_file_with_folds_that_differ(tmp_path):
+    """Each fold is checked; folds come in the order of their numbers, 10 after 9."""
+    other = np.roll(PAIRS_SPLIT, 4)
+    write_splits(tmp_path / "s.csv", PAIRS, [PAIRS_SPLIT, other])
+    text = (tmp_path / "s.csv").read_text()
+    renumbered = re.sub(r",0\n", ",10\n", text)
+    renumbered = re.sub(r",1\n", ",9\n", renumbered)
+    (tmp_path / "s.csv").write_text(renumbered)
+    first, second = read_splits(tmp_path / "s.csv", PAIRS)
+    np.testing.assert_array_equal(first, other)
+    np.testing.assert_array_equal(second, PAIRS_SPLIT)
+    (tmp_path / "s.csv").write_text(renumbered.replace("0.png,0,c0,train,10", "0.png,0,c0,val,10", 1))
+    assert "fold 10: 1 patients are in two splits" in error(read_splits, tmp_path / "s.csv", PAIRS)
+
+
+# ------------------------------------------------------------------------------------------------------------ the index
+
+
+def test_keep_picks_rows_of_everything():
+    index = by_hand([0, 1, 2, 1], ["p", "q", "q", "r"], official=["train", "val", "test", "train"])
+    index.units, index.arrays = list("uvwx"), list(grey(4))
+    kept = index.keep([3, 1])
+    assert (kept.paths, kept.groups, kept.official, kept.units) == (
+        ["3.png", "1.png"],
+        ["r", "q"],
+        ["train", "val"],
+        ["x", "v"],
+    )
+    assert kept.labels.tolist() == [1, 1] and kept.classes == ["c0", "c1", "c2"] and len(kept) == 2
+    assert kept.arrays[0] is index.arrays[3]
+
+
+def test_fingerprint_follows_what_is_learnt_from():
+    def index(**change):
+        base = by_hand([0, 1, 1], ["p", "q", "q"])
+        for name, value in change.items():
+            setattr(base, name, value)
+        return base.fingerprint()
+
+    assert index() == index()
+    changes = [{"labels": np.array([0, 1, 0])}, {"groups": ["p", "q", "r"]}, {"paths": ["a", "b", "c"]},
+               {"official": ["", "", "test"]}, {"classes": ["x", "y"]}]  # fmt: skip
+    assert len({index(), *(index(**change) for change in changes)}) == 6
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+
+def test_demo_is_the_same_each_time():
+    one, two, other = DEMOS("demo"), load_index("demo"), demo("demo", seed=1)
+    assert one.paths == two.paths and one.groups == two.groups and (one.labels == two.labels).all()
+    assert all((a == b).all() for a, b in zip(one.arrays, two.arrays))
+    assert not any((a == b).all() for a, b in zip(one.arrays, other.arrays))
+
+
+@pytest.mark.parametrize(
+    "name, patients",
+    [  # 40, 30, 20 and 10 % of 260 and of 60; 1200 / 8
+        ("demo", [104, 78, 52, 26]),
+        ("demo-tiny", [24, 18, 12, 6]),
+        ("demo-source", [150] * 8),
+    ],
+)
+def test_demo_has_the_traits_of_medical_data(name, patients):
+    index = DEMOS(name)
+    of_patient = defaultdict(list)
+    for group, label in zip(index.groups, index.labels.tolist()):
+        of_patient[group].append(label)
+    assert all(len(set(labels)) == 1 for labels in of_patient.values())
+    assert Counter(labels[0] for labels in of_patient.values()) == dict(enumerate(patients))
+    assert {len(labels) for labels in of_patient.values()} == {2, 3, 4}
+    assert index.group_kind == "patient" and index.official == [""] * len(index)
+    assert len(set(index.paths)) == len(index) == len(index.arrays)
+    assert {(a.dtype, a.shape) for a in index.arrays} == {(np.dtype(np.uint8), (32, 32))}
+    assert len({a.tobytes() for a in index.arrays}) == len(index)  # no picture twice
+
+
+def test_demo_splits_by_patient():
+    index = DEMOS("demo")
+    split = make_splits(index, seed=0)[0]
+    assert all(len(sides) == 1 for sides in sides_of(index.groups, split).values())
+    for name, share in (("train", 0.65), ("val", 0.15), ("test", 0.2)):
+        assert abs((split == name).mean() - share) < 0.01
+        assert set(index.labels[split == name]) == {0, 1, 2, 3}
+
+
+def test_demo_target_is_another_scanner_and_task():
+    target, source = DEMOS("demo"), DEMOS("demo-source")
+    assert not set(target.classes) & set(source.classes) and len(source) > 4 * len(target)
+    images = {index.name: np.stack(index.arrays).astype(float) for index in (target, source)}
+    assert images["demo"].mean() < 0.9 * images["demo-source"].mean()  # darker
+    noise = {name: np.diff(x, n=2, axis=2).std() for name, x in images.items()}
+    assert noise["demo"] > 1.2 * noise["demo-source"]  # noisier
+
+
+# --------------------------------------------------------------------------------------------------------- leaves alone
+
+LEAVES = """
+def alone(name):  # the module out of a folder that holds nothing else
+    sys.path[0] = name
+    module = importlib.import_module(name)
+    assert os.listdir(name) == [name + ".py"] and module.__file__ == os.path.join(os.getcwd(), name, name + ".py")
+    del sys.modules[name]
+    return module
+
+datasets = alone("datasets")
+index = datasets.load_index("data")
+folds = datasets.make_splits(index, seed=0)
+datasets.write_splits(datasets.Path("splits.csv"), index, folds)
+same = bool((datasets.read_splits("splits.csv", index)[0] == folds[0]).all())
+counts = dict(datasets.Counter(folds[0].tolist()))
+
+images = alone("images")
+pixels = images.decode(index.sources(), 4, "cache")
+batch = images.batch(pixels.data, [0, 39], "cpu", mean=(0, 0, 0), std=(1, 1, 1))
+
+metrics = alone("metrics")
+scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]])
+values = metrics.evaluate("multiclass", scores, np.array([0, 1, 1, 1]), ["benign", "malignant"])["values"]
+
+print(json.dumps([index.classes, counts, same, list(pixels.data.shape), pixels.bad, list(batch.shape),
+                  batch[:, :, 0, 0].tolist(), values["accuracy"], values["balanced_accuracy"]]))
+"""
+
+
+def test_each_leaf_works_alone(tmp_path):
+    """datasets.py, images.py and metrics.py, each alone in a folder, in an isolated interpreter: nothing of the project
+    but the file itself can be imported."""
+    for leaf in ("datasets", "images", "metrics"):
+        (tmp_path / leaf).mkdir()
+        shutil.copy(ROOT / f"{leaf}.py", tmp_path / leaf)
+    for i, name in enumerate(f"{c}/{k}.png" for c in "ab" for k in range(10, 30)):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 5), 255 if i == 39 else 51).save(tmp_path / "data" / name)
+    start = "import importlib, json, os, sys\nimport numpy as np\nsys.dont_write_bytecode = True\nsys.path.insert(0, '')\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", start + LEAVES],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    classes, counts, same, shape, bad, batch_shape, batch, accuracy, balanced = json.loads(
+        done.stdout.splitlines()[-1]
+    )
+    assert classes == ["a", "b"] and counts == {"train": 26, "val": 6, "test": 8} and same
+    assert shape == [40, 1, 4, 4] and bad == [] and batch_shape == [2, 3, 4, 4]
+    assert batch[0] == pytest.approx([0.2] * 3) and batch[1] == [1, 1, 1]
+    assert accuracy == 0.75 and balanced == pytest.approx((1 + 2 / 3) / 2)

@@ -1161,7 +1161,7 @@ DEMO_TARGET = [("normal", 0, 0.0, None, 0.4), ("cyst", 0, 0.0, True, 0.3), ("lob
 
 # shapes, patients, scanner
 DEMOS = {
-    "demo": (DEMO_TARGET, 260, 1),
+    "demo": (DEMO_TARGET, 200, 1),
     "demo-source": (DEMO_SOURCE, 1200, 0),
     "demo-tiny": (DEMO_TARGET, 60, 1),
 }

@@ -1,0 +1,366 @@
+"""Writes the six datasets as they lie on a disk after unpacking, with a handful of tiny images, traps included.
+
+    folder = write("mura", tmp_path)        # one of LAYOUTS; folder is what --data-dir takes
+
+The tables below are the specification that tests/test_datasets.py works its expectations out from.
+"""
+
+import csv
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# ---- pictures and texts ----
+
+
+def picture(path: Path, size=(14, 12), mode="L", **save) -> Path:
+    """Noise of its own for each path, so that no two files are alike. size: width, height."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0]) + ((3,) if mode == "RGB" else ())
+    rng = np.random.default_rng(zlib.crc32(path.as_posix().encode()))
+    Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(path, **save)
+    return path
+
+
+def tiff16(path: Path, values: np.ndarray) -> Path:
+    """RGB with 16 bits a channel, which Pillow reads but does not write. values: (H, W, 3) uint16."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width, _ = values.shape
+    data = values.astype("<u2").tobytes()
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8 + len(data)), (259, 3, 1, 1), (262, 3, 1, 2),
+            (273, 4, 1, 8), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(data))]  # fmt: skip
+    directory = (
+        struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + b"\0" * 4
+    )
+    bits = struct.pack("<3H", 16, 16, 16)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data) + len(bits)) + data + bits + directory)
+    return path
+
+
+def lines(path: Path, rows: list, end: str = "\n") -> Path:
+    """A CSV of these rows; end: \\n or \\r\\n."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as out:
+        csv.writer(out, lineterminator=end).writerows(rows)
+    return path
+
+
+def junk(folder: Path, name: str) -> None:
+    """What macOS leaves beside a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"._{name}").write_bytes(b"\0\5\26\7")
+    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (folder / "__MACOSX").mkdir(exist_ok=True)
+    (folder / "__MACOSX" / f"._{name}").write_bytes(b"\0\5\26\7")
+
+
+# ---- CheXpert ----
+
+FINDINGS = ["No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+            "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture",
+            "Support Devices"]  # fmt: skip
+# image, sex, age, AP/PA, findings that are not blank
+CHEXPERT_TRAIN = [
+    ("patient00001/study1/view1_frontal.jpg", "Female", "68", "AP", {"Edema": "1.0", "Support Devices": "1.0"}),
+    ("patient00001/study1/view2_lateral.jpg", "Female", "68", "", {"Edema": "1.0", "Support Devices": "1.0"}),
+    ("patient00001/study2/view1_frontal.jpg", "Female", "87", "AP", {"Atelectasis": "-1.0", "Edema": "-1.0",
+        "Cardiomegaly": "-1.0", "Fracture": "-1.0", "Consolidation": "-1.0", "Pleural Effusion": "-1.0"}),
+    ("patient00002/study1/view1_frontal.jpg", "Unknown", "0", "PA", {"No Finding": "1.0", "Pneumothorax": "0.0"}),
+    ("patient00003/study1/view1_frontal.jpg", "Male", "90", "AP", {"Pleural Effusion": "1.0", "Edema": "0.0"}),
+    ("patient00004/study1/view1_frontal.jpg", "Male", "41", "AP", {"Cardiomegaly": "1.0", "Atelectasis": "1.0"}),
+    ("patient00005/study12/view1_frontal.jpg", "Male", "41", "AP", {"Consolidation": "1.0"}),
+]  # fmt: skip
+CHEXPERT_VALID = [
+    ("patient64541/study1/view1_frontal.jpg", "Male", "73", "AP", {f: "0.0" for f in FINDINGS} | {"Cardiomegaly": "1.0"}),
+    ("patient64542/study1/view1_frontal.jpg", "Male", "70", "PA", {f: "0.0" for f in FINDINGS}),
+    ("patient64542/study1/view2_lateral.jpg", "Male", "70", "", {f: "0.0" for f in FINDINGS}),
+]  # fmt: skip
+CHEXPERT_TEST = {  # study: images, findings that are 1
+    "patient64741/study1": (["view1_frontal.jpg", "view2_lateral.jpg"], ["Edema", "Atelectasis"]),
+    "patient64742/study1": (["view1_frontal.jpg"], ["Pleural Effusion"]),
+}
+
+
+def chexpert(root: Path, layout: str = "A", test: str = "") -> Path:
+    """layout: A, B, C, D of design/datasets.md. test: "" or "study" or "path", the key of the test labels (E)."""
+    name = "CheXpert-v1.0-small" if layout in "AD" else "CheXpert-v1.0"
+    top = {"A": root / name, "B": root / name, "C": root, "D": root}[layout]
+    batches = [
+        "CheXpert-v1.0 batch 2 (train 1)",
+        "CheXpert-v1.0 batch 3 (train 2)",
+        "CheXpert-v1.0 batch 4 (train 3)",
+    ]
+    csvs = top / "CheXpert-v1.0 batch 1 (validate & csv)" if layout == "C" else top
+    header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
+    for part, rows in (("train", CHEXPERT_TRAIN), ("valid", CHEXPERT_VALID)):
+        table = [header]
+        for i, (image, sex, age, ap, found) in enumerate(rows):
+            view = "Lateral" if "lateral" in image else "Frontal"
+            table.append(
+                [f"{name}/{part}/{image}", sex, age, view, ap, *(found.get(f, "") for f in FINDINGS)]
+            )
+            folder = csvs / part
+            if layout == "C" and part == "train":  # a patient lies in one batch
+                folder = top / batches[int(image[7:12]) % 3]
+            picture(folder / image)
+            junk((folder / image).parent, "view1_frontal.jpg")
+        lines(csvs / f"{part}.csv", table, "\r\n" if layout == "B" else "\n")
+    if test:
+        key = {"study": "Study", "path": "Path"}[test]
+        table = [[key, *FINDINGS]]
+        for study, (images, found) in CHEXPERT_TEST.items():
+            names = [study] if test == "study" else [f"{study}/{image}" for image in images]
+            table += [[f"CheXpert-v1.0/test/{n}", *(int(f in found) for f in FINDINGS)] for n in names]
+            for image in images:
+                picture(top / "test" / study / image)
+        lines(top / ("groundtruth.csv" if test == "study" else "test_labels.csv"), table)
+    return top if layout == "D" else root
+
+
+# ---- MURA ----
+
+MURA = {  # part -> study folder, number of images
+    "train": [("XR_ELBOW/patient00001/study1_positive", 2), ("XR_HAND/patient00001/study1_negative", 1),
+              ("XR_HAND/patient00002/study1_negative", 1), ("XR_WRIST/patient00003/study1_positive", 1),
+              ("XR_WRIST/patient00003/study2_positive", 1), ("XR_WRIST/patient00004/study1_negative", 3),
+              ("XR_HUMERUS/patient00005/study1_positive", 1), ("XR_HUMERUS/patient00006/study1_negative", 1)],
+    "valid": [("XR_ELBOW/patient11185/study1_positive", 3), ("XR_ELBOW/patient11185/study2_negative", 1),
+              ("XR_HAND/patient11186/study1_negative", 2), ("XR_HAND/patient11187/study1_positive", 1)],
+}  # fmt: skip
+
+
+def mura(root: Path, end: str = "\r\n") -> Path:
+    top = root / "MURA-v1.1"
+    for part, studies in MURA.items():
+        images = [f"{part}/{study}/image{i}.png" for study, n in studies for i in range(1, n + 1)]
+        for i, image in enumerate(images):
+            picture(top / image, mode="RGB" if i % 2 else "L")
+            junk((top / image).parent, "image1.png")
+        lines(top / f"{part}_image_paths.csv", [[f"MURA-v1.1/{image}"] for image in images], end)
+        rows = [[f"MURA-v1.1/{part}/{study}/", int(study.endswith("_positive"))] for study, _ in studies]
+        lines(top / f"{part}_labeled_studies.csv", rows, end)
+    picture(top / "train/XR_HAND/patient00002/study1_negative/image1 copy.png")  # listed nowhere
+    return root
+
+
+# ---- T1w ----
+
+# number of the file: (label, PID, fold). A patient of each class in each fold; 16 is of the first one's patient.
+FIGSHARE = {
+    n: (1 + (n - 1) % 3, f"MR03{n:02d}B" if n % 2 else f"{100360 + n}", 1 + (n - 1) // 3)
+    for n in range(1, 16)
+}
+FIGSHARE[16] = FIGSHARE[1]
+
+
+def figshare_image(n: int) -> np.ndarray:
+    """The slice as a person sees it: (10, 12) int16, from 0 to 119 * (n + 3), more than 8 bits hold."""
+    return (np.random.default_rng(n).permutation(120).reshape(10, 12) * (n + 3)).astype(np.int16)
+
+
+def t1w_figshare(root: Path, merged: bool = False, cvind: bool = True) -> Path:
+    import h5py
+
+    for n, (label, pid, _) in FIGSHARE.items():
+        folder = root / (
+            "brainTumorDataPublic" if merged else f"brainTumorDataPublic_{'1-8' if n < 9 else '9-16'}"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with h5py.File(folder / f"{n}.mat", "w", userblock_size=512) as file:
+            data = file.create_group("cjdata")
+            data["label"] = np.array([[float(label)]])
+            data["PID"] = np.array([[ord(letter)] for letter in pid], np.uint16)
+            data["image"] = figshare_image(n).T
+            data["tumorMask"] = np.zeros((12, 10), np.uint8)
+            data["tumorBorder"] = np.zeros((1, 6))
+        junk(folder, f"{n}.mat")
+    if cvind:
+        with h5py.File(root / "cvind.mat", "w", userblock_size=512) as file:
+            file["cvind"] = np.array([[float(fold) for _, _, fold in FIGSHARE.values()]])
+    return root
+
+
+KAGGLE_TRAIN = ["gg (1).jpg", "gg (2).jpg", "image(10).jpg", "p 3.jpg"]  # the names in every class folder
+KAGGLE_TEST = ["image(1).jpg", "image(2).jpg"]
+
+
+def t1w_kaggle(root: Path, form: str = "_tumor") -> Path:
+    """form: "_tumor" (glioma_tumor, no_tumor) or "" (glioma, notumor). Testing/.../image(2).jpg of glioma is a copy of
+    Training's gg (1).jpg."""
+    classes = ["glioma", "meningioma", "no", "pituitary"]
+    for part, names in (("Training", KAGGLE_TRAIN), ("Testing", KAGGLE_TEST)):
+        for c in classes:
+            folder = root / part / (f"{c}_tumor" if form else {"no": "notumor"}.get(c, c))
+            for i, name in enumerate(names):
+                picture(folder / name, size=(12 + i, 11), mode="RGB")
+            junk(folder, names[0])
+    glioma = "glioma_tumor" if form else "glioma"
+    copy = root / "Testing" / glioma / "image(2).jpg"
+    copy.write_bytes((root / "Training" / glioma / "gg (1).jpg").read_bytes())
+    junk(root, "Training")
+    return root
+
+
+# ---- BACH ----
+
+BACH = {"Benign": "b", "InSitu": "is", "Invasive": "iv", "Normal": "n"}  # folder: prefix; four images each
+
+
+def bach(root: Path) -> Path:
+    photos = root / "ICIAR2018_BACH_Challenge" / "Photos"
+    rows = []
+    for folder, prefix in BACH.items():
+        for i in range(1, 5):
+            name = f"{prefix}{i:03d}.tif"
+            rows.append([name, folder])
+            if i == 1:
+                tiff16(photos / folder / name, np.full((12, 16, 3), 257 * 200, np.uint16))
+            else:
+                picture(photos / folder / name, size=(16, 12), mode="RGB")
+        junk(photos / folder, f"{prefix}001.tif")
+    picture(photos / "Benign" / "b001 (1).tif", mode="RGB")  # a stray copy
+    (photos / "Thumbs.db").write_bytes(b"x")
+    lines(photos / "microscopy_ground_truth.csv", rows, "\r\n")
+    (root / "ICIAR2018_BACH_Challenge" / "WSI").mkdir()
+    test = root / "ICIAR2018_BACH_Challenge_TestDataset" / "Photos"
+    for i in range(12):
+        picture(test / f"test{i}.tif", size=(16, 12), mode="RGB")
+    junk(test, "test0.tif")
+    return root
+
+
+# ---- ISIC 2020 ----
+
+ISIC = [  # image_name, patient_id, target
+    ("ISIC_2637011", "IP_7279968", 0), ("ISIC_0015719", "IP_3075186", 0), ("ISIC_0052212", "IP_2842074", 0),
+    ("ISIC_0068279", "IP_6890425", 0), ("ISIC_0074268", "IP_8723313", 1), ("ISIC_0074311", "IP_8723313", 0),
+    ("ISIC_0074542", "IP_4698288", 1), ("ISIC_0075663", "IP_6017204", 1), ("ISIC_0075914", "IP_7622888", 1),
+    ("ISIC_0076262", "IP_5075533", 0), ("ISIC_0076545", "IP_9802602", 0), ("ISIC_0076742", "IP_9802602", 0),
+    ("ISIC_0076995", "IP_2962389", 1), ("ISIC_0077472", "IP_2962389", 0),
+]  # fmt: skip
+ISIC_DUPLICATES = [("ISIC_0015719", "ISIC_0052212"), ("ISIC_0076742", "ISIC_0076995")]
+
+
+def isic2020(root: Path, form: str = "v2", duplicates: bool = True) -> Path:
+    """form: v1, v2 (with lesion_id), kaggle, resized."""
+    top = root / "jpeg-melanoma-512x512" if form == "resized" else root
+    folder = {
+        "v1": "train",
+        "v2": "ISIC_2020_Training_JPEG/train",
+        "kaggle": "jpeg/train",
+        "resized": "train",
+    }[form]
+    lesion = ["lesion_id"] if form == "v2" else []
+    header = ["image_name", "patient_id", *lesion, "sex", "age_approx", "anatom_site_general_challenge", "diagnosis",
+              "benign_malignant", "target"]  # fmt: skip
+    rows = [[name, patient, *["IL_1"] * len(lesion), "male", "45.0", "head/neck", "unknown",
+             "malignant" if target else "benign", target] for name, patient, target in ISIC]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    for i, (name, _, _) in enumerate(ISIC):
+        picture(top / folder / f"{name}.jpg", size=(20, 12), mode="RGB", **({"exif": exif} if i == 0 else {}))
+    junk(top / folder, "ISIC_2637011.jpg")
+    picture(top / folder / "ISIC_0015719 (1).jpg", mode="RGB")
+    names = {"v1": "ISIC_2020_Training_GroundTruth.csv", "v2": "ISIC_2020_Training_GroundTruth_v2.csv"}
+    lines(top / names.get(form, "train.csv"), [header, *rows], "\r\n" if form == "v1" else "\n")
+    if form == "v2":  # both lie there after the whole page was downloaded
+        lines(top / names["v1"], [header, *rows])
+    if duplicates:
+        lines(top / "ISIC_2020_Training_Duplicates.csv", [("image_name_1", "image_name_2"), *ISIC_DUPLICATES])
+    return root
+
+
+# ---- CholecT50 ----
+
+CHOLEC_VIDEOS = [2, 5, 6, 8, 29, 31, 74, 92, 111]  # each split of each variant has one
+# annotated frame -> instances (triplet, instrument, verb, target, phase), the same in every video
+CHOLEC_FRAMES = {
+    0: [(-1, -1, -1, -1, 0)],
+    1: [(17, 0, 1, 0, 1)],
+    2: [(17, 0, 1, 0, 2), (60, 2, 2, 0, 2)],
+    10: [(29, 1, 3, 8, 3)],
+    11: [(94, 0, 9, 14, 4)],
+    30: [(-1, 2, -1, -1, 5)],
+    45: [(82, 5, 6, 6, 6)],
+    60: [],
+}
+CHOLEC_NAMES = {"17": "grasper,retract,gallbladder", "29": "bipolar,coagulate,liver", "60": "hook,dissect,gallbladder",
+                "82": "irrigator,aspirate,fluid", "94": "grasper,null_verb,null_target"}  # fmt: skip
+
+
+def cholec_frames(folder: Path) -> None:
+    for frame in [*CHOLEC_FRAMES, 99]:  # 99 has no annotation
+        picture(folder / f"{frame:06d}.png", size=(16, 9) if frame else (19, 10), mode="RGB")
+    Image.new("RGB", (19, 10)).save(folder / "000000.png")  # out of body: black
+    picture(folder / "000030 (1).png", mode="RGB")
+    junk(folder, "000000.png")
+
+
+def cholect50(root: Path, videos: list[int] = CHOLEC_VIDEOS) -> Path:
+    top = root / "CholecT50"
+    (top / "labels").mkdir(parents=True)
+    for video in videos:
+        name = f"VID{video:02d}"
+        cholec_frames(top / "videos" / name)
+        keys = sorted(CHOLEC_FRAMES, key=str, reverse=True)  # 60, 45, 30, 2, 11, 10, 1, 0
+        instances = {
+            str(k): [
+                [t, i, 1, -1, -1, -1, -1, v, g, 1, -1, -1, -1, -1, p] for t, i, v, g, p in CHOLEC_FRAMES[k]
+            ]
+            for k in keys
+        }
+        content = {"video": video, "fps": 1, "num_frames": 9, "categories": {"triplet": CHOLEC_NAMES},
+                   "annotations": instances}  # fmt: skip
+        (top / "labels" / f"{name}.json").write_text(json.dumps(content))
+    junk(top / "labels", "VID02.json")
+    (top / "label_mapping.txt").write_text("0,0,2,1,2,1\n")
+    return root
+
+
+def cholect45(root: Path) -> Path:
+    top = root / "CholecT45"
+    sizes = {"triplet": (0, 100), "instrument": (1, 6), "verb": (2, 10), "target": (3, 15)}
+    for video in CHOLEC_VIDEOS[:7]:  # 92 and 111 are not in it
+        name = f"VID{video:02d}"
+        cholec_frames(top / "data" / name)
+        for task, (place, size) in sizes.items():
+            rows = [[k, *(int(c in {i[place] for i in instances}) for c in range(size))]
+                    for k, instances in CHOLEC_FRAMES.items()]  # fmt: skip
+            lines(top / task / f"{name}.txt", rows, "\r\n" if video == 2 else "\n")
+    (top / "dict").mkdir()
+    (top / "dict" / "triplet.txt").write_text("".join(f"{k}:{v}\n" for k, v in CHOLEC_NAMES.items()))
+    return root
+
+
+# layout -> (dataset, writer, its arguments)
+LAYOUTS = {
+    "chexpert-A": ("chexpert", chexpert, {"layout": "A"}),
+    "chexpert-B": ("chexpert", chexpert, {"layout": "B"}),
+    "chexpert-C": ("chexpert", chexpert, {"layout": "C"}),
+    "chexpert-D": ("chexpert", chexpert, {"layout": "D"}),
+    "chexpert-E-study": ("chexpert", chexpert, {"layout": "B", "test": "study"}),
+    "chexpert-E-path": ("chexpert", chexpert, {"layout": "A", "test": "path"}),
+    "mura": ("mura", mura, {}),
+    "mura-lf": ("mura", mura, {"end": "\n"}),
+    "t1w-figshare": ("t1w", t1w_figshare, {}),
+    "t1w-figshare-merged": ("t1w", t1w_figshare, {"merged": True}),
+    "t1w-kaggle": ("t1w", t1w_kaggle, {"form": "_tumor"}),
+    "t1w-kaggle-notumor": ("t1w", t1w_kaggle, {"form": ""}),
+    "bach": ("bach", bach, {}),
+    "isic2020-v1": ("isic2020", isic2020, {"form": "v1"}),
+    "isic2020-v2": ("isic2020", isic2020, {"form": "v2"}),
+    "isic2020-kaggle": ("isic2020", isic2020, {"form": "kaggle", "duplicates": False}),
+    "isic2020-resized": ("isic2020", isic2020, {"form": "resized", "duplicates": False}),
+    "cholect50": ("cholect50", cholect50, {}),
+    "cholect45": ("cholect50", cholect45, {}),
+}
+
+
+def write(layout: str, root: Path) -> Path:
+    """Writes a layout below root; returns what --data-dir takes."""
+    _, writer, arguments = LAYOUTS[layout]
+    return writer(root, **arguments)

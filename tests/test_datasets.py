@@ -1,0 +1,816 @@
+"""The six datasets as they lie on a disk: exact indexes, worked by hand from the tables in layouts.py, and bad input.
+
+python -m pytest tests/test_datasets.py        # 10 s
+"""
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets
+import images
+from datasets import DATASETS, DataError, Options, check_data, load_index, make_splits
+
+NAN = math.nan
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """layout -> folder, written once; only read by tests."""
+    folders = {}
+
+    def folder(layout):
+        if "figshare" in layout:
+            pytest.importorskip("h5py")
+        if layout not in folders:
+            folders[layout] = layouts.write(layout, tmp_path_factory.mktemp(layout))
+        return folders[layout]
+
+    return folder
+
+
+def load(dataset, folder, **options):
+    return load_index(dataset, str(folder), Options(**options))
+
+
+def message(dataset, folder, **options) -> str:
+    """The line of the DataError that loading and splitting raises."""
+    with pytest.raises(DataError) as caught:
+        make_splits(load(dataset, folder, **options))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def replace_text(file: Path, old: str, new: str) -> None:
+    text = file.read_bytes().decode()
+    assert old in text
+    file.write_bytes(text.replace(old, new, 1).encode())
+
+
+def same_labels(labels, expected):
+    assert labels.shape == np.shape(expected)
+    np.testing.assert_array_equal(labels, np.array(expected, labels.dtype))
+
+
+# ------------------------------------------------------------------------------------------------------ every layout
+
+
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+def test_every_layout_is_read_split_and_decoded(written, layout, tmp_path):
+    dataset = layouts.LAYOUTS[layout][0]
+    index = load(dataset, written(layout))
+    entry = DATASETS[dataset]
+    assert index.name == dataset and index.task == entry.task
+    assert (
+        len(set(index.paths)) == len(index) == len(index.labels) == len(index.groups) == len(index.official)
+    )
+    assert not [path for path in index.paths if "._" in path or "__MACOSX" in path or ".DS_Store" in path]
+    pixels = images.decode(index.sources(), 8, tmp_path / "cache")
+    assert pixels.bad == []
+    split = make_splits(index, pixels.identical)[0]
+    for kept in (i for i, side in enumerate(index.official) if side in ("val", "test")):
+        assert split[kept] == index.official[kept]
+    sides = {}
+    for group, side in zip(index.groups, split):
+        assert sides.setdefault(group, side) == side
+    half = index.keep(range(0, len(index), 2))
+    assert half.paths == index.paths[::2] and half.groups == index.groups[::2]
+    assert half.units == (index.units and index.units[::2]) and len(half.sources()) == len(half)
+
+
+# -------------------------------------------------------------------------------------------------------- CheXpert
+
+FRONTAL = ["patient00001/study1/view1_frontal.jpg", "patient00001/study2/view1_frontal.jpg",
+           "patient00002/study1/view1_frontal.jpg", "patient00003/study1/view1_frontal.jpg",
+           "patient00004/study1/view1_frontal.jpg", "patient00005/study12/view1_frontal.jpg"]  # fmt: skip
+FRONTAL_VALID = ["patient64541/study1/view1_frontal.jpg", "patient64542/study1/view1_frontal.jpg"]
+# Atelectasis, Cardiomegaly, Consolidation, Edema, Pleural Effusion; the second has all five uncertain
+FIVE = [[0, 0, 0, 1, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0]]
+FIVE_VALID = [[0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("layout", ["A", "B", "C", "D"])
+def test_chexpert_layouts(written, layout):
+    index = load("chexpert", written(f"chexpert-{layout}"))
+    batch = {
+        i: f"CheXpert-v1.0 batch {n}" for i, n in enumerate(["2 (train 1)", "3 (train 2)", "4 (train 3)"])
+    }
+    train = [f"{batch[int(p[7:12]) % 3] if layout == 'C' else 'train'}/{p}" for p in FRONTAL]
+    valid = "CheXpert-v1.0 batch 1 (validate & csv)/valid" if layout == "C" else "valid"
+    assert index.paths == train + [f"{valid}/{p}" for p in FRONTAL_VALID]
+    assert index.classes == ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
+    same_labels(index.labels, FIVE + FIVE_VALID)
+    assert index.official == ["train"] * 6 + ["test"] * 2
+    patients = [
+        "patient00001",
+        "patient00001",
+        "patient00002",
+        "patient00003",
+        "patient00004",
+        "patient00005",
+    ]
+    assert index.groups == [*patients, "patient64541", "patient64542"]
+    assert index.units[:3] == ["patient00001/study1", "patient00001/study2", "patient00002/study1"]
+    assert index.units[5] == "patient00005/study12"
+    assert (index.metric, index.unit_score, index.unit_kind, index.group_kind) == (
+        "auroc",
+        "max",
+        "study",
+        "patient",
+    )
+
+
+def test_chexpert_batch_folder_itself_is_enough(written):
+    folder = written("chexpert-C") / "CheXpert-v1.0 batch 1 (validate & csv)"
+    assert load("chexpert", folder).paths == load("chexpert", written("chexpert-C")).paths
+
+
+@pytest.mark.parametrize("layout", ["chexpert-E-study", "chexpert-E-path"])
+def test_chexpert_test_labels_make_valid_the_validation_set(written, layout):
+    index = load("chexpert", written(layout), views="all")
+    assert index.official == ["train"] * 7 + ["val"] * 3 + ["test"] * 3
+    assert index.paths[-3:] == ["test/patient64741/study1/view1_frontal.jpg", "test/patient64741/study1/view2_lateral.jpg",
+                                "test/patient64742/study1/view1_frontal.jpg"]  # fmt: skip
+    same_labels(index.labels[-3:], [[1, 0, 0, 1, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]])
+    assert index.units[-3:] == ["patient64741/study1", "patient64741/study1", "patient64742/study1"]
+    assert load("chexpert", written(layout)).official == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+
+
+def test_chexpert_views(written):
+    index = load("chexpert", written("chexpert-A"), views="all")
+    assert index.paths[1] == "train/patient00001/study1/view2_lateral.jpg" and len(index) == 10
+    assert index.units[0] == index.units[1] == "patient00001/study1"
+    assert index.paths[-1] == "valid/patient64542/study1/view2_lateral.jpg"
+
+
+@pytest.mark.parametrize(
+    "policy, second",
+    [("default", [1, 0, 0, 1, 0]), ("ones", [1] * 5), ("zeros", [0] * 5), ("ignore", [NAN] * 5)],
+)
+def test_chexpert_uncertain(written, policy, second):
+    index = load("chexpert", written("chexpert-A"), uncertain=policy)
+    same_labels(index.labels, [FIVE[0], second, *FIVE[2:], *FIVE_VALID])
+
+
+def test_chexpert_fourteen_labels(written):
+    index = load("chexpert", written("chexpert-A"), labels="all", uncertain="ignore")
+    assert index.classes == layouts.FINDINGS
+    # row 2: Edema, Consolidation, Atelectasis, Cardiomegaly, Pleural Effusion, Fracture are uncertain
+    same_labels(index.labels[1], [0, 0, NAN, 0, 0, NAN, NAN, 0, NAN, 0, NAN, 0, NAN, 0])
+    same_labels(index.labels[0], [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1])
+    same_labels(index.labels[2], [1] + [0] * 13)
+    default = load("chexpert", written("chexpert-A"), labels="all")
+    same_labels(default.labels[1], [0, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0])
+
+
+def test_chexpert_bad_input(tmp_path):
+    layouts.chexpert(tmp_path)
+    top = tmp_path / "CheXpert-v1.0-small"
+    original = (top / "train.csv").read_text()
+    replace_text(top / "train.csv", "train/patient00004/study1", "train/patient00444/study1")
+    assert message("chexpert", tmp_path) == (
+        f"{top / 'train.csv'}: 1 of 6 images are not below {top}: train/patient00444/study1/view1_frontal.jpg; "
+        "unpack the whole archive"
+    )
+    (top / "train.csv").write_text(
+        original.replace("CheXpert-v1.0-small/train/patient00004", "../../patient00004")
+    )
+    assert message("chexpert", tmp_path) == (
+        f"{top / 'train.csv'}: 1 paths leave the data folder {top}: ../../patient00004/study1/view1_frontal.jpg"
+    )
+    (top / "train.csv").write_text(original.replace(",-1.0,", ",maybe,", 1))
+    assert (
+        "train.csv: 1 labels are not 1, 0, -1 or blank: train/patient00001/study2/view1_frontal.jpg, Cardiomegaly: 'maybe'"
+        in message("chexpert", tmp_path)
+    )
+    (top / "train.csv").write_text(original.replace("Edema", "Oedema"))
+    assert "train.csv: no column Edema; its columns are Path, Sex" in message("chexpert", tmp_path)
+    (top / "train.csv").write_text(original.replace("/view1_frontal", "/frontal"))
+    assert "6 paths do not end in patient/study/view1_frontal.jpg" in message("chexpert", tmp_path)
+    shutil.copytree(top / "valid" / "patient64541", top / "train" / "patient64541")
+    row = original.splitlines()[-1].replace("patient00005/study12", "patient64541/study1")
+    (top / "train.csv").write_text(original + row + "\n")
+    assert message("chexpert", tmp_path).startswith(
+        "chexpert: 1 patients are in two splits: patient64541 (test and "
+    )
+    (top / "train.csv").unlink()
+    assert "1 of CheXpert's two tables missing: train.csv" in message("chexpert", tmp_path)
+
+
+def test_chexpert_lists_the_first_three_missing(tmp_path):
+    layouts.chexpert(tmp_path)
+    shutil.rmtree(tmp_path / "CheXpert-v1.0-small" / "train")
+    text = message("chexpert", tmp_path)
+    assert (
+        "6 of 6 images are not below" in text
+        and text.count("view1_frontal.jpg") == 3
+        and "and 3 more" in text
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ MURA
+
+MURA_UNITS = ["ELBOW/patient00001/study1"] * 2 + ["HAND/patient00001/study1", "HAND/patient00002/study1",
+    "WRIST/patient00003/study1", "WRIST/patient00003/study2"] + ["WRIST/patient00004/study1"] * 3 + [
+    "HUMERUS/patient00005/study1", "HUMERUS/patient00006/study1"] + ["ELBOW/patient11185/study1"] * 3 + [
+    "ELBOW/patient11185/study2"] + ["HAND/patient11186/study1"] * 2 + ["HAND/patient11187/study1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["mura", "mura-lf"])
+def test_mura(written, layout):
+    index = load("mura", written(layout))
+    assert index.paths[:3] == ["train/XR_ELBOW/patient00001/study1_positive/image1.png",
+                               "train/XR_ELBOW/patient00001/study1_positive/image2.png",
+                               "train/XR_HAND/patient00001/study1_negative/image1.png"]  # fmt: skip
+    assert index.paths[-1] == "valid/XR_HAND/patient11187/study1_positive/image1.png"
+    assert index.units == MURA_UNITS
+    assert index.groups == [unit.split("/")[1] for unit in MURA_UNITS]
+    assert index.subgroups == [unit.split("/")[0].lower() for unit in MURA_UNITS]
+    same_labels(index.labels, [1, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 1, 1, 1, 0, 0, 0, 1])
+    assert index.official == ["train"] * 11 + ["test"] * 7
+    assert index.classes == ["normal", "abnormal"]
+    assert (index.metric, index.unit_score, index.unit_kind) == ("kappa", "mean", "study")
+
+
+def test_mura_region_and_folder_of_another_name(tmp_path):
+    layouts.mura(tmp_path)
+    (tmp_path / "MURA-v1.1").rename(tmp_path / "mura data (1)")
+    index = load("mura", tmp_path, region="elbow")
+    assert index.units == [unit for unit in MURA_UNITS if unit.startswith("ELBOW")]
+    same_labels(index.labels, [1, 1, 1, 1, 1, 0])
+    with pytest.raises(DataError, match="no image of --region finger"):
+        load("mura", tmp_path, region="finger")
+
+
+def test_mura_bad_input(tmp_path):
+    layouts.mura(tmp_path)
+    top = tmp_path / "MURA-v1.1"
+    saved = {file: file.read_bytes() for file in top.glob("*.csv")}
+
+    def after(name, old, new):
+        for file, content in saved.items():
+            file.write_bytes(content)
+        replace_text(top / name, old, new)
+        return message("mura", tmp_path)
+
+    assert after("train_labeled_studies.csv", "study1_positive/,1", "study1_positive/,x").endswith(
+        "train_labeled_studies.csv: 1 labels are not 0 or 1: train/XR_ELBOW/patient00001/study1_positive: 'x'"
+    )
+    assert "1 labels differ from the name of their folder" in after(
+        "valid_labeled_studies.csv", "positive/,1", "positive/,0"
+    )
+    assert "1 images are of no study in train_labeled_studies.csv" in after(
+        "train_labeled_studies.csv", "XR_HAND/patient00002", "XR_HAND/patient00009"
+    )
+    assert "1 of 11 images are not below" in after("train_image_paths.csv", "image2.png", "image7.png")
+    assert f"1 paths leave the data folder {top}: ../../image2.png" in after(
+        "train_image_paths.csv", "train/XR_ELBOW/patient00001/study1_positive/image2.png", "../../image2.png"
+    )
+    assert "1 lines have not 2 cells" in after(
+        "train_labeled_studies.csv", "study1_positive/,1", "study1_positive/"
+    )
+
+
+def test_mura_kappa_over_studies_by_hand(written):
+    """What the index says is enough for the metric: four test studies, means 0.6, 0.3, 0.7, 0.2 of abnormal."""
+    import metrics
+
+    index = load("mura", written("mura"))
+    test = [i for i, side in enumerate(index.official) if side == "test"]
+    abnormal = np.array([0.9, 0.3, 0.6, 0.3, 0.8, 0.6, 0.2])
+    scores, labels, _ = metrics.aggregate(
+        np.column_stack([1 - abnormal, abnormal]),
+        index.labels[test],
+        np.array([index.units[i] for i in test]),
+        index.unit_score,
+    )
+    np.testing.assert_allclose(scores[:, 1], [0.6, 0.3, 0.7, 0.2])
+    # true 1 0 0 1, called 1 0 1 0: two of four agree, as chance would: kappa 0
+    assert metrics.evaluate("multiclass", scores, labels, index.classes)["values"]["kappa"] == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- T1w
+
+
+@pytest.mark.parametrize("layout", ["t1w-figshare", "t1w-figshare-merged"])
+def test_figshare(written, layout):
+    index = load("t1w", written(layout))
+    folder = {n: "brainTumorDataPublic" if "merged" in layout else f"brainTumorDataPublic_{'1-8' if n < 9 else '9-16'}"
+              for n in range(1, 17)}  # fmt: skip
+    assert index.paths == [f"{folder[n]}/{n}.mat" for n in range(1, 17)]  # 10 after 9
+    assert index.classes == ["meningioma", "glioma", "pituitary"]
+    same_labels(index.labels, [0, 1, 2] * 5 + [0])
+    odd = {n: f"MR03{n:02d}B" for n in (1, 3, 5, 7, 9, 11, 13, 15)}
+    even = {2: "100362", 4: "100364", 6: "100366", 8: "100368", 10: "100370", 12: "100372", 14: "100374"}
+    assert index.groups == [(odd | even)[n] for n in range(1, 16)] + ["MR0301B"]
+    assert index.group_kind == "patient" and index.metric == "accuracy"
+    assert index.official == [""] * 16 and len(index.official_folds) == 5
+
+
+def test_figshare_official_folds(written):
+    index = load("t1w", written("t1w-figshare"))
+    fold_of = [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 1]
+    folds = make_splits(index, folds=5)
+    for k, split in enumerate(folds, 1):
+        assert [side == "test" for side in split] == [fold == k for fold in fold_of]
+        assert {"train", "val"} == {side for side, fold in zip(split, fold_of) if fold != k}
+    with pytest.raises(DataError, match="t1w has 5 official folds, not 3"):
+        make_splits(index, folds=3)
+    second = load("t1w", written("t1w-figshare"), fold=2)
+    assert [side == "test" for side in make_splits(second)[0]] == [fold == 2 for fold in fold_of]
+
+
+def test_figshare_pixels(written, tmp_path):
+    """int16 from its smallest to its largest, in the orientation of a picture: MATLAB's columns are HDF5's rows."""
+    index = load("t1w", written("t1w-figshare"))
+    source = index.sources()[6]
+    image = layouts.figshare_image(7).astype(float)
+    assert image.max() == 119 * 10 and image.shape == (10, 12)
+    np.testing.assert_array_equal(source.read(), np.floor(image / image.max() * 255 + 0.5))
+    assert images.header(source) == ("L", 12, 10)
+    pixels = images.decode(index.sources(), 10, tmp_path / "c", resize=10)
+    np.testing.assert_array_equal(pixels.data[6, 0].numpy(), source.read()[:, 1:11])
+    assert pixels.found == "16 L; widths 12-12, heights 10-10"
+    assert pixels.identical == []
+
+
+def test_figshare_bad_input(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    layouts.t1w_figshare(tmp_path, cvind=False)
+    assert any("cvind" in note for note in load("t1w", tmp_path).notes)
+    assert "--fold 2 needs cvind.mat" in message("t1w", tmp_path, fold=2)
+    first = tmp_path / "brainTumorDataPublic_1-8" / "1.mat"
+    shutil.copy(first, tmp_path / "1.mat")
+    assert message("t1w", tmp_path) == f"{tmp_path}: 1 slices lie there more than once: 1.mat"
+    (tmp_path / "1.mat").unlink()
+    with h5py.File(first, "r+") as file:
+        file["cjdata/label"][...] = 4
+    assert message("t1w", tmp_path) == f"{tmp_path}: 1 labels are not 1, 2 or 3: 1.mat: 4"
+    first.write_bytes(first.read_bytes()[:700])
+    assert f"{tmp_path}: 1 of 16 .mat files cannot be read: 1.mat (" in message("t1w", tmp_path)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert message("t1w", tmp_path).endswith("reading t1w's .mat files needs h5py: pip install h5py")
+
+
+@pytest.mark.parametrize("layout", ["t1w-kaggle", "t1w-kaggle-notumor"])
+def test_kaggle_t1w(written, layout, tmp_path):
+    index = load("t1w", written(layout))
+    folders = ["glioma", "meningioma", "notumor", "pituitary"]
+    if layout == "t1w-kaggle":
+        folders = ["glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"]
+    assert index.paths == [f"Testing/{c}/{n}" for c in folders for n in ("image(1).jpg", "image(2).jpg")] + [
+        f"Training/{c}/{n}" for c in folders for n in ("gg (1).jpg", "gg (2).jpg", "image(10).jpg", "p 3.jpg")
+    ]
+    assert index.classes == ["glioma", "meningioma", "notumor", "pituitary"]
+    same_labels(index.labels, [0, 0, 1, 1, 2, 2, 3, 3] + [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4)
+    assert index.official == ["test"] * 8 + ["train"] * 16
+    assert index.groups == index.paths and index.group_kind == "image"
+    assert "image-level split: t1w names no groups (patients, videos)" in index.notes
+    assert images.decode(index.sources(), 8, tmp_path / "c").identical == [
+        [1, 8]
+    ]  # glioma's image(2) and gg (1)
+    assert "--fold 1 is for figshare's" in message("t1w", written(layout), fold=1)
+
+
+def test_kaggle_t1w_of_other_classes(tmp_path):
+    layouts.t1w_kaggle(tmp_path)
+    for part in ("Training", "Testing"):
+        (tmp_path / part / "no_tumor").rename(tmp_path / part / "healthy")
+    assert "classes are glioma_tumor, healthy, meningioma_tumor, pituitary_tumor; t1w has glioma," in message(
+        "t1w", tmp_path
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ BACH
+
+
+def test_bach(written):
+    index = load("bach", written("bach"))
+    assert index.classes == ["Normal", "Benign", "InSitu", "Invasive"]
+    assert index.paths == [
+        f"Photos/{c}/{prefix}00{i}.tif"
+        for c, prefix in (("Normal", "n"), ("Benign", "b"), ("InSitu", "is"), ("Invasive", "iv"))
+        for i in (1, 2, 3, 4)
+    ]
+    same_labels(index.labels, [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4)
+    assert index.official == [""] * 16 and index.groups == index.paths and index.metric == "accuracy"
+    assert "image-level split: bach names no groups (patients, videos)" in index.notes
+    photos = written("bach") / "ICIAR2018_BACH_Challenge" / "Photos"
+    assert load("bach", photos).paths == [path.removeprefix("Photos/") for path in index.paths]
+
+
+def test_bach_sixteen_bit_tiff_is_scaled_not_clipped(written, tmp_path):
+    index = load("bach", written("bach"))
+    pixels = images.decode(index.sources(), 8, tmp_path / "c")
+    assert pixels.data.shape == (16, 3, 8, 8)
+    for i in (0, 4, 8, 12):  # 257 * 200 of 65535 is 200 of 255
+        assert (pixels.data[i] == 200).all()
+
+
+def test_bach_test_folder(written):
+    files = datasets.bach_test(str(written("bach")))
+    photos = written("bach") / "ICIAR2018_BACH_Challenge_TestDataset" / "Photos"
+    assert files == [photos / f"test{i}.tif" for i in range(12)]
+    with pytest.raises(DataError, match=r"bach not found: looked for Photos/test0.tif"):
+        datasets.bach_test(str(written("mura")))
+
+
+def test_bach_bad_input(tmp_path):
+    layouts.bach(tmp_path)
+    file = tmp_path / "ICIAR2018_BACH_Challenge" / "Photos" / "microscopy_ground_truth.csv"
+    original = file.read_bytes()
+    replace_text(file, "n001.tif,Normal", "n001.tif,Norm")
+    assert "1 lines name a class that is not Normal, Benign, InSitu, Invasive: n001.tif: 'Norm'" in message(
+        "bach", tmp_path
+    )
+    file.write_bytes(original + b"iv001.tif,Invasive\r\n")
+    assert "1 images are listed more than once: iv001.tif" in message("bach", tmp_path)
+    file.write_bytes(original + b"iv100.tif,Invasive\r\niv101.tif,Invasive\r\n")
+    assert "2 of 18 images are not below" in message("bach", tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- ISIC 2020
+
+
+@pytest.mark.parametrize("form", ["v1", "v2", "kaggle", "resized"])
+def test_isic2020(written, form):
+    index = load("isic2020", written(f"isic2020-{form}"))
+    folder = {
+        "v1": "train",
+        "v2": "ISIC_2020_Training_JPEG/train",
+        "kaggle": "jpeg/train",
+        "resized": "train",
+    }[form]
+    rows = layouts.ISIC
+    if form in ("v1", "v2"):  # the second of each pair is gone
+        rows = [row for row in rows if row[0] not in ("ISIC_0052212", "ISIC_0076995")]
+        assert (
+            "2 duplicates left out, the second of each pair in ISIC_2020_Training_Duplicates.csv"
+            in index.notes
+        )
+    else:
+        assert any("its 425 pairs stay in" in note for note in index.notes)
+    assert index.paths == [f"{folder}/{name}.jpg" for name, _, _ in rows]
+    assert index.groups == [patient for _, patient, _ in rows]
+    same_labels(index.labels, [target for _, _, target in rows])
+    assert index.labels.sum() == (4 if form in ("v1", "v2") else 5)
+    assert index.classes == ["benign", "malignant"] and index.official == [""] * len(rows)
+    assert (index.metric, index.second, index.group_kind) == ("auroc", "average_precision", "patient")
+
+
+def test_isic2020_exif(written):
+    index = load("isic2020", written("isic2020-v1"))
+    assert images.header(index.sources()[0]) == ("RGB", 20, 12)
+    raw = [np.asarray(Image.open(source)) for source in index.sources()[:2]]  # (12, 20, 3)
+    turned, kept = (images.decode_image(source, 12, resize=12)[0] for source in index.sources()[:2])
+    np.testing.assert_array_equal(
+        turned, np.rot90(raw[0], -1)[4:16].transpose(2, 0, 1)
+    )  # 6: clockwise by 90 degrees
+    np.testing.assert_array_equal(kept, raw[1][:, 4:16].transpose(2, 0, 1))
+
+
+def test_isic2020_bad_input(tmp_path):
+    layouts.isic2020(tmp_path, "kaggle", duplicates=False)
+    file = tmp_path / "train.csv"
+    original = file.read_text()
+    file.write_text(original.replace("unknown,benign,0", "unknown,benign,no", 1))
+    assert message("isic2020", tmp_path) == f"{file}: 1 targets are not 0 or 1: ISIC_2637011: 'no'"
+    file.write_text(original.replace("IP_7279968", ""))
+    assert message("isic2020", tmp_path) == f"{file}: 1 images have a blank patient_id: ISIC_2637011"
+    file.write_text(original.replace("patient_id", "patient"))
+    assert "train.csv: no column patient_id; its columns are image_name, patient, sex" in message(
+        "isic2020", tmp_path
+    )
+    file.write_text(original.replace("ISIC_2637011", "../../../secret"))
+    assert "1 paths leave the data folder" in message("isic2020", tmp_path)
+    file.write_text(original.replace("ISIC_00", "ISIC_99"))
+    text = message("isic2020", tmp_path)
+    assert "13 of 14 images are not below" in text
+    assert (
+        "jpeg/train/ISIC_9915719.jpg, jpeg/train/ISIC_9952212.jpg, jpeg/train/ISIC_9968279.jpg and 10 more"
+        in text
+    )
+    file.unlink()
+    assert "none of ISIC_2020_Training_GroundTruth_v2.csv" in message("isic2020", tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- CholecT50
+
+FRAMES = [0, 1, 2, 10, 11, 30, 45, 60]
+VIDEOS = ["VID02", "VID05", "VID06", "VID08", "VID29", "VID31", "VID74", "VID92", "VID111"]
+INSTRUMENTS = [[0] * 6, [1, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0],
+               [0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1], [0] * 6]  # fmt: skip
+
+
+def one_hot(rows, size):
+    return [[int(c in row) for c in range(size)] for row in rows]
+
+
+EXPECTED = {
+    "instrument": INSTRUMENTS,
+    "verb": one_hot([[], [1], [1, 2], [3], [9], [], [6], []], 10),
+    "target": one_hot([[], [0], [0], [8], [14], [], [6], []], 15),
+    "triplet": one_hot([[], [17], [17, 60], [29], [94], [], [82], []], 100),
+}
+
+
+@pytest.mark.parametrize("task", EXPECTED)
+@pytest.mark.parametrize("layout", ["cholect50", "cholect45"])
+def test_cholect50(written, layout, task):
+    index = load("cholect50", written(layout), task=task)
+    videos = VIDEOS if layout == "cholect50" else VIDEOS[:7]
+    folder = "videos" if layout == "cholect50" else "data"
+    assert index.paths == [f"{folder}/{video}/{frame:06d}.png" for video in videos for frame in FRAMES]
+    assert index.groups == index.units == [video for video in videos for _ in FRAMES]
+    assert index.task == "multilabel"
+    same_labels(index.labels, EXPECTED[task] * len(videos))
+    assert (index.metric, index.unit_score, index.unit_kind, index.group_kind) == (
+        "video_map",
+        "video",
+        "video",
+        "video",
+    )
+    assert index.leave_out == ((94, 95, 96, 97, 98, 99) if task == "triplet" else ())
+    names = {"instrument": ["grasper", "bipolar", "hook", "scissors", "clipper", "irrigator"]}
+    if task == "triplet":
+        assert index.classes[17] == "grasper,retract,gallbladder" and index.classes[18] == "triplet18"
+        assert index.classes[94] == "grasper,null_verb,null_target" and len(index.classes) == 100
+    assert index.classes == names.get(task, index.classes)
+    # 99 without annotation and the stray copy of 30, in each video
+    assert f"{2 * len(videos)} files in {folder}/ without annotation, left out" in index.notes
+
+
+def test_cholect50_phase(written):
+    index = load("cholect50", written("cholect50"), task="phase")
+    assert (
+        index.task == "multiclass" and len(index.classes) == 7 and index.classes[4] == "gallbladder-packaging"
+    )
+    assert index.paths == [f"videos/{video}/{frame:06d}.png" for video in VIDEOS for frame in FRAMES[:-1]]
+    same_labels(index.labels, list(range(7)) * 9)  # frame 60 has no instance, so no phase
+    assert "9 frames have no phase, left out" in index.notes
+    assert (index.metric, index.second, index.units) == ("accuracy", "macro_f1", None)
+    assert "CholecT45 has no phases" in message("cholect50", written("cholect45"), task="phase")
+
+
+SIDES = {  # of videos 2 5 6 8 29 31 74 92 111, read off design/datasets.md
+    ("rdv", None): "train train test val val train test train test",
+    ("challenge", None): "train val train train train train val test test",
+    ("crossval", 1): "test val test train train train train train test",
+    ("crossval", 2): "train test train train train val train train train",
+    ("crossval", 3): "train train train test val test train train train",
+    ("crossval", 4): "train train train train test train val train train",
+    ("crossval", 5): "val train val train train train test test train",
+}
+
+
+@pytest.mark.parametrize("variant, fold", SIDES)
+def test_cholect50_official_splits(written, variant, fold):
+    index = load("cholect50", written("cholect50"), variant=variant, fold=fold)
+    expected = [side for side in SIDES[variant, fold].split() for _ in FRAMES]
+    assert index.official == expected
+    assert list(make_splits(index)[0]) == expected
+
+
+def test_cholect50_crossval_folds(written):
+    index = load("cholect50", written("cholect50"), variant="crossval")
+    assert index.official == [side for side in SIDES["crossval", 1].split() for _ in FRAMES]
+    folds = make_splits(index, folds=5)
+    for k in range(5):
+        assert list(folds[k][::8]) == SIDES["crossval", k + 1].split()
+    assert "--fold 2 is for --variant crossval, not rdv" in message("cholect50", written("cholect50"), fold=2)
+
+
+def test_cholect50_splits_are_a_partition():
+    """50 videos; 35/5/10, 40/5/5 and 35/5/10 of them."""
+    for variant, fold, sizes in [("rdv", 1, (35, 5, 10)), ("challenge", 1, (40, 5, 5))] + [
+        ("crossval", k, (35, 5, 10)) for k in range(1, 6)
+    ]:
+        sides = list(datasets.cholect50_sides(variant, fold).values())
+        assert tuple(sides.count(side) for side in ("train", "val", "test")) == sizes
+    tests = [
+        {n for n, s in datasets.cholect50_sides("crossval", k).items() if s == "test"} for k in range(1, 6)
+    ]
+    assert len(set.union(*tests)) == sum(map(len, tests)) == 50
+
+
+def test_cholect45_has_no_test_video_of_the_challenge(written):
+    text = message("cholect50", written("cholect45"), variant="challenge")
+    assert (
+        "--variant challenge has its test videos in 92, 96, 103, 110, 111; none of them is here, among 7 videos"
+        in text
+    )
+
+
+def test_cholect50_black_frames_are_no_leak(written, tmp_path):
+    index = load("cholect50", written("cholect50"))
+    pixels = images.decode(index.sources(), 8, tmp_path / "c")
+    assert not pixels.data[::8].any() and pixels.bad == [] and pixels.identical == []
+    assert pixels.found == "72 RGB; widths 16-19, heights 9-10"
+
+
+def test_cholect50_bad_input(tmp_path):
+    layouts.cholect50(tmp_path, [2, 8, 6])
+    top = tmp_path / "CholecT50"
+    file = top / "labels" / "VID02.json"
+    content = json.loads(file.read_text())
+
+    def after(**annotations):
+        file.write_text(json.dumps(content | {"annotations": content["annotations"] | annotations}))
+        return message("cholect50", tmp_path)
+
+    instance = content["annotations"]["1"][0]
+    wrong = [*instance[:1], 6, *instance[2:]]
+    assert after(**{"1": [wrong]}) == f"{file}: 1 instrument numbers are not -1 to 5: frame 1: 6"
+    assert "1 instrument numbers are not -1 to 5: frame 1: 'hook'" in after(
+        **{"1": [[0, "hook", *instance[2:]]]}
+    )
+    assert "no annotations as CholecT50 has them: IndexError" in after(**{"1": [[3]]})
+    assert "no annotations as CholecT50 has them: ValueError" in after(frame7=[])
+    assert "1 of 25 images are not below" in after(**{"777": []})
+    assert "videos/VID02/000777.png" in after(**{"777": []})
+    file.write_text(json.dumps(content))
+    two = [[*instance[:14], 3], instance]
+    file.write_text(json.dumps(content | {"annotations": {"1": two}}))
+    assert f"{file}: 1 frames are in two phases: frame 1: [1, 3]" in message(
+        "cholect50", tmp_path, task="phase"
+    )
+    file.rename(top / "labels" / "VID03.json")
+    assert message("cholect50", tmp_path) == f"{top}: 1 videos are in no split of CholecT50: VID03"
+
+
+def test_cholect45_bad_input(tmp_path):
+    layouts.cholect45(tmp_path)
+    file = tmp_path / "CholecT45" / "instrument" / "VID05.txt"
+    original = file.read_text()
+    file.write_text(original.replace("1,1,0", "1,x,0"))
+    assert f"{file}: " in message("cholect50", tmp_path) and "'x'" in message("cholect50", tmp_path)
+    file.write_text(original.replace("1,1,0", "1,2,0"))
+    assert f"{file}: needs a frame and 6 columns of 0 or 1" in message("cholect50", tmp_path)
+    file.write_text(original + "1,0,0,0,0,0,0\n")
+    assert message("cholect50", tmp_path) == f"{file}: a frame stands twice in it"
+    (tmp_path / "CholecT45" / "instrument" / "VID05.txt").rename(
+        tmp_path / "CholecT45" / "instrument" / "VID111.txt"
+    )
+    (tmp_path / "CholecT45" / "instrument" / "VID111.txt").write_text(original)
+    assert "1 videos are in no split of CholecT45: VID111" in message("cholect50", tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- finding, choosing
+
+
+@pytest.mark.parametrize("layout", ["mura", "bach", "cholect45", "isic2020-resized", "chexpert-A"])
+def test_folder_parent_and_environment(written, layout, monkeypatch, tmp_path):
+    dataset, folder = layouts.LAYOUTS[layout][0], written(layout)
+    (tmp_path / dataset).symlink_to(folder)  # FTCOMPARE_DATA/<name>/<archive>
+    monkeypatch.setenv("FTCOMPARE_DATA", str(tmp_path))
+    expected = load(dataset, folder)
+    assert load(dataset, expected.root).paths == expected.paths
+    index = load_index(dataset)
+    assert index.paths == expected.paths
+    assert index.notes[0].startswith(f"found in {tmp_path / dataset}")
+
+
+def test_wrong_folders_are_named(written, tmp_path, monkeypatch):
+    text = message("chexpert", written("mura"))
+    assert text.startswith(
+        f"chexpert not found: looked for valid.csv or CheXpert-v1.0 batch 1*/valid.csv in {written('mura')} and in the "
+        f"folders there. {written('mura')} holds MURA-v1.1/: {written('mura') / 'MURA-v1.1'} looks like mura"
+    )
+    assert (
+        "--data mura" in text
+        and "stanfordaimi.azurewebsites.net (gated: research use agreement, 11 GB" in text
+    )
+    part = written("mura") / "MURA-v1.1" / "train"
+    assert "a part of mura; pass the archive's own folder, above it" in message("mura", part)
+    assert f"{tmp_path / 'no'} is no folder" in message("mura", tmp_path / "no")
+    assert f"{tmp_path} holds nothing" in message("bach", tmp_path)
+    layouts.picture(tmp_path / "cats" / "1.png")
+    assert f"a folder of class folders of your own: --data {tmp_path}" in message("bach", tmp_path)
+    monkeypatch.delenv("FTCOMPARE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=r"mura not found: looked for .* in data and in the folders there. data is no folder"
+    ):
+        load_index("mura")
+
+
+@pytest.mark.parametrize(
+    "option, text",
+    [
+        ({"labels": "six"}, "--labels six: choose from five, all"),
+        ({"uncertain": "maybe"}, "--uncertain maybe: choose from default, ones, zeros, ignore"),
+        ({"views": "lateral"}, "--views lateral: choose from frontal, all"),
+        (
+            {"region": "knee"},
+            "--region knee: choose from all, elbow, finger, forearm, hand, humerus, shoulder, wrist",
+        ),
+        ({"task": "tool"}, "--task tool: choose from instrument, verb, target, triplet, phase"),
+        ({"variant": "cv"}, "--variant cv: choose from rdv, challenge, crossval"),
+        ({"fold": 6}, "--fold 6: choose from 1, 2, 3, 4, 5"),
+    ],
+)
+def test_wrong_options_name_the_choices(option, text):
+    with pytest.raises(DataError) as caught:
+        Options(**option)
+    assert str(caught.value) == text
+
+
+def test_list_datasets():
+    rows = datasets.list_datasets()
+    assert [row["name"] for row in rows] == ["chexpert", "mura", "t1w", "bach", "isic2020", "cholect50"]
+    for row in rows:
+        assert all(isinstance(value, str) and value for value in row.values())
+        assert {
+            "task",
+            "classes",
+            "metric",
+            "group",
+            "unit",
+            "site",
+            "access",
+            "licence",
+            "size",
+            "citation",
+        } <= set(row)
+
+
+# ---------------------------------------------------------------------------------------------------- the data check
+
+
+def test_check_data_counts_beside_the_official_ones(written):
+    index = load("mura", written("mura"))
+    rows, problems, warnings = check_data(index, make_splits(index), found="18 L", warnings=["dark"])
+    assert problems == []
+    archive = {(row["split"], row["class"]): row for row in rows if row["table"] == "archive"}
+    assert [archive["train", ""][k] for k in ("images", "groups", "units")] == [11, 6, 8]
+    assert [archive["test", "abnormal"][k] for k in ("images", "groups", "units")] == [4, 2, 2]
+    assert archive["all", ""]["images"] == 18 and archive["all", "normal"]["units"] == 6
+    assert archive["train", ""]["official"] == "36808 images, 11184 patients, 13457 studies"
+    assert "mura, train: 11 images, 6 patients, 8 studies; a full copy has 36808, 11184, 13457" in warnings
+    assert "mura, test abnormal: 2 studies; a full copy has 538" in warnings and "dark" in warnings
+    fold = {row["split"]: row["images"] for row in rows if row["table"] == "fold 0" and not row["class"]}
+    assert fold["all"] == 18 and fold["test"] == 7 and fold["train"] + fold["val"] == 11
+    assert rows[0]["note"] == "18 L" and all(tuple(row) == datasets.CHECK_COLUMNS for row in rows)
+    assert sum(row["table"] == "warning" for row in rows) == len(warnings)
+
+
+def test_check_data_of_a_full_copy_is_silent():
+    """400 images, 100 a class."""
+    labels = np.repeat(np.arange(4), 100)
+    paths = [f"{i}.tif" for i in range(400)]
+    index = datasets.Index(
+        "bach", "multiclass", list(datasets.BACH_CLASSES), paths, labels, paths, [""] * 400, Path(".")
+    )
+    index.counts = {("all", ""): {"images": 400}, ("all", "Benign"): {"images": (99, 100)}}
+    assert check_data(index, make_splits(index))[1:] == ([], [])
+    index.counts["all", "Benign"] = {"images": (7, 8)}
+    assert check_data(index)[2] == ["bach, all Benign: 100 images; a full copy has 7 or 8"]
+
+
+def test_check_data_finds_what_must_be_fixed(written, tmp_path):
+    folder = shutil.copytree(written("t1w-kaggle"), tmp_path / "copy")
+    (folder / "Training" / "no_tumor" / "p 3.jpg").write_bytes(b"no picture")
+    index = load("t1w", folder)
+    pixels = images.decode(index.sources(), 8, tmp_path / "c")
+    rows, problems, warnings = check_data(
+        index,
+        make_splits(index),
+        bad=pixels.bad,
+        identical=pixels.identical,
+        found=pixels.found,
+        warnings=pixels.warnings,
+    )
+    assert len(problems) == 1 and problems[0].startswith(
+        "t1w: 1 of 24 images cannot be read: Training/no_tumor/p 3.jpg ("
+    )
+    assert [row["note"][:26] for row in rows if row["table"] == "unreadable"] == [
+        "Training/no_tumor/p 3.jpg "
+    ]
+    assert any("1 sets of byte-identical images span two splits: Testing/glioma_tumor/image(2).jpg (test) = " in w
+               for w in warnings)  # fmt: skip
+    assert not any("different" in w for w in warnings)
+
+
+def test_check_data_groups_in_two_splits_and_identical_across_groups(written):
+    index = load("mura", written("mura"))
+    index.groups[-1] = "patient00001"
+    _, problems, warnings = check_data(index, identical=[[0, 3]])
+    assert problems == ["mura, official split: 1 patients are in two splits: patient00001 (test and train)"]
+    elbow, hand = index.paths[0], index.paths[3]
+    assert (
+        f"mura: 1 sets of byte-identical images have different labels: {elbow} (abnormal) = {hand} (normal)"
+        in warnings
+    )
+    assert (f"mura: 1 sets of byte-identical images have different patients: {elbow} (patient00001) = {hand} "
+            "(patient00002)") in warnings  # fmt: skip
+    index.labels[index.labels == 1] = 0
+    _, problems, _ = check_data(index.keep(range(11)))
+    assert len(problems) == 1 and "class abnormal is absent from train" in problems[0]

@@ -74,16 +74,19 @@ def build_model(
 
 @dataclass
 class Data:
-    """One dataset in one split, ready to train on. rows: split -> image numbers."""
+    """One dataset in one split, ready to train on. rows: split -> image numbers; lookup: image number -> row of pixels."""
 
     index: Index
     pixels: Tensor
+    lookup: np.ndarray
     rows: dict[str, np.ndarray]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
-        return images.batch(self.pixels, rows, device, mean=self.mean, std=self.std, **augmentation)
+        return images.batch(
+            self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation
+        )
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -341,24 +344,47 @@ class Cell:
 def judge_scores(
     index: Index, rows: np.ndarray, scores: np.ndarray, thresholds: list[float] | None = None
 ) -> dict:
-    """metrics.evaluate on the dataset's unit (study, patient, ...). thresholds: one for binary, one a label."""
-    labels = index.labels[rows]
-    if index.units is not None:
-        units = np.array(index.units)[rows]
-        scores, labels, _ = metrics.aggregate(scores, labels, units, index.unit_score)
-    if index.task == "multilabel":
-        return metrics.evaluate(index.task, scores, labels, index.classes, thresholds=thresholds)
-    return metrics.evaluate(index.task, scores, labels, index.classes, threshold=(thresholds or [0.5])[0])
+    """metrics.evaluate on the dataset's unit (study, patient, ...), and for each of its subgroups (MURA's regions).
+    thresholds: one for two classes, one a label for multilabel."""
+    threshold = (
+        {"thresholds": thresholds} if index.task == "multilabel" else {"threshold": (thresholds or [0.5])[0]}
+    )
+
+    def judge(rows, scores):
+        values, labels = in_units(index, rows, scores)
+        return metrics.evaluate(index.task, values, labels, index.classes, **threshold)
+
+    result = judge(rows, scores)
+    if index.unit_score == "video":
+        videos = np.array(index.units)[rows]
+        mean, per_class, count = metrics.video_mean_average_precision(
+            scores, index.labels[rows], videos, index.leave_out
+        )
+        result["values"] = {"video_map": mean} | result["values"]
+        result["averaged_over"]["video_map"] = count
+        for name, value in zip(index.classes, per_class):
+            result["per_class"][name]["video_ap"] = float(value)
+    if index.subgroups is not None:
+        parts = np.array(index.subgroups)[rows]
+        result["subgroups"] = {
+            str(p): judge(rows[parts == p], scores[parts == p])["values"] for p in np.unique(parts)
+        }
+    return result
+
+
+def in_units(index: Index, rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, labels) of the units of evaluation that the images belong to; a video is no unit with one label."""
+    if index.units is None or index.unit_score == "video":
+        return scores, index.labels[rows]
+    return metrics.aggregate(scores, index.labels[rows], np.array(index.units)[rows], index.unit_score)[:2]
 
 
 def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: str) -> list[float] | None:
-    """From validation scores: 0.5, youden, or a sensitivity such as 0.9s. None: more than two classes."""
+    """From validation scores: 0.5, youden, or sensitivity=0.9. None: more than two classes."""
     if index.task == "multiclass" and len(index.classes) != 2:
         return None
-    labels = index.labels[rows]
-    if index.units is not None:
-        scores, labels, _ = metrics.aggregate(scores, labels, np.array(index.units)[rows], index.unit_score)
-    columns = [(scores[:, 1], labels)] if index.task == "multiclass" else list(zip(scores.T, labels.T))
+    values, labels = in_units(index, rows, scores)
+    columns = [(values[:, 1], labels)] if index.task == "multiclass" else zip(values.T, labels.T)
     chosen = []
     for score, label in columns:
         known = ~np.isnan(label.astype(float))
@@ -368,9 +394,7 @@ def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: 
         elif rule == "youden":
             chosen.append(metrics.youden_threshold(score, positive))
         else:
-            chosen.append(
-                metrics.threshold_at_sensitivity(score, positive, float(rule.removeprefix("sensitivity=")))
-            )
+            chosen.append(metrics.threshold_at_sensitivity(score, positive, float(rule.partition("=")[2])))
     return [float(t) for t in chosen]
 
 
@@ -454,7 +478,7 @@ def write_predictions(run: runs.RunFolder, data: Data, scores: dict[str, np.ndar
     for split, values in scores.items():
         for i, line in zip(data.rows[split], values):
             row = {"image": index.paths[i], "group": index.groups[i]}
-            row |= {} if index.units is None else {"unit": index.units[i]}
+            row |= {} if index.units is None else {index.unit_kind: index.units[i]}
             if index.task == "multiclass":
                 row |= {"label": index.classes[index.labels[i]]}
             else:
@@ -595,57 +619,62 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def prepare(name: str, s: argparse.Namespace) -> tuple[Index, Tensor, list[np.ndarray], list[list[int]]]:
-    """(index, pixels, folds, identical images) of one dataset; says what a careful person would ask."""
-    options = datasets.Options(
-        **{f: getattr(s, f) for f in datasets.Options.__dataclass_fields__ if hasattr(s, f)}
-    )
-    index = datasets.load_index(name, s.data_dir, options)
+@dataclass
+class Prepared:
+    """A dataset decoded and split. lookup: image number -> row of pixels (they differ where images were left out)."""
+
+    index: Index
+    pixels: Tensor
+    lookup: np.ndarray
+    folds: list[np.ndarray]
+    settings: argparse.Namespace
+
+    def data(self, fold: int, weights: runs.Weights) -> Data:
+        rows = {side: np.flatnonzero(self.folds[fold] == side) for side in datasets.SPLITS}
+        self.pixels = on_device(self.pixels, self.settings.device)
+        return Data(self.index, self.pixels, self.lookup, rows, weights.mean, weights.std)
+
+
+def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
+    """The index of a dataset and its decoded pixels, unreadable images still among them."""
+    options = {f: getattr(s, f) for f in datasets.Options.__dataclass_fields__}
+    index = datasets.load_index(name, s.data_dir, datasets.Options(**options))
     if s.metric:
-        scores = np.full((2, len(index.classes)), 1 / len(index.classes))
-        offered = metrics.evaluate(index.task, scores, index.labels[:2], index.classes)["values"]
+        some = np.arange(min(8, len(index)))
+        offered = judge_scores(index, some, np.full((len(some), len(index.classes)), 1 / len(index.classes)))[
+            "values"
+        ]
         if s.metric not in offered:
-            raise UsageError(f"unknown --metric {s.metric}; {index.task} has {', '.join(offered)}")
+            raise UsageError(f"unknown --metric {s.metric}; {index.name} has {', '.join(offered)}")
         index.metric = s.metric
     print(f"\ndata {index.name}: {len(index)} images, {len(index.classes)} classes, {index.task}", flush=True)
     cache = Path(s.output_dir) / "cache" / datasets.safe_name(index.name)
-    decoded = images.decode(
-        index.sources(),
-        s.img_size,
-        cache,
-        resize=s.resize,
-        bits=s.bit_depth,
-        workers=s.workers,
-        progress=DecodeProgress(),
-    )
-    print(
-        f"  {decoded.found}; decoded to {s.img_size} px in {duration(decoded.seconds)}, {decoded.data.shape[1]} channels"
-    )
-    pixels, identical = decoded.data, decoded.identical
-    if decoded.bad:
-        lines = "\n".join(f"  {index.paths[i]}: {why}" for i, why in decoded.bad)
+    rules = {"resize": s.resize, "bits": s.bit_depth, "workers": s.workers}
+    pixels = images.decode(index.sources(), s.img_size, cache, **rules, progress=DecodeProgress())
+    channels = "grey" if pixels.data.shape[1] == 1 else "colour"
+    print(f"  {pixels.found}; decoded once to {s.img_size} px {channels}, in {duration(pixels.seconds)}")
+    return index, pixels
+
+
+def prepare(name: str, s: argparse.Namespace) -> Prepared:
+    """Index, pixels and folds of one dataset; prints what a careful person would ask."""
+    index, pixels = read_index(name, s)
+    lookup, identical = np.arange(len(index)), pixels.identical
+    if pixels.bad:
+        lines = "\n".join(f"  {index.paths[i]}: {why}" for i, why in pixels.bad)
         if not s.skip_bad:
-            raise DataError(
-                f"{index.name}: {len(decoded.bad)} of {len(index)} images cannot be read (--skip-bad leaves them out):\n{lines}"
-            )
-        print(f"  left out, unreadable, in every strategy alike: {len(decoded.bad)}\n{lines}")
-        unreadable = {i for i, _ in decoded.bad}
-        rows = [i for i in range(len(index)) if i not in unreadable]
-        new = {old: i for i, old in enumerate(rows)}
-        index, pixels = index.keep(rows), pixels[torch.tensor(rows)]
-        identical = [same for group in identical if len(same := [new[i] for i in group if i in new]) > 1]
+            many = f"{len(pixels.bad)} of {len(index)} images cannot be read (--skip-bad leaves them out)"
+            raise DataError(f"{index.name}: {many}:\n{lines}")
+        print(f"  left out, unreadable, in every strategy alike: {len(pixels.bad)}\n{lines}")
+        lookup = np.setdiff1d(lookup, [i for i, _ in pixels.bad])
+        new, index = {old: i for i, old in enumerate(lookup.tolist())}, index.keep(lookup)
+        identical = [same for rows in identical if len(same := [new[i] for i in rows if i in new]) > 1]
     if s.splits_file:
         folds = datasets.read_splits(Path(s.splits_file), index)
     else:
-        folds = datasets.make_splits(
-            index,
-            identical,
-            seed=s.split_seed,
-            val_fraction=s.val_fraction,
-            test_fraction=s.test_fraction,
-            folds=s.folds,
-        )
-    for text in [*index.notes, *decoded.warnings]:
+        fractions = {"val_fraction": s.val_fraction, "test_fraction": s.test_fraction}
+        folds = datasets.make_splits(index, identical, seed=s.split_seed, **fractions, folds=s.folds)
+    for text in [*index.notes, *pixels.warnings]:
         print(f"  note: {text}")
     if s.drop_duplicates:
         folds = [datasets.without_copies(identical, split) for split in folds]
@@ -658,7 +687,36 @@ def prepare(name: str, s: argparse.Namespace) -> tuple[Index, Tensor, list[np.nd
     )
     datasets.write_splits(file, index, folds)
     print(f"  written: {file}", flush=True)
-    return index, pixels, folds, identical
+    return Prepared(index, pixels.data, lookup, folds, s)
+
+
+def check(name: str, s: argparse.Namespace) -> bool:
+    """--check-data: prints the table, writes data_check.csv. Returns whether something must be mended."""
+    index, pixels = read_index(name, s)
+    try:
+        folds, torn = datasets.make_splits(index, pixels.identical, seed=s.split_seed, folds=s.folds), []
+    except DataError as error:
+        folds, torn = [], [str(error)]
+    found = {
+        "bad": pixels.bad,
+        "identical": pixels.identical,
+        "found": pixels.found,
+        "warnings": pixels.warnings,
+    }
+    rows, problems, warnings = datasets.check_data(index, folds, **found)
+    problems += torn
+    print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
+    for row in (row for row in rows if row["images"] != ""):
+        name = row["class"] or "all"
+        counts = f"{row['images']:>8} {row['groups']:>8} {row['units']:>8}"
+        print(f"  {row['table']:<10} {row['split']:<6} {name:<24} {counts}  {row['official']}")
+    for kind, texts in (("note", index.notes), ("warning", warnings), ("MUST BE MENDED", problems)):
+        for text in texts:
+            print(f"  {kind}: {text}")
+    file = Path(s.output_dir) / "splits" / f"{datasets.safe_name(index.name)}-data_check.csv"
+    runs.write_atomically(file, runs.to_csv(rows))
+    print(f"  written: {file}")
+    return bool(problems)
 
 
 def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fold: int | None) -> None:
@@ -722,51 +780,42 @@ def demo_weights(arch: str, s: argparse.Namespace) -> str:
 
 def sweep(s: argparse.Namespace) -> list[dict]:
     """Prepares every dataset, then trains cell after cell. Returns a result or a failure for each."""
-    prepared = {}
+    prepared: dict[str, Prepared] = {}
     for name in s.data:
-        settings = with_defaults(s, name)
-        index, pixels, folds, _ = prepare(name, settings)
-        key = datasets.safe_name(index.name)
+        ready = prepare(name, with_defaults(s, name))
+        key = datasets.safe_name(ready.index.name)
         if key in prepared:
             raise UsageError(f"two datasets would both be called {key}: rename one")
-        prepared[key] = (index, pixels, folds, settings)
+        prepared[key] = ready
     cells = [
-        (Cell(key, arch, strategy, seed, fold), *prepared[key])
-        for key in prepared
-        for arch in prepared[key][3].arch
+        Cell(key, arch, strategy, seed, fold)
+        for key, ready in prepared.items()
+        for arch in ready.settings.arch
         for seed in s.seed
-        for fold in range(len(prepared[key][2]))
+        for fold in range(len(ready.folds))
         for strategy in s.strategy
     ]
+    for cell in cells:  # before hours are spent: everything that can be refused
+        check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
     weights_of = {}
-    for key, (
-        _,
-        _,
-        _,
-        settings,
-    ) in prepared.items():  # before hours are spent: everything that can be refused
-        for arch in settings.arch:
-            source = settings.weights
-            if source == "demo" and not s.dry_run:
-                source = demo_weights(arch, settings)
-            weights_of[key, arch] = runs.load_weights("none" if source == "demo" else source, arch)
-    for cell, index, _, _, settings in cells:
-        check_plan(cell, len(index.classes), settings)
-    first = cells[0][4]
+    for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
+        source = prepared[key].settings.weights
+        if source == "demo":
+            source = "none" if s.dry_run else demo_weights(arch, prepared[key].settings)
+        weights_of[key, arch] = runs.load_weights(source, arch)
+    first = prepared[cells[0].data].settings
     print(
         f"\n{len(cells)} runs on {device_line(s)}; batch {first.batch_size * first.grad_accum}, {first.epochs} epochs each"
     )
     if s.dry_run:
-        return dry_run(cells)
+        return dry_run(cells, prepared)
     say, results = Progress(len(cells), first.epochs), []
-    for cell, index, pixels, folds, settings in cells:
-        say.number += 1
+    for say.number, cell in enumerate(cells, 1):
+        ready, weights = prepared[cell.data], weights_of[cell.data, cell.arch]
         if runs.RunFolder(cell.path(s.output_dir)).done() and not s.overwrite:
-            say.skip(settings.epochs)
-        split, weights = folds[cell.fold], weights_of[cell.data, cell.arch]
-        rows = {side: np.flatnonzero(split == side) for side in datasets.SPLITS}
-        data = Data(index, on_device(pixels, s.device), rows, weights.mean, weights.std)
-        results.append({"cell": asdict(cell)} | run_cell(cell, data, weights, settings, say))
+            say.skip(ready.settings.epochs)
+        result = run_cell(cell, ready.data(cell.fold, weights), weights, ready.settings, say)
+        results.append({"cell": asdict(cell)} | result)
     return results
 
 
@@ -792,16 +841,17 @@ def on_device(pixels: Tensor, device: str) -> Tensor:
     return pixels.to(device)
 
 
-def dry_run(cells: list[tuple]) -> list[dict]:
+def dry_run(cells: list[Cell], prepared: dict[str, Prepared]) -> list[dict]:
     """Prints the cells, with hours from two timed steps of FT, the dearest strategy, and gigabytes of checkpoints."""
     hours, gigabytes, timed = 0.0, 0.0, {}
-    for cell, index, _, folds, s in cells:
+    for cell in cells:
+        ready, s = prepared[cell.data], prepared[cell.data].settings
         if (key := (cell.data, cell.arch)) not in timed:
-            timed[key] = time_a_step(cell.arch, len(index.classes), s)
+            timed[key] = time_a_step(cell.arch, len(ready.index.classes), s)
         seconds, size = timed[key]
-        n = int((folds[cell.fold] == "train").sum())
         done = runs.RunFolder(cell.path(s.output_dir)).done()
-        cost = 0.0 if done else seconds * s.epochs * math.ceil(n / s.batch_size) / 3600
+        steps = math.ceil((ready.folds[cell.fold] == "train").sum() / s.batch_size) * s.epochs
+        cost = 0.0 if done else seconds * steps / 3600
         hours, gigabytes = hours + cost, gigabytes + 2 * size / 1e9
         print(f"  {cell}: {'done before' if done else 'at most ' + duration(cost * 3600)}")
     print(
@@ -833,6 +883,15 @@ def time_a_step(arch: str, classes: int, s: argparse.Namespace) -> tuple[float, 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3,
           "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224, "augment": "none"}  # fmt: skip
+DATASET_OPTIONS = {
+    "labels": "chexpert: the competition's five labels or all fourteen",
+    "uncertain": "chexpert: what -1 means; default is 1 for Atelectasis and Edema, else 0; ignore masks it out",
+    "views": "chexpert: frontal views or all",
+    "region": "mura: one body region or all",
+    "task": "cholect50: which labels",
+    "variant": "cholect50: which official split",
+    "fold": "t1w (figshare), cholect50 crossval: the official fold that is the test set",
+}
 PROTOCOL_HELP = (
     "settings of the public follow-up code of the paper's authors (the paper's own are behind its journal's door): "
     + ", ".join(f"{name} {value}" for name, value in DAVILA.items())
@@ -929,6 +988,11 @@ def parser() -> Parser:
         "--group-regex",
         help="the group in a file's name, as in '^(\\d+)_'; in its path if the pattern has a /",
     )
+    for name, choices in datasets.CHOICES.items():
+        which = DATASET_OPTIONS[name]
+        known = [c for c in choices if c is not None]
+        kind = {"type": int} if name == "fold" else {"default": choices[0]}
+        add(f"--{name}", choices=known, **kind, help=which)
     add("--drop-duplicates", action="store_true", help="take byte-identical copies out of training")
     add("--skip-bad", action="store_true", help="go on without unreadable images")
     add("--metric", help="metric that chooses the checkpoint on validation (the dataset's)")
@@ -964,6 +1028,7 @@ def parser() -> Parser:
     add = p.add_argument_group("instead of training").add_argument
     add("--dry-run", action="store_true", help="print the runs, hours and gigabytes")
     add("--check-data", action="store_true", help="check the data; exit code 1 if something must be mended")
+    add("--list-data", action="store_true", help="print the known datasets and how to get them")
     add("--show-blocks", action="store_true", help="print the blocks of --arch")
     add("--version", action="version", version=f"ftcompare {VERSION}")
     return p
@@ -1080,18 +1145,27 @@ def show_blocks(archs: list[str]) -> None:
             )
 
 
+def list_data() -> None:
+    for row in datasets.list_datasets():
+        print(f"\n{row.pop('name')}: {row.pop('title')}")
+        for name, value in row.items():
+            print(f"  {name:<10} {value}")
+
+
 def main(arguments: list[str]) -> int:
     s = parse_arguments(arguments)
     if s.show_blocks:
         show_blocks(s.arch or DEFAULTS["arch"])
         return 0
+    if s.list_data:
+        list_data()
+        return 0
     if not s.data:
         raise UsageError("say what to train on: --data demo, --data FOLDER or --data NAME (see --help)")
     torch.set_flush_denormal(True)  # vanishing gradients otherwise slow AdamW on a CPU several times
     if s.check_data:
-        for name in s.data:
-            prepare(name, with_defaults(s, name))
-        return 0
+        found = [check(name, with_defaults(s, name)) for name in s.data]
+        return int(any(found))
     results = sweep(s)
     if results:
         folders = sorted({str(Path(s.output_dir) / r["cell"]["data"] / r["cell"]["arch"]) for r in results})
@@ -1106,6 +1180,9 @@ def command_line() -> int:
     except (UsageError, DataError, runs.RunError) as error:
         print(f"ftcompare: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, head for one, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("\nftcompare: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130

@@ -215,7 +215,7 @@ def toy_data(n=40, size=8):
     index = datasets.Index("toy", "multiclass", ["a", "b"], [str(i) for i in range(n)], labels.astype(np.int64),
                            [str(i) for i in range(n)], [""] * n, Path("."))  # fmt: skip
     rows = {"train": np.arange(0, n - 16), "val": np.arange(n - 16, n - 8), "test": np.arange(n - 8, n)}
-    return ftcompare.Data(index, pixels, rows, (0.5,) * 3, (0.25,) * 3)
+    return ftcompare.Data(index, pixels, np.arange(n), rows, (0.5,) * 3, (0.25,) * 3)
 
 
 def toy_training(

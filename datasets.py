@@ -520,19 +520,20 @@ def cholect50(root: Path, options: Options) -> Index:
     """CholecT50 (Nwoye et al. 2022): videos/VID01/000000.png with labels/VID01.json, or CholecT45:
     data/VID01/000000.png with {triplet,instrument,verb,target}/VID01.txt. Group: video. Images are the annotated frames.
 
-    Official splits by --variant; crossval takes --fold (1 where none is given) as the test set and the first five
-    videos of the next fold for validation. Metric: video-wise mAP, for triplets without the null ones."""
+    Official splits by --variant; crossval takes --fold (1 where none is given) as the test set. Metric: video-wise mAP, for triplets without the null ones."""
     task, t50 = options.task, (root / "labels").is_dir()
     videos, classes, notes = (cholect50_json if t50 else cholect45_txt)(root, task)
     if options.fold and options.variant != "crossval":
         raise DataError(f"--fold {options.fold} is for --variant crossval, not {options.variant}")
     here = {int(video[3:]): video for video in videos}
-    known = {number for fold in CHOLECT50_FOLDS for number in fold} - (set() if t50 else CHOLECT45_LACKS)
+    lacks = set() if t50 else CHOLECT45_LACKS
+    known = {number for fold in CHOLECT50_FOLDS for number in fold} - lacks
     strange = [video for number, video in here.items() if number not in known]
     refuse(root, strange, f"videos are in no split of CholecT{50 if t50 else 45}")
-    side = cholect50_sides(options.variant, options.fold or 1)
+    side = cholect50_sides(options.variant, options.fold or 1, lacks)
     if lacking := [split for split in SPLITS if split not in {side[number] for number in here}]:
-        wanted = sorted(number for number in side if side[number] == lacking[0])
+        all_sides = cholect50_sides(options.variant, options.fold or 1)
+        wanted = sorted(number for number in all_sides if all_sides[number] == lacking[0])
         raise DataError(f"{root}: --variant {options.variant} has its {lacking[0]} videos in {listing(wanted, most=10)}; "
                         f"none of them is here, among {len(here)} videos")  # fmt: skip
     folder = "videos" if t50 else "data"
@@ -542,7 +543,7 @@ def cholect50(root: Path, options: Options) -> Index:
         notes.append(f"{extra} files in {folder}/ without annotation, left out")
     groups = [video for video, (frames, _) in videos.items() for _ in frames]
     numbers = [int(video[3:]) for video in groups]
-    sides = [cholect50_sides("crossval", k) for k in range(1, 6)]
+    sides = [cholect50_sides("crossval", k, lacks) for k in range(1, 6)]
     folds = [[of_fold[n] for n in numbers] for of_fold in sides] if options.variant == "crossval" else None
     counts = {(s, ""): {"groups": sum(side[n] == s for n in known)} for s in SPLITS}
     counts["all", ""] = {"groups": len(known)} | ({} if t50 else {"images": 90489})
@@ -554,14 +555,15 @@ def cholect50(root: Path, options: Options) -> Index:
                  official_folds=folds, counts=counts, notes=notes)  # fmt: skip
 
 
-def cholect50_sides(variant: str, fold: int) -> dict[int, str]:
-    """Video number -> train, val or test."""
-    sides = CHOLECT50_SPLITS.get(variant) or {
-        "test": CHOLECT50_FOLDS[fold - 1],
-        "val": CHOLECT50_FOLDS[fold % 5][:5],
-    }
+def cholect50_sides(variant: str, fold: int, lacking: Iterable[int] = ()) -> dict[int, str]:
+    """Video number -> train, val or test. lacking: videos that CholecT45 is without.
+
+    Cross-validation validates on the last five videos of the other folds in their order, as CAMMA's own loader does."""
+    folds = [[number for number in numbers if number not in lacking] for numbers in CHOLECT50_FOLDS]
+    others = [number for k, numbers in enumerate(folds, 1) if k != fold for number in numbers]
+    sides = CHOLECT50_SPLITS.get(variant) or {"test": folds[fold - 1], "val": others[-5:]}
     side_of = {number: side for side, numbers in sides.items() for number in numbers}
-    return {number: side_of.get(number, "train") for numbers in CHOLECT50_FOLDS for number in numbers}
+    return {number: side_of.get(number, "train") for numbers in folds for number in numbers}
 
 
 def video_files(folder: Path, suffix: str) -> list[tuple[str, Path]]:

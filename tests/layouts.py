@@ -276,7 +276,7 @@ def isic2020(root: Path, form: str = "v2", duplicates: bool = True) -> Path:
 
 # ---- CholecT50 ----
 
-CHOLEC_VIDEOS = [2, 5, 6, 8, 29, 31, 74, 92, 111]  # each split of each variant has one
+CHOLEC_VIDEOS = [2, 5, 6, 8, 12, 31, 74, 92, 111]  # each split of each variant has one
 # annotated frame -> instances (triplet, instrument, verb, target, phase), the same in every video
 CHOLEC_FRAMES = {
     0: [(-1, -1, -1, -1, 0)],

@@ -505,7 +505,7 @@ def test_isic2020_bad_input(tmp_path):
 # -------------------------------------------------------------------------------------------------------- CholecT50
 
 FRAMES = [0, 1, 2, 10, 11, 30, 45, 60]
-VIDEOS = ["VID02", "VID05", "VID06", "VID08", "VID29", "VID31", "VID74", "VID92", "VID111"]
+VIDEOS = ["VID02", "VID05", "VID06", "VID08", "VID12", "VID31", "VID74", "VID92", "VID111"]
 INSTRUMENTS = [[0] * 6, [1, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0],
                [0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1], [0] * 6]  # fmt: skip
 
@@ -560,14 +560,14 @@ def test_cholect50_phase(written):
     assert "CholecT45 has no phases" in message("cholect50", written("cholect45"), task="phase")
 
 
-SIDES = {  # of videos 2 5 6 8 29 31 74 92 111, read off design/datasets.md
+SIDES = {  # of videos 2 5 6 8 12 31 74 92 111: the table of the official splits, crossval's validation as CAMMA's loader has it
     ("rdv", None): "train train test val val train test train test",
     ("challenge", None): "train val train train train train val test test",
-    ("crossval", 1): "test val test train train train train train test",
-    ("crossval", 2): "train test train train train val train train train",
-    ("crossval", 3): "train train train test val test train train train",
-    ("crossval", 4): "train train train train test train val train train",
-    ("crossval", 5): "val train val train train train test test train",
+    ("crossval", 1): "test train test train train train train val test",
+    ("crossval", 2): "train test train train train train train val train",
+    ("crossval", 3): "train train train test train test train val train",
+    ("crossval", 4): "train train train train test train train val train",
+    ("crossval", 5): "train train train train val train test test train",
 }
 
 
@@ -586,6 +586,12 @@ def test_cholect50_crossval_folds(written):
     for k in range(5):
         assert list(folds[k][::8]) == SIDES["crossval", k + 1].split()
     assert "--fold 2 is for --variant crossval, not rdv" in message("cholect50", written("cholect50"), fold=2)
+
+
+def test_cholect45_crossval_validates_on_the_last_five_videos_of_its_own_lists():
+    for fold, expected in ((1, {74, 1, 56, 4, 13}), (5, {65, 75, 22, 49, 12})):
+        sides = datasets.cholect50_sides("crossval", fold, datasets.CHOLECT45_LACKS)
+        assert {n for n, s in sides.items() if s == "val"} == expected and len(sides) == 45
 
 
 def test_cholect50_splits_are_a_partition():

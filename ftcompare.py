@@ -410,13 +410,16 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
         recipe = Recipe(**{f: getattr(s, f) for f in Recipe.__dataclass_fields__ if f not in ("device", "seed", "amp")},
                         device=torch.device(s.device), seed=cell.seed, amp=AMP[s.amp])  # fmt: skip
         model, head, note = build_model(cell.arch, weights, len(data.index.classes), cell.seed)
-        layout = recipe.device.type == "cuda" or s.batch_size >= 32  # below that NHWC gains nothing on a CPU
-        model.to(recipe.device, memory_format=torch.channels_last if layout else torch.contiguous_format)
+        # On a CPU, NHWC costs up to a third at 32 px and gains a little only with large batches of large pictures.
+        nhwc = recipe.device.type == "cuda" or (s.batch_size >= 32 and s.img_size >= 128)
+        model.to(recipe.device, memory_format=torch.channels_last if nhwc else torch.contiguous_format)
         plan = make_plan(cell, model, head, s)
+        kernel, ran = load_kernel(plan, s.device, s.native)
+        if kernel:
+            plan.use_kernel(kernel)
         say.cell(cell, describe_plan(plan, note))
-        run.write_json(
-            "config.json", {"settings": settings, "environment": environment(s), "command": sys.argv}
-        )
+        here = environment(s) | {"native": ran}
+        run.write_json("config.json", {"settings": settings, "environment": here, "command": sys.argv})
         meta = {"arch": cell.arch, "classes": data.index.classes, "task": data.index.task, "mean": list(data.mean),
                 "std": list(data.std), "img_size": s.img_size, "resize": s.resize, "bit_depth": s.bit_depth,
                 "version": VERSION}  # fmt: skip
@@ -440,6 +443,23 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
         run.file("failed.json").unlink(missing_ok=True)
         say.result(result)
         return result
+
+
+def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable | None, str]:
+    """(csrc's kernel for Auto-RGN's norms or None, what runs), built when it is first needed. mode: auto, on, off."""
+    if not plan.measures_norms():
+        return None, "not needed"
+    from csrc import loader
+
+    kind = device.partition(":")[0]
+    try:
+        kernel = loader.load(mode, kind)
+    except RuntimeError as error:
+        raise UsageError(f"--native {mode}: {error}; --native off goes without") from None
+    return (
+        kernel,
+        kernel.ran if kernel else f"reference ({'off' if mode == 'off' else loader.obstacle(kind)})",
+    )
 
 
 def make_plan(cell: Cell, model: nn.Module, head: nn.Module, s: argparse.Namespace) -> strategies.Plan:
@@ -825,9 +845,11 @@ def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
         model = new_model(cell.arch)
         head = strategies.replace_head(model, classes)
     try:
-        make_plan(cell, model, head, s)
+        plan = make_plan(cell, model, head, s)
     except ValueError as error:
         raise UsageError(f"{cell.arch}, {cell.strategy}: {error}") from None
+    if not s.dry_run:
+        load_kernel(plan, s.device, s.native)
 
 
 def on_device(pixels: Tensor, device: str) -> Tensor:
@@ -896,7 +918,7 @@ PROTOCOL_HELP = (
     "settings of the public follow-up code of the paper's authors (the paper's own are behind its journal's door): "
     + ", ".join(f"{name} {value}" for name, value in DAVILA.items())
 )
-DEMO = {"arch": ["resnet18"], "weights": "demo", "epochs": 12, "img_size": 32}
+DEMO = {"arch": ["resnet18"], "weights": "demo", "epochs": 8, "img_size": 32}
 DEFAULTS = {"arch": ["resnet50"], "weights": "imagenet", "epochs": 30, "img_size": 224}
 
 
@@ -932,7 +954,7 @@ def parser() -> Parser:
     add(
         "--epochs",
         type=whole,
-        help="epochs in all, LP-FT's first part and every stage counted in (30; demo: 12)",
+        help="epochs in all, LP-FT's first part and every stage counted in (30; demo: 8)",
     )
     add("--batch-size", "-b", type=whole, default=32, help="images a batch")
     add("--grad-accum", type=whole, default=1, help="batches an optimizer step")
@@ -1020,6 +1042,12 @@ def parser() -> Parser:
     add = p.add_argument_group("machine and output").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--amp", choices=("auto", *AMP), default="auto", help="auto: bf16 on CUDA where it has it, else off")
+    add(
+        "--native",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="the compiled kernel for Auto-RGN in csrc/",
+    )
     add("--compile", action="store_true", help="torch.compile")
     add("--workers", "-j", type=whole, default=min(16, os.cpu_count() or 1), help="threads that decode")
     add("--output-dir", default="runs", help="folder of the runs, splits, cache and tables")

@@ -399,6 +399,15 @@ class Plan:
             )  # the one synchronisation per update of the ratios
         return self._on_host[1]
 
+    def measures_norms(self) -> bool:
+        """Whether use_kernel makes a difference: Auto-RGN."""
+        return hasattr(self.hooks, "use_kernel")
+
+    def use_kernel(self, kernel) -> None:
+        """Measures with the compiled kernel that csrc/loader.py loads, in place of grad_weight_norms."""
+        if self.measures_norms():
+            self.hooks.use_kernel(kernel)
+
     # -- what to print, save and restore
 
     def trainable_parameters(self) -> int:
@@ -666,7 +675,7 @@ class RelativeGradientNorm:
     ratios before each epoch, or every rgn_every steps. The first epoch has none before it: its ratios are those of its
     first usable step.
 
-    norms: the function that measures, grad_weight_norms above or the compiled kernel; the caller may set it."""
+    norms: the function that measures, grad_weight_norms above or the compiled kernel (use_kernel)."""
 
     def __init__(self, plan: Plan, layer_names: list[str], hyper: Hyperparameters):
         self.plan, self.hyper, self.norms = plan, hyper, grad_weight_norms
@@ -679,8 +688,15 @@ class RelativeGradientNorm:
         self._head = torch.tensor([group["block"] == "head" for group in plan.groups])
         self.steps, self.provisional = 0, True  # provisional: no window of steps has been closed yet
         self.state: dict[str, Tensor] = {}
+        self.held = (
+            None  # the kernel's own list of the parameters: it reads their .grad without a call for each
+        )
         if hyper.rgn_source == "backward":
             self.after_backward = self._after_backward
+
+    def use_kernel(self, kernel) -> None:
+        self.norms = kernel
+        self.held = kernel.hold(self.weights, self._unit.to(self.weights[0].device), len(self._layer))
 
     def before_epoch(self, probe: Callable[[int], Iterable[Tensor]] | None) -> None:
         if self.hyper.rgn_source == "probe":
@@ -691,7 +707,7 @@ class RelativeGradientNorm:
             self._update()
 
     def _after_backward(self) -> None:
-        self._measure([p.grad for p in self.weights])
+        self._measure(None)
         self.steps += 1
         if self.every and self.steps % self.every == 0:
             self._update()
@@ -713,10 +729,16 @@ class RelativeGradientNorm:
                 torch.distributed.broadcast(value, src=0)
 
     @torch.no_grad()
-    def _measure(self, grads: list[Tensor | None]) -> None:
+    def _measure(self, grads: list[Tensor | None] | None) -> None:
+        """grads: None for the parameters' own."""
         device = self.weights[0].device
         self._unit, self._layer, self._head = (x.to(device) for x in (self._unit, self._layer, self._head))
-        grad, weight = self.norms([p.detach() for p in self.weights], grads, self._unit, len(self._layer))
+        if grads is None and self.held is not None:
+            grad, weight = self.held.norms()
+        else:
+            grads = [p.grad for p in self.weights] if grads is None else grads
+            weights = [p.detach() for p in self.weights]
+            grad, weight = self.norms(weights, grads, self._unit, len(self._layer))
         if not self.state:
             zeros, zero = torch.zeros_like(grad), grad.new_zeros(())
             self.state = {

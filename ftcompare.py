@@ -57,6 +57,15 @@ def new_model(arch: str) -> nn.Module:
     return torchvision.models.get_model(arch, weights=None, **auxiliary)
 
 
+def skeleton(arch: str) -> nn.Module:
+    """The model without memory for its weights, where its builder allows that: RegNet computes with tensors."""
+    try:
+        with torch.device("meta"):
+            return new_model(arch)
+    except NotImplementedError:
+        return new_model(arch)
+
+
 def build_model(
     arch: str, weights: runs.Weights, classes: int, seed: int
 ) -> tuple[nn.Module, nn.Module, str]:
@@ -815,7 +824,8 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         for fold in range(len(ready.folds))
         for strategy in s.strategy
     ]
-    for cell in cells:  # before hours are spent: everything that can be refused
+    kinds = {(cell.data, cell.arch, cell.strategy): cell for cell in cells}
+    for cell in kinds.values():  # before hours are spent: everything that can be refused
         check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
     weights_of = {}
     for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
@@ -841,9 +851,8 @@ def sweep(s: argparse.Namespace) -> list[dict]:
 
 def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
     """Builds the plan without memory for its weights: what would be refused after hours is refused now."""
-    with torch.device("meta"):
-        model = new_model(cell.arch)
-        head = strategies.replace_head(model, classes)
+    model = skeleton(cell.arch)
+    head = strategies.replace_head(model, classes)
     try:
         plan = make_plan(cell, model, head, s)
     except ValueError as error:
@@ -1158,19 +1167,13 @@ def with_defaults(s: argparse.Namespace, data: str) -> argparse.Namespace:
 
 def show_blocks(archs: list[str]) -> None:
     for arch in archs:
-        with torch.device("meta"):
-            auxiliary = (
-                {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
-            )
-            model = torchvision.models.get_model(arch, weights=None, **auxiliary)
-        blocks = strategies.blocks_of(model)
+        blocks = strategies.blocks_of(skeleton(arch))
         print(
             f"{arch}: {len(blocks)} blocks, input to head\n  {'block':<36} {'tensors':>7} {'parameters':>12}"
         )
         for block in blocks:
-            print(
-                f"  {block.name:<36} {len(block.parameters):>7} {sum(p.numel() for p in block.parameters.values()):>12,}"
-            )
+            count = sum(p.numel() for p in block.parameters.values())
+            print(f"  {block.name:<36} {len(block.parameters):>7} {count:>12,}")
 
 
 def list_data() -> None:

@@ -609,12 +609,15 @@ def test_dry_run_trains_nothing(folder, tmp_path, run):
 
 
 def test_show_blocks_prints_the_map(run):
-    code, out, _ = run("--show-blocks", "--arch", "resnet50", "vgg19")
+    code, out, _ = run("--show-blocks", "--arch", "resnet50", "vgg19", "regnet_y_400mf")
     assert code == 0
-    # conv1 and bn1: 64 * 3 * 7 * 7 + 2 * 64; vgg19's new layer: 4096 * 1000 + 1000
-    assert re.search(r"^  stem +3 +9,536$", out, re.MULTILINE) and re.search(
-        r"^  head +2 +4,097,000$", out, re.MULTILINE
-    )
+    # conv1 and bn1: 64 * 3 * 7 * 7 + 2 * 64; vgg19's new layer: 4096 * 1000 + 1000; regnet's: 440 * 1000 + 1000
+    for block, tensors, parameters in (
+        ("stem", 3, "9,536"),
+        ("head", 2, "4,097,000"),
+        ("head", 2, "441,000"),
+    ):
+        assert re.search(rf"^  {block} +{tensors} +{parameters}$", out, re.MULTILINE)
 
 
 def test_folds_and_seeds_make_the_product_and_each_image_is_tested_once(folder, tmp_path, run):

@@ -5,10 +5,11 @@
     folds = make_splits(index, seed=0)                # folds[0]: "train", "val" or "test" for each image
     write_splits("splits.csv", index, folds)
 
-An index is built without decoding anything. A group (patient, video) is what must never stand on two sides of a split.
-Imports numpy and torchvision (h5py for the .mat files of t1w alone); copied alone into another project it works.
-Order: the index, the six datasets, finding them, the user's own files, reading tables, demo, splits, the data check.
-"""
+An index is built without decoding anything. A group (patient, video) is what must never stand on two sides of
+a split. Imports numpy and torchvision (h5py for the .mat files of t1w alone); copied alone into another
+project it works.
+Order: the index, the six datasets, finding them, the user's own files, reading tables, demo, splits, the data
+check."""
 
 from __future__ import annotations
 
@@ -50,24 +51,26 @@ def refuse(where: object, bad: Iterable, what: str) -> None:
         raise DataError(f"{where}: {len(bad)} {what}: {listing(bad)}")
 
 
-# ---------------------------------------------------------------------------------------------------------- the index
+# -------------------------------------------------------------------------------------------------- the index
 
 
 @dataclass
 class Index:
     """What a dataset is, before any image is decoded. N images.
 
-    paths: N names, unique, relative to root where they are files. labels: (N,) int64 class numbers (multiclass), or
-    (N, L) float32 0/1 with nan for unknown (multilabel). groups: N strings. official: N strings train/val/test, or ""
-    where the dataset leaves it open.
-    metric, second: names in metrics.evaluate. group_kind: what a group is; "image" means an image-level split.
-    units: image -> unit of evaluation (a study), None where that is the image. unit_score: how a unit's images make one
-    score, "mean" or "max"; "video": the AP of each class in each unit, then the mean over units, then over classes
-    (metrics.video_mean_average_precision, metric "video_map"), without the classes in leave_out.
+    paths: N names, unique, relative to root where they are files. labels: (N,) int64 class numbers
+    (multiclass), or (N, L) float32 0/1 with nan for unknown (multilabel). groups: N strings. official: N
+    strings train/val/test, or "" where the dataset leaves it open. metric, second: names in metrics.evaluate.
+    group_kind: what a group is; "image" means an image-level split.
+    units: image -> unit of evaluation (a study), None where that is the image. unit_score: how a unit's
+    images make one score, "mean" or "max"; "video": the AP of each class in each unit, then the mean over
+    units, then over classes (metrics.video_mean_average_precision, metric "video_map"), without the classes
+    in leave_out.
     subgroups: image -> part of the data for which the metric is also given apart (MURA's body regions).
     official_folds: K official splits of N strings, for make_splits(folds=K); official is what folds=1 uses.
-    counts: (official split or "all", class or "") -> {"images" | "groups" | "units": number in a full copy}; a tuple of
-    numbers where several editions exist. reader: makes what images.decode reads of a path that Pillow cannot open."""
+    counts: (official split or "all", class or "") -> {"images" | "groups" | "units": number in a full copy};
+    a tuple of numbers where several editions exist. reader: makes what images.decode reads of a path that
+    Pillow cannot open."""
 
     name: str
     task: str
@@ -142,8 +145,8 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say about the files. The first five are for own data, the rest for the dataset that is
-    named beside it; their values are those of CHOICES, else DataError."""
+    """What the command line may say about the files. The first five are for own data, the rest for the
+    dataset that is named beside it; their values are those of CHOICES, else DataError."""
 
     path_col: str = "path"
     label_col: tuple[str, ...] = ("label",)
@@ -181,25 +184,43 @@ def load_index(data: str, data_dir: str | None = None, options: Options = Option
     return index
 
 
-# ------------------------------------------------------------------------------------------------------- the datasets
+# ----------------------------------------------------------------------------------------------- the datasets
 
 CHEXPERT_FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-CHEXPERT_ALL = ("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
-                "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other",
-                "Fracture", "Support Devices")  # fmt: skip
+CHEXPERT_ALL = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
 CHEXPERT_VIEW = re.compile(r"(patient\d+)/study\d+/view\d+_(frontal|lateral)\.jpg$")
 # Folders that hold patientNNNNN/: the archive in one piece, and that in four "batches".
-CHEXPERT_FOLDERS = {"train": ("train", "CheXpert-v1.0 batch [234]*"), "valid": ("valid", "CheXpert-v1.0 batch 1*/valid"),
-                    "test": ("test",)}  # fmt: skip
+CHEXPERT_FOLDERS = {
+    "train": ("train", "CheXpert-v1.0 batch [234]*"),
+    "valid": ("valid", "CheXpert-v1.0 batch 1*/valid"),
+    "test": ("test",),
+}
 
 
 def chexpert(root: Path, options: Options) -> Index:
-    """CheXpert (Irvin et al. 2019): train.csv and valid.csv with Path and 14 findings, patient/study/view*.jpg.
+    """CheXpert (Irvin et al. 2019): train.csv and valid.csv with Path and 14 findings,
+    patient/study/view*.jpg.
 
-    Layouts: CheXpert-v1.0[-small]/{train,valid[,test]}/, or the four "CheXpert-v1.0 batch N" folders side by side. An
-    image is found by patient/study/view, whatever stands before that in Path. Test labels (groundtruth.csv or
-    test_labels.csv, by Study or Path) make valid the validation set; without them it is the test set.
-    A blank is 0; uncertain (-1) is by default 1 for Atelectasis and Edema and 0 for the others; "ignore" masks it."""
+    Layouts: CheXpert-v1.0[-small]/{train,valid[,test]}/, or the four "CheXpert-v1.0 batch N" folders side by
+    side. An image is found by patient/study/view, whatever stands before that in Path. Test labels
+    (groundtruth.csv or test_labels.csv, by Study or Path) make valid the validation set; without them it is
+    the test set. A blank is 0; uncertain (-1) is by default 1 for Atelectasis and Edema and 0 for the others;
+    "ignore" masks it."""
     if re.match(r"CheXpert-v1.0 batch \d", root.name):
         root = root.parent
     findings = CHEXPERT_FIVE if options.labels == "five" else CHEXPERT_ALL
@@ -229,9 +250,24 @@ def chexpert(root: Path, options: Options) -> Index:
     if options.views == "frontal":
         counts = {("train", ""): {"images": 191027}}
     notes = [] if test else ["no test labels (groundtruth.csv, test_labels.csv): valid is the test set"]
-    return Index("chexpert", "multilabel", list(findings), paths, np.concatenate(labels), groups, official, root,
-                 "auroc", "average_precision", "patient", units, "study", "max", counts=counts,
-                 notes=notes)  # fmt: skip
+    return Index(
+        "chexpert",
+        "multilabel",
+        list(findings),
+        paths,
+        np.concatenate(labels),
+        groups,
+        official,
+        root,
+        "auroc",
+        "average_precision",
+        "patient",
+        units,
+        "study",
+        "max",
+        counts=counts,
+        notes=notes,
+    )
 
 
 def chexpert_part(root, part, file, findings, options) -> tuple[list[str], np.ndarray]:
@@ -276,11 +312,12 @@ def chexpert_part(root, part, file, findings, options) -> tuple[list[str], np.nd
 
 
 def mura(root: Path, options: Options) -> Index:
-    """MURA v1.1 (Rajpurkar et al. 2018): {train,valid}_image_paths.csv and {train,valid}_labeled_studies.csv, without a
-    header; {train,valid}/XR_<REGION>/patient/study1_positive/image1.png. Their paths start with the archive's folder.
+    """MURA v1.1 (Rajpurkar et al. 2018): {train,valid}_image_paths.csv and {train,valid}_labeled_studies.csv,
+    without a header; {train,valid}/XR_<REGION>/patient/study1_positive/image1.png. Their paths start with the
+    archive's folder.
 
-    Images are those of the CSV: the folders hold macOS files, too. A study is (region, patient, number). The official
-    test set is hidden: valid is the test set here."""
+    Images are those of the CSV: the folders hold macOS files, too. A study is (region, patient, number). The
+    official test set is hidden: valid is the test set here."""
     shape = re.compile(r"(?:train|valid)/XR_([A-Z]+)/(patient\d+)/(study\d+)_(positive|negative)/[^/]+")
     paths, official, labels = [], [], []
     for part, split in (("train", "train"), ("valid", "test")):
@@ -305,18 +342,41 @@ def mura(root: Path, options: Options) -> Index:
         raise DataError(f"{root}: no image of --region {options.region} is listed")
     regions, patients, studies = zip(*(shape.fullmatch(path).group(1, 2, 3) for path in paths))
     units = ["/".join(names) for names in zip(regions, patients, studies)]
-    counts = {} if options.region != "all" else {
-        ("train", ""): {"images": 36808, "groups": 11184, "units": 13457}, ("train", "abnormal"): {"units": 5177},
-        ("test", ""): {"images": 3197, "groups": 783, "units": 1199}, ("test", "abnormal"): {"units": 538},
-    }  # fmt: skip
-    return Index("mura", "multiclass", ["normal", "abnormal"], paths, np.array(labels), list(patients), official, root,
-                 "kappa", "auroc", "patient", units, "study", "mean", subgroups=[r.lower() for r in regions],
-                 counts=counts, notes=["the official test set is hidden: valid is the test set"])  # fmt: skip
+    counts = (
+        {}
+        if options.region != "all"
+        else {
+            ("train", ""): {"images": 36808, "groups": 11184, "units": 13457},
+            ("train", "abnormal"): {"units": 5177},
+            ("test", ""): {"images": 3197, "groups": 783, "units": 1199},
+            ("test", "abnormal"): {"units": 538},
+        }
+    )
+    return Index(
+        "mura",
+        "multiclass",
+        ["normal", "abnormal"],
+        paths,
+        np.array(labels),
+        list(patients),
+        official,
+        root,
+        "kappa",
+        "auroc",
+        "patient",
+        units,
+        "study",
+        "mean",
+        subgroups=[r.lower() for r in regions],
+        counts=counts,
+        notes=["the official test set is hidden: valid is the test set"],
+    )
 
 
 def t1w(root: Path, options: Options) -> Index:
-    """T1w brain MRI: figshare's .mat slices where there are any, else one of the two Kaggle folders of images,
-    {Training,Testing}/{glioma,meningioma,no,pituitary}_tumor or .../{glioma,meningioma,notumor,pituitary}."""
+    """T1w brain MRI: figshare's .mat slices where there are any, else one of the two Kaggle folders of
+    images, {Training,Testing}/{glioma,meningioma,no,pituitary}_tumor or
+    .../{glioma,meningioma,notumor,pituitary}."""
     slices = [file for file in walk(root) if re.fullmatch(r"\d+\.mat", file.name)]
     if slices:
         return t1w_figshare(root, slices, options)
@@ -341,8 +401,9 @@ def t1w(root: Path, options: Options) -> Index:
 
 
 def t1w_figshare(root: Path, slices: list[Path], options: Options) -> Index:
-    """figshare 1512427 (Cheng et al. 2015): 1.mat to 3064.mat in one folder or several, MATLAB 7.3; group PID.
-    cvind.mat holds the official 5 folds, entry i for file i + 1; --fold K takes fold K as the test set."""
+    """figshare 1512427 (Cheng et al. 2015): 1.mat to 3064.mat in one folder or several, MATLAB 7.3; group
+    PID. cvind.mat holds the official 5 folds, entry i for file i + 1; --fold K takes fold K as the test
+    set."""
     slices = sorted(slices, key=lambda file: int(file.stem))
     numbers = [int(file.stem) for file in slices]
     twice = [f"{n}.mat" for n, times in Counter(numbers).items() if times > 1]
@@ -373,10 +434,23 @@ def t1w_figshare(root: Path, slices: list[Path], options: Options) -> Index:
     counts |= {
         ("all", c): {"images": n} for c, n in (("meningioma", 708), ("glioma", 1426), ("pituitary", 930))
     }
-    return Index("t1w", "multiclass", ["meningioma", "glioma", "pituitary"],
-                 [file.relative_to(root).as_posix() for file in slices], np.array([int(y) - 1 for y, _ in heads]),
-                 [pid for _, pid in heads], official, root, "accuracy", "macro_f1", "patient", official_folds=folds,
-                 counts=counts, notes=notes, reader=MatSlice)  # fmt: skip
+    return Index(
+        "t1w",
+        "multiclass",
+        ["meningioma", "glioma", "pituitary"],
+        [file.relative_to(root).as_posix() for file in slices],
+        np.array([int(y) - 1 for y, _ in heads]),
+        [pid for _, pid in heads],
+        official,
+        root,
+        "accuracy",
+        "macro_f1",
+        "patient",
+        official_folds=folds,
+        counts=counts,
+        notes=notes,
+        reader=MatSlice,
+    )
 
 
 @dataclass(frozen=True)
@@ -406,7 +480,8 @@ class MatSlice(os.PathLike):
             return file["cvind"][()].ravel().astype(int)
 
     def read(self) -> np.ndarray:
-        """(H, W) uint8, the int16 values from the slice's smallest to its largest; MATLAB's columns are HDF5's rows."""
+        """(H, W) uint8, the int16 values from the slice's smallest to its largest; MATLAB's columns are
+        HDF5's rows."""
         with self.open() as file:
             values = file["cjdata/image"][()].T.astype(np.float64)
         low, high = values.min(), values.max()
@@ -417,8 +492,9 @@ BACH_CLASSES = ("Normal", "Benign", "InSitu", "Invasive")  # the challenge's num
 
 
 def bach(root: Path, options: Options) -> Index:
-    """BACH (Aresta et al. 2019): Photos/{Normal,Benign,InSitu,Invasive}/*.tif and Photos/microscopy_ground_truth.csv,
-    which has no header (n001.tif,Normal) and says which files are images. No patients: image-level split."""
+    """BACH (Aresta et al. 2019): Photos/{Normal,Benign,InSitu,Invasive}/*.tif and
+    Photos/microscopy_ground_truth.csv, which has no header (n001.tif,Normal) and says which files are images.
+    No patients: image-level split."""
     photos = root / "Photos" if (root / "Photos").is_dir() else root
     file = photos / "microscopy_ground_truth.csv"
     rows = [(Path(name).name, label) for name, label in read_headerless(file, 2)]
@@ -431,13 +507,24 @@ def bach(root: Path, options: Options) -> Index:
     paths = [f"{below}{label}/{name}" for name, label in rows]
     refuse_missing(root, paths, str(file), "each lies in the folder of its class")
     counts = {("all", ""): {"images": 400}} | {("all", c): {"images": 100} for c in BACH_CLASSES}
-    return Index("bach", "multiclass", list(BACH_CLASSES), paths, np.array([BACH_CLASSES.index(c) for _, c in rows]),
-                 paths, [""] * len(paths), root, "accuracy", "macro_f1", counts=counts)  # fmt: skip
+    return Index(
+        "bach",
+        "multiclass",
+        list(BACH_CLASSES),
+        paths,
+        np.array([BACH_CLASSES.index(c) for _, c in rows]),
+        paths,
+        [""] * len(paths),
+        root,
+        "accuracy",
+        "macro_f1",
+        counts=counts,
+    )
 
 
 def bach_test(data_dir: str | None = None) -> list[Path]:
-    """The unlabelled images of BACH's test set, ICIAR2018_BACH_Challenge_TestDataset/Photos/test0.tif to test99.tif, in
-    the order of their numbers: what a trained model may be asked about."""
+    """The unlabelled images of BACH's test set, ICIAR2018_BACH_Challenge_TestDataset/Photos/test0.tif to
+    test99.tif, in the order of their numbers: what a trained model may be asked about."""
     root = replace(DATASETS["bach"], markers=("Photos/test0.tif", "test0.tif")).find(data_dir)
     photos = root / "Photos" if (root / "Photos").is_dir() else root
     names = [name for name in file_names(photos) if re.fullmatch(r"test\d+\.tif", name)]
@@ -445,11 +532,12 @@ def bach_test(data_dir: str | None = None) -> list[Path]:
 
 
 def isic2020(root: Path, options: Options) -> Index:
-    """ISIC 2020 (Rotemberg et al. 2021): a CSV with image_name, patient_id and target, and a folder of ISIC_*.jpg.
+    """ISIC 2020 (Rotemberg et al. 2021): a CSV with image_name, patient_id and target, and a folder of
+    ISIC_*.jpg.
 
-    Layouts: ISIC_2020_Training_GroundTruth[_v2].csv with [ISIC_2020_Training_JPEG/]train/; Kaggle's train.csv with
-    jpeg/train/ or, resized, with train/. Of the pairs in ISIC_2020_Training_Duplicates.csv the second is left out. The
-    test labels are not public: splits are cut from the training set by patient."""
+    Layouts: ISIC_2020_Training_GroundTruth[_v2].csv with [ISIC_2020_Training_JPEG/]train/; Kaggle's train.csv
+    with jpeg/train/ or, resized, with train/. Of the pairs in ISIC_2020_Training_Duplicates.csv the second is
+    left out. The test labels are not public: splits are cut from the training set by patient."""
     names = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
     file = first_of(root, *names)
     folder = first_of(root, "ISIC_2020_Training_JPEG/train", "jpeg/train", "train")
@@ -482,21 +570,65 @@ def isic2020(root: Path, options: Options) -> Index:
     paths = [f"{folder.relative_to(root).as_posix()}/{path}" for path in paths]
     refuse_leaving(paths, str(file), root)
     refuse_missing(root, paths, str(file), "unpack the whole archive")
-    return Index("isic2020", "multiclass", ["benign", "malignant"], paths, np.array([int(r["target"]) for r in rows]),
-                 [row["patient_id"] for row in rows], [""] * len(rows), root, "auroc", "average_precision", "patient",
-                 counts=counts, notes=notes)  # fmt: skip
+    return Index(
+        "isic2020",
+        "multiclass",
+        ["benign", "malignant"],
+        paths,
+        np.array([int(r["target"]) for r in rows]),
+        [row["patient_id"] for row in rows],
+        [""] * len(rows),
+        root,
+        "auroc",
+        "average_precision",
+        "patient",
+        counts=counts,
+        notes=notes,
+    )
 
 
 CHOLECT50_CLASSES = {
     "instrument": ("grasper", "bipolar", "hook", "scissors", "clipper", "irrigator"),
-    "verb": ("grasp", "retract", "dissect", "coagulate", "clip", "cut", "aspirate", "irrigate", "pack", "null_verb"),
-    "target": ("gallbladder", "cystic_plate", "cystic_duct", "cystic_artery", "cystic_pedicle", "blood_vessel", "fluid",
-               "abdominal_wall_cavity", "liver", "adhesion", "omentum", "peritoneum", "gut", "specimen_bag",
-               "null_target"),
+    "verb": (
+        "grasp",
+        "retract",
+        "dissect",
+        "coagulate",
+        "clip",
+        "cut",
+        "aspirate",
+        "irrigate",
+        "pack",
+        "null_verb",
+    ),
+    "target": (
+        "gallbladder",
+        "cystic_plate",
+        "cystic_duct",
+        "cystic_artery",
+        "cystic_pedicle",
+        "blood_vessel",
+        "fluid",
+        "abdominal_wall_cavity",
+        "liver",
+        "adhesion",
+        "omentum",
+        "peritoneum",
+        "gut",
+        "specimen_bag",
+        "null_target",
+    ),
     "triplet": tuple(f"triplet{i}" for i in range(100)),  # the archive has their names
-    "phase": ("preparation", "carlot-triangle-dissection", "clipping-and-cutting", "gallbladder-dissection",
-              "gallbladder-packaging", "cleaning-and-coagulation", "gallbladder-extraction"),
-}  # fmt: skip
+    "phase": (
+        "preparation",
+        "carlot-triangle-dissection",
+        "clipping-and-cutting",
+        "gallbladder-dissection",
+        "gallbladder-packaging",
+        "cleaning-and-coagulation",
+        "gallbladder-extraction",
+    ),
+}
 CHOLECT50_PLACE = {
     "triplet": 0,
     "instrument": 1,
@@ -518,9 +650,11 @@ CHOLECT45_LACKS = {111, 96, 103, 110, 92}
 
 def cholect50(root: Path, options: Options) -> Index:
     """CholecT50 (Nwoye et al. 2022): videos/VID01/000000.png with labels/VID01.json, or CholecT45:
-    data/VID01/000000.png with {triplet,instrument,verb,target}/VID01.txt. Group: video. Images are the annotated frames.
+    data/VID01/000000.png with {triplet,instrument,verb,target}/VID01.txt. Group: video. Images are the
+    annotated frames.
 
-    Official splits by --variant; crossval takes --fold (1 where none is given) as the test set. Metric: video-wise mAP, for triplets without the null ones."""
+    Official splits by --variant; crossval takes --fold (1 where none is given) as the test set. Metric:
+    video-wise mAP, for triplets without the null ones."""
     task, t50 = options.task, (root / "labels").is_dir()
     videos, classes, notes = (cholect50_json if t50 else cholect45_txt)(root, task)
     if options.fold and options.variant != "crossval":
@@ -534,8 +668,10 @@ def cholect50(root: Path, options: Options) -> Index:
     if lacking := [split for split in SPLITS if split not in {side[number] for number in here}]:
         all_sides = cholect50_sides(options.variant, options.fold or 1)
         wanted = sorted(number for number in all_sides if all_sides[number] == lacking[0])
-        raise DataError(f"{root}: --variant {options.variant} has its {lacking[0]} videos in {listing(wanted, most=10)}; "
-                        f"none of them is here, among {len(here)} videos")  # fmt: skip
+        raise DataError(
+            f"{root}: --variant {options.variant} has its {lacking[0]} videos in {listing(wanted, most=10)}; "
+            f"none of them is here, among {len(here)} videos"
+        )
     folder = "videos" if t50 else "data"
     paths = [f"{folder}/{video}/{frame:06d}.png" for video, (frames, _) in videos.items() for frame in frames]
     refuse_missing(root, paths, str(root), "unpack the whole archive")
@@ -549,16 +685,32 @@ def cholect50(root: Path, options: Options) -> Index:
     counts["all", ""] = {"groups": len(known)} | ({} if t50 else {"images": 90489})
     metrics = ("accuracy", "macro_f1") if task == "phase" else ("video_map", "average_precision")
     units, unit, score = (None, "image", "mean") if task == "phase" else (groups, "video", "video")
-    return Index("cholect50", "multiclass" if task == "phase" else "multilabel", classes, paths,
-                 np.concatenate([labels for _, labels in videos.values()]), groups, [side[n] for n in numbers], root,
-                 *metrics, "video", units, unit, score, NULL_TRIPLETS if task == "triplet" else (),
-                 official_folds=folds, counts=counts, notes=notes)  # fmt: skip
+    return Index(
+        "cholect50",
+        "multiclass" if task == "phase" else "multilabel",
+        classes,
+        paths,
+        np.concatenate([labels for _, labels in videos.values()]),
+        groups,
+        [side[n] for n in numbers],
+        root,
+        *metrics,
+        "video",
+        units,
+        unit,
+        score,
+        NULL_TRIPLETS if task == "triplet" else (),
+        official_folds=folds,
+        counts=counts,
+        notes=notes,
+    )
 
 
 def cholect50_sides(variant: str, fold: int, lacking: Iterable[int] = ()) -> dict[int, str]:
     """Video number -> train, val or test. lacking: videos that CholecT45 is without.
 
-    Cross-validation validates on the last five videos of the other folds in their order, as CAMMA's own loader does."""
+    Cross-validation validates on the last five videos of the other folds in their order, as CAMMA's own
+    loader does."""
     folds = [[number for number in numbers if number not in lacking] for numbers in CHOLECT50_FOLDS]
     others = [number for k, numbers in enumerate(folds, 1) if k != fold for number in numbers]
     sides = CHOLECT50_SPLITS.get(variant) or {"test": folds[fold - 1], "val": others[-5:]}
@@ -576,8 +728,8 @@ def video_files(folder: Path, suffix: str) -> list[tuple[str, Path]]:
 def cholect50_json(
     root: Path, task: str
 ) -> tuple[dict[str, tuple[list[int], np.ndarray]], list[str], list[str]]:
-    """({video: (annotated frames, labels)}, classes, notes). annotations[frame] is a list, possibly empty, of instances
-    of 15 values, -1 where there is none. A frame without a phase is left out of the phase task."""
+    """({video: (annotated frames, labels)}, classes, notes). annotations[frame] is a list, possibly empty, of
+    instances of 15 values, -1 where there is none. A frame without a phase is left out of the phase task."""
     classes, place, videos, without = list(CHOLECT50_CLASSES[task]), CHOLECT50_PLACE[task], {}, 0
     for video, file in video_files(root / "labels", ".json"):
         try:
@@ -613,7 +765,8 @@ def cholect50_json(
 def cholect45_txt(
     root: Path, task: str
 ) -> tuple[dict[str, tuple[list[int], np.ndarray]], list[str], list[str]]:
-    """The same from CholecT45's text files: frame, then a 0/1 column for each class. dict/triplet.txt has names."""
+    """The same from CholecT45's text files: frame, then a 0/1 column for each class. dict/triplet.txt has
+    names."""
     if task == "phase":
         raise DataError(f"{root}: CholecT45 has no phases; --task phase needs CholecT50's labels/VID01.json")
     classes, videos = list(CHOLECT50_CLASSES[task]), {}
@@ -624,8 +777,10 @@ def cholect45_txt(
             raise DataError(f"{file}: {error}") from None
         values = values[np.argsort(values[:, 0], kind="stable")]
         if values.shape[1] != 1 + len(classes) or not np.isin(values[:, 1:], (0, 1)).all():
-            raise DataError(f"{file}: needs a frame and {len(classes)} columns of 0 or 1; it has {values.shape[1]} columns, "
-                            f"values {values[:, 1:].min(initial=0)} to {values[:, 1:].max(initial=0)}")  # fmt: skip
+            raise DataError(
+                f"{file}: needs a frame and {len(classes)} columns of 0 or 1; it has {values.shape[1]} columns, "
+                f"values {values[:, 1:].min(initial=0)} to {values[:, 1:].max(initial=0)}"
+            )
         if (np.diff(values[:, 0]) == 0).any():
             raise DataError(f"{file}: a frame stands twice in it")
         videos[video] = (values[:, 0].tolist(), values[:, 1:].astype(np.float32))
@@ -638,8 +793,9 @@ def cholect45_txt(
 
 @dataclass(frozen=True)
 class Dataset:
-    """A public dataset: what --list-data says of it, and how it is found and read. classes, metric, unit: those without
-    further options. markers: glob patterns; the archive's folder holds one of them. build: (root, options) -> Index."""
+    """A public dataset: what --list-data says of it, and how it is found and read. classes, metric, unit:
+    those without further options. markers: glob patterns; the archive's folder holds one of them. build:
+    (root, options) -> Index."""
 
     name: str
     title: str
@@ -665,8 +821,9 @@ class Dataset:
         return any(next(folder.glob(marker), None) for marker in self.markers)
 
     def find(self, data_dir: str | None) -> Path:
-        """The folder that holds a marker: data_dir, a folder in it, or one in data_dir/<name>. Without data_dir the same
-        from $FTCOMPARE_DATA and ./data. Raises DataError that says what was looked for, and what is there instead."""
+        """The folder that holds a marker: data_dir, a folder in it, or one in data_dir/<name>. Without
+        data_dir the same from $FTCOMPARE_DATA and ./data. Raises DataError that says what was looked for, and
+        what is there instead."""
         bases = [data_dir] if data_dir else [os.environ.get("FTCOMPARE_DATA"), "data"]
         bases = [Path(base).expanduser() for base in bases if base]
         for base in bases:
@@ -708,7 +865,8 @@ def list_datasets() -> list[dict[str, str]]:
 
 
 def near(place: Path) -> list[Path]:
-    """A place and the folders in it, the first hundred (CheXpert's train/ has 64,540), none where there is no place."""
+    """A place and the folders in it, the first hundred (CheXpert's train/ has 64,540), none where there is no
+    place."""
     return [place, *subfolders(place)[:100]] if place.is_dir() else []
 
 
@@ -821,7 +979,7 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------- the user's own data
+# ---------------------------------------------------------------------------------------- the user's own data
 
 
 def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
@@ -873,15 +1031,27 @@ def class_folders(root: Path, options: Options) -> Index:
     if other:
         notes.append("no images, left out: " + listing(f"{n} {suffix}" for suffix, n in other.most_common()))
     if nested and not options.group_regex:
-        notes.append(f"{nested} images lie deeper than their class folder: if those folders are patients, name them "
-                     "with --group-regex, as in '([^/]+)/[^/]+$'")  # fmt: skip
+        notes.append(
+            f"{nested} images lie deeper than their class folder: if those folders are patients, name them "
+            "with --group-regex, as in '([^/]+)/[^/]+$'"
+        )
     classes = sorted({c for _, c, _ in found}, key=natural)
     paths = [p for p, _, _ in found]
     labels = np.array([classes.index(c) for _, c, _ in found], dtype=np.int64)
     groups, kind = groups_by_regex(paths, options.group_regex)
     official = [s for _, _, s in found]
-    return Index(root.resolve().name, "multiclass", classes, paths, labels, groups, official, root, group_kind=kind,
-                 notes=notes)  # fmt: skip
+    return Index(
+        root.resolve().name,
+        "multiclass",
+        classes,
+        paths,
+        labels,
+        groups,
+        official,
+        root,
+        group_kind=kind,
+        notes=notes,
+    )
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -909,7 +1079,8 @@ def natural(text: str) -> tuple:
 
 
 def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], str]:
-    """(groups, kind). The first group of the pattern in the file name, in the whole path where the pattern has a /."""
+    """(groups, kind). The first group of the pattern in the file name, in the whole path where the pattern
+    has a /."""
     if pattern is None:
         return list(paths), "image"
     try:
@@ -944,8 +1115,8 @@ def read_rows(file: Path) -> Iterable[list[str]]:
 
 
 def read_table(file: Path, wanted: Iterable[str] | None = None) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows of a CSV as text (a leading zero stays, NA is a value). wanted: these columns alone, DataError
-    where one is missing."""
+    """Header and rows of a CSV as text (a leading zero stays, NA is a value). wanted: these columns alone,
+    DataError where one is missing."""
     rows = iter(read_rows(file))
     header = [name.strip() for name in next(rows)]
     if repeated := [name for name, n in Counter(header).items() if n > 1]:
@@ -1022,15 +1193,19 @@ def inside(
 
 
 def table(file: Path, root: Path, options: Options) -> Index:
-    """A CSV with a header: path,label[,group][,split]. Several labels: a|b in one column, or 0/1 columns (blank:
-    unknown, masked out) named in --label-col."""
+    """A CSV with a header: path,label[,group][,split]. Several labels: a|b in one column, or 0/1 columns
+    (blank: unknown, masked out) named in --label-col."""
     header, rows = read_table(file)
     if options.group_col and options.group_regex:
         raise DataError(f"{file}: give --group-col or --group-regex, not both")
     group_col = options.group_col or ("group" if "group" in header and not options.group_regex else None)
     split_col = options.split_col or ("split" if "split" in header else None)
-    flags = {"--path-col": [options.path_col], "--label-col": options.label_col,
-             "--group-col": [group_col] if group_col else [], "--split-col": [split_col] if split_col else []}  # fmt: skip
+    flags = {
+        "--path-col": [options.path_col],
+        "--label-col": options.label_col,
+        "--group-col": [group_col] if group_col else [],
+        "--split-col": [split_col] if split_col else [],
+    }
     if absent := [f"{c} ({flag})" for flag, names in flags.items() for c in names if c not in header]:
         raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=12)}")
     if not rows:
@@ -1103,7 +1278,8 @@ def read_labels(
 
 
 def npz(file: Path) -> Index:
-    """MedMNIST's form: {train,val,test}_{images,labels}; images N x S x S [x 3] uint8, labels N x L integers."""
+    """MedMNIST's form: {train,val,test}_{images,labels}; images N x S x S [x 3] uint8, labels N x L
+    integers."""
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -1151,7 +1327,7 @@ def npz(file: Path) -> Index:
     return Index(file.stem, task, names, paths, values, list(paths), official, file.parent, arrays=images)
 
 
-# ----------------------------------------------------------------------------------------------------------------- demo
+# ------------------------------------------------------------------------------------------------------- demo
 
 DEMO_SIZE = 32  # pixels
 # name of the class, lobes, depth of the lobes (share of the radius), hollow, share of the patients
@@ -1170,9 +1346,10 @@ DEMOS = {
 
 
 def demo(name: str = "demo", seed: int = 0) -> Index:
-    """Pictures made by code, the same on every machine, with the traits of medical data: greyscale, several images of
-    each patient, rare classes, a bright lesion in a body of its own brightness. `demo-source`, the larger task to
-    pretrain on, has eight shapes; `demo`, the target, has four others in noisier, darker pictures (another scanner); `demo-tiny` is a part of it, for tests."""
+    """Pictures made by code, the same on every machine, with the traits of medical data: greyscale, several
+    images of each patient, rare classes, a bright lesion in a body of its own brightness. `demo-source`, the
+    larger task to pretrain on, has eight shapes; `demo`, the target, has four others in noisier, darker
+    pictures (another scanner); `demo-tiny` is a part of it, for tests."""
     shapes, patients, shift = DEMOS[name]
     rng = np.random.default_rng([seed, shift])
     label_of = np.repeat(
@@ -1186,8 +1363,18 @@ def demo(name: str = "demo", seed: int = 0) -> Index:
             labels.append(label)
             groups.append(f"p{patient:04d}")
     paths = [f"{group}-{i:04d}" for i, group in enumerate(groups)]
-    return Index(name, "multiclass", [s[0] for s in shapes], paths, np.array(labels, np.int64), groups, [""] * len(paths),
-                 Path("."), group_kind="patient", arrays=images)  # fmt: skip
+    return Index(
+        name,
+        "multiclass",
+        [s[0] for s in shapes],
+        paths,
+        np.array(labels, np.int64),
+        groups,
+        [""] * len(paths),
+        Path("."),
+        group_kind="patient",
+        arrays=images,
+    )
 
 
 def demo_body(rng: np.random.Generator) -> np.ndarray:
@@ -1202,7 +1389,8 @@ def demo_body(rng: np.random.Generator) -> np.ndarray:
 
 
 def demo_image(rng, body, lobes: int, depth: float, hollow: bool | None, shift: int) -> np.ndarray:
-    """One picture of the patient, (32, 32) uint8. The lesion's edge is at radius * (1 + depth * cos(lobes * angle))."""
+    """One picture of the patient, (32, 32) uint8. The lesion's edge is at radius * (1 + depth * cos(lobes *
+    angle))."""
     y, x = np.mgrid[-1 : 1 : DEMO_SIZE * 1j, -1 : 1 : DEMO_SIZE * 1j]
     image = np.roll(body, rng.integers(-2, 3, size=2), axis=(0, 1))
     cx, cy = rng.uniform(-0.4, 0.4, size=2)
@@ -1221,7 +1409,7 @@ def demo_image(rng, body, lobes: int, depth: float, hollow: bool | None, shift: 
     return (255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
-# --------------------------------------------------------------------------------------------------------------- splits
+# ----------------------------------------------------------------------------------------------------- splits
 
 
 def make_splits(
@@ -1233,12 +1421,13 @@ def make_splits(
     test_fraction: float = 0.2,
     folds: int = 1,
 ) -> list[np.ndarray]:
-    """For each fold an array of N strings, train, val or test. Official splits are kept; what is missing is cut from
-    the training images, by group and stratified by label, the same from the same seed.
+    """For each fold an array of N strings, train, val or test. Official splits are kept; what is missing is
+    cut from the training images, by group and stratified by label, the same from the same seed.
 
-    folds > 1 where the dataset has that many official folds: those. Without official test images: each fold is the test set once and validation is cut from the rest. With
-    them, they are every fold's test set and the folds take turns as validation. identical: lists of rows with the same
-    bytes, which are never cut apart. Raises DataError for a group on two sides or a class missing on one."""
+    folds > 1 where the dataset has that many official folds: those. Without official test images: each fold
+    is the test set once and validation is cut from the rest. With them, they are every fold's test set and
+    the folds take turns as validation. identical: lists of rows with the same bytes, which are never cut
+    apart. Raises DataError for a group on two sides or a class missing on one."""
     official = np.array(index.official)
     units = tied_groups(index.groups, identical)
     rng = np.random.default_rng(seed)
@@ -1258,8 +1447,10 @@ def make_splits(
 
     if folds > 1 and index.official_folds:
         if folds != len(index.official_folds):
-            raise DataError(f"{index.name} has {len(index.official_folds)} official folds, not {folds}: --folds "
-                            f"{len(index.official_folds)} uses them")  # fmt: skip
+            raise DataError(
+                f"{index.name} has {len(index.official_folds)} official folds, not {folds}: --folds "
+                f"{len(index.official_folds)} uses them"
+            )
         result = [completed(np.array(fold)) for fold in index.official_folds]
     elif folds > 1:
         result, has_test = [], "test" in official
@@ -1308,10 +1499,10 @@ def strata(index: Index) -> np.ndarray:
 def cut(index: Index, units: np.ndarray, pool: np.ndarray, shares: np.ndarray, rng) -> np.ndarray:
     """Part number (0..len(shares)-1) of each image of the pool; whole groups only.
 
-    Groups go, those with the rarest class first and larger ones before smaller ones, to the part whose counts per class
-    they bring closest to its share. The distance is chi-square's, relative to the share: all parts fill at one pace, so
-    that large groups do not all end in the largest part. A class with as many groups left as parts that lack it goes
-    first to those parts."""
+    Groups go, those with the rarest class first and larger ones before smaller ones, to the part whose counts
+    per class they bring closest to its share. The distance is chi-square's, relative to the share: all parts
+    fill at one pace, so that large groups do not all end in the largest part. A class with as many groups
+    left as parts that lack it goes first to those parts."""
     if len(shares) == 1 or not len(pool):
         return np.zeros(len(pool), dtype=int)
     _, group = np.unique(units[pool], return_inverse=True)
@@ -1348,7 +1539,8 @@ def cut(index: Index, units: np.ndarray, pool: np.ndarray, shares: np.ndarray, r
 
 
 def check_split(index: Index, split: np.ndarray, where: str = "", complete: bool = True) -> None:
-    """DataError where a group is in two splits, or a class (multiclass) or any image is missing from one. complete
+    """DataError where a group is in two splits, or a class (multiclass) or any image is missing from one.
+    complete
     False: a split without any image is not missed, it is still to be cut."""
     at = f"{index.name}{', ' + where if where else ''}"
     if index.task == "multiclass" and len(index.classes) < 2:
@@ -1433,7 +1625,8 @@ def spanning(identical: list[list[int]], split: np.ndarray) -> list[list[int]]:
 
 
 def without_copies(identical: list[list[int]], split: np.ndarray) -> np.ndarray:
-    """The split with copies taken out: of images in test those in train and val, of images in val those in train."""
+    """The split with copies taken out: of images in test those in train and val, of images in val those in
+    train."""
     split = split.copy()
     for rows in spanning(identical, split):
         keep = max((split[i] for i in rows), key=("", *SPLITS).index)
@@ -1443,7 +1636,7 @@ def without_copies(identical: list[list[int]], split: np.ndarray) -> np.ndarray:
     return split
 
 
-# ------------------------------------------------------------------------------------------------------- the data check
+# --------------------------------------------------------------------------------------------- the data check
 
 
 CHECK_COLUMNS = ("table", "split", "class", "images", "groups", "units", "official", "note")
@@ -1458,11 +1651,14 @@ def check_data(
     found: str = "",
     warnings: Iterable[str] = (),
 ) -> tuple[list[dict[str, str | int]], list[str], list[str]]:
-    """What --check-data says: (rows, problems, warnings). A problem has to be mended, a warning is for a person to judge.
+    """What --check-data says: (rows, problems, warnings). A problem has to be mended, a warning is for a
+    person to judge.
 
-    rows have the columns of CHECK_COLUMNS: counts per split and class as the archive has them, beside the official
-    counts of a full copy, and per fold as they will be used; then problems, warnings and every unreadable image.
-    folds: of make_splits; without them the official splits are checked. bad, identical, found, warnings: of Pixels."""
+    rows have the columns of CHECK_COLUMNS: counts per split and class as the archive has them, beside the
+    official counts of a full copy, and per fold as they will be used; then problems, warnings and every
+    unreadable image.
+    folds: of make_splits; without them the official splits are checked. bad, identical, found, warnings: of
+    Pixels."""
     rows = [{"table": "images", "note": found}] if found else []
     problems, warnings = [], list(warnings)
     archive = np.array(index.official)
@@ -1490,8 +1686,10 @@ def check_data(
     warnings += leak_warnings(index, list(identical), checked)
     unreadable = [f"{index.paths[i]} ({reason})" for i, reason in bad]
     if unreadable:
-        problems.append(f"{index.name}: {len(unreadable)} of {len(index)} images cannot be read: {listing(unreadable)}; "
-                        "mend them or give --skip-bad")  # fmt: skip
+        problems.append(
+            f"{index.name}: {len(unreadable)} of {len(index)} images cannot be read: {listing(unreadable)}; "
+            "mend them or give --skip-bad"
+        )
     for table, notes in (("problem", problems), ("warning", warnings), ("unreadable", unreadable)):
         rows += [{"table": table, "note": note} for note in notes]
     return [dict.fromkeys(CHECK_COLUMNS, "") | row for row in rows], problems, warnings
@@ -1506,8 +1704,10 @@ def leak_warnings(
     for where, split in splits:
         if across := spanning(identical, split):
             names = listing(" = ".join(f"{index.paths[i]} ({split[i]})" for i in same[:3]) for same in across)
-            lines.append(f"{index.name}, {where}: {len(across)} {sets} span two splits: {names}; --drop-duplicates takes "
-                         "the copies out")  # fmt: skip
+            lines.append(
+                f"{index.name}, {where}: {len(across)} {sets} span two splits: {names}; --drop-duplicates takes "
+                "the copies out"
+            )
     questions = [("labels", index.label_text)]
     questions += (
         [] if index.group_kind == "image" else [(unit_name(index, "groups"), lambda i: index.groups[i])]
@@ -1520,7 +1720,8 @@ def leak_warnings(
 
 
 def count_rows(index: Index, split: np.ndarray, table: str) -> Iterable[dict[str, str | int]]:
-    """Images, groups and units of each split and class, and of all. A multilabel class counts where it is 1."""
+    """Images, groups and units of each split and class, and of all. A multilabel class counts where it is
+    1."""
     groups = np.unique(np.array(index.groups), return_inverse=True)[1]
     units = groups * 0 if index.units is None else np.unique(np.array(index.units), return_inverse=True)[1]
     positive = index.labels == 1 if index.task == "multilabel" else strata(index) == 1

@@ -4,9 +4,9 @@
     python ftcompare.py --data my_images/ --arch resnet50 --strategy all --seed 0 1 2
     python ftcompare.py --data cholect50 --arch resnet50 --strategy autorgn
 
-Every cell (data, arch, strategy, seed, fold) becomes a folder below runs/; run the same command again and it goes on
-where it was. Order of this file: the model and its weights, the training loop, one cell, the sweep, the command line.
-"""
+Every cell (data, arch, strategy, seed, fold) becomes a folder below runs/; run the same command again and it
+goes on where it was. Order of this file: the model and its weights, the training loop, one cell, the sweep,
+the command line."""
 
 from __future__ import annotations
 
@@ -48,17 +48,19 @@ class Diverged(RuntimeError):
     """Training that gave a loss that is no finite number."""
 
 
-# -------------------------------------------------------------------------------------------- the model and its weights
+# ---------------------------------------------------------------------------------- the model and its weights
 
 
 def new_model(arch: str) -> nn.Module:
-    """A torchvision classifier with random weights, without the auxiliary heads of GoogLeNet and Inception."""
+    """A torchvision classifier with random weights, without the auxiliary heads of GoogLeNet and
+    Inception."""
     auxiliary = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(arch, weights=None, **auxiliary)
 
 
 def skeleton(arch: str) -> nn.Module:
-    """The model without memory for its weights, where its builder allows that: RegNet computes with tensors."""
+    """The model without memory for its weights, where its builder allows that: RegNet computes with
+    tensors."""
     try:
         with torch.device("meta"):
             return new_model(arch)
@@ -78,12 +80,13 @@ def build_model(
     return model, strategies.replace_head(model, classes), note
 
 
-# ---------------------------------------------------------------------------------------------------- the training loop
+# ------------------------------------------------------------------------------------------ the training loop
 
 
 @dataclass
 class Data:
-    """One dataset in one split, ready to train on. rows: split -> image numbers; lookup: image number -> row of pixels."""
+    """One dataset in one split, ready to train on. rows: split -> image numbers; lookup: image number -> row
+    of pixels."""
 
     index: Index
     pixels: Tensor
@@ -107,15 +110,15 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def steps_of(rows: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The epoch's batches in an order from (seed, epoch), the same for every strategy. Of nearly equal size, so that no
-    lone image is left, which BatchNorm cannot normalise."""
+    """The epoch's batches in an order from (seed, epoch), the same for every strategy. Of nearly equal size,
+    so that no lone image is left, which BatchNorm cannot normalise."""
     order = np.random.default_rng([seed, epoch]).permutation(rows)
     return np.array_split(order, math.ceil(len(rows) / size))
 
 
 def make_criterion(index: Index, train_rows: np.ndarray, class_weights: str, device: torch.device):
-    """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can be taken
-    in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out."""
+    """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can
+    be taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out."""
     labels = index.labels[train_rows]
     if index.task == "multiclass":
         counts = np.bincount(labels, minlength=len(index.classes))
@@ -216,8 +219,8 @@ def train(
 ) -> None:  # fmt: skip
     """Trains to the end, or on from the run's last.pt. best.pt is the epoch with the best validation metric.
 
-    judge(rows, scores) -> metrics.evaluate's result. meta: goes into best.pt. after_epoch(row): what went into log.csv.
-    progress(step, steps, images_per_second). Raises Diverged."""
+    judge(rows, scores) -> metrics.evaluate's result. meta: goes into best.pt. after_epoch(row): what went
+    into log.csv. progress(step, steps, images_per_second). Raises Diverged."""
     device, metric, rows = recipe.device, data.index.metric, data.rows
     net = torch.compile(model) if recipe.compile else model
     criterion = make_criterion(data.index, rows["train"], recipe.class_weights, device)
@@ -272,15 +275,29 @@ def train(
             state["best"] = {"epoch": epoch + 1, "value": value, "stage": plan.stage.name}
             run.save("best.pt", {"model": model.state_dict(), "meta": meta | state["best"]})
         rates = [float(g["lr"]) for g in optimizer.param_groups if g["name"] in plan.stage.trains]
-        row = {"epoch": epoch + 1, "stage": plan.stage.name, "train_loss": loss, "val_loss": val_loss, f"val_{metric}": value,
-               "lr_min": min(rates), "lr_max": max(rates), "steps": steps, "seconds": seconds,
-               "images_per_second": len(rows["train"]) / seconds, "peak_memory_bytes": peak_memory(device),
-               "skipped_steps": plan.skipped_steps()}  # fmt: skip
+        row = {
+            "epoch": epoch + 1,
+            "stage": plan.stage.name,
+            "train_loss": loss,
+            "val_loss": val_loss,
+            f"val_{metric}": value,
+            "lr_min": min(rates),
+            "lr_max": max(rates),
+            "steps": steps,
+            "seconds": seconds,
+            "images_per_second": len(rows["train"]) / seconds,
+            "peak_memory_bytes": peak_memory(device),
+            "skipped_steps": plan.skipped_steps(),
+        }
         waits = (
             plan.in_last_stage(epoch) and not improved
         )  # a run never ends before its last stage had its chance
-        state |= {"epoch": epoch + 1, "waited": state["waited"] + 1 if waits else 0, "log": [*state["log"], row],
-                  "ratios": state["ratios"] + [{"epoch": epoch + 1} | entry for entry in plan.table()]}  # fmt: skip
+        state |= {
+            "epoch": epoch + 1,
+            "waited": state["waited"] + 1 if waits else 0,
+            "log": [*state["log"], row],
+            "ratios": state["ratios"] + [{"epoch": epoch + 1} | entry for entry in plan.table()],
+        }
         run.save("last.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                                      "plan": plan.state_dict(), "scaler": scaler.state_dict()})  # fmt: skip
         run.write_csv("log.csv", state["log"])
@@ -292,7 +309,8 @@ def train(
 def predict(
     net: nn.Module, data: Data, rows: np.ndarray, recipe: Recipe, criterion=None
 ) -> tuple[np.ndarray, float]:
-    """(scores, mean loss): (len(rows), C) float64, softmax or sigmoid of the logits of images without augmentation."""
+    """(scores, mean loss): (len(rows), C) float64, softmax or sigmoid of the logits of images without
+    augmentation."""
     net.eval()
     logits, total, weight = [], 0.0, 0.0
     labels = torch.from_numpy(data.index.labels)
@@ -329,7 +347,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-# ------------------------------------------------------------------------------------------------------------ one cell
+# --------------------------------------------------------------------------------------------------- one cell
 
 
 @dataclass
@@ -353,7 +371,8 @@ class Cell:
 def judge_scores(
     index: Index, rows: np.ndarray, scores: np.ndarray, thresholds: list[float] | None = None
 ) -> dict:
-    """metrics.evaluate on the dataset's unit (study, patient, ...), and for each of its subgroups (MURA's regions).
+    """metrics.evaluate on the dataset's unit (study, patient, ...), and for each of its subgroups (MURA's
+    regions).
     thresholds: one for two classes, one a label for multilabel."""
     threshold = (
         {"thresholds": thresholds} if index.task == "multilabel" else {"threshold": (thresholds or [0.5])[0]}
@@ -382,7 +401,8 @@ def judge_scores(
 
 
 def in_units(index: Index, rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, labels) of the units of evaluation that the images belong to; a video is no unit with one label."""
+    """(scores, labels) of the units of evaluation that the images belong to; a video is no unit with one
+    label."""
     if index.units is None or index.unit_score == "video":
         return scores, index.labels[rows]
     return metrics.aggregate(scores, index.labels[rows], np.array(index.units)[rows], index.unit_score)[:2]
@@ -416,10 +436,15 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
         if run.done():
             say.line(f"{cell}: done before")
             return run.read_json("metrics.json")
-        recipe = Recipe(**{f: getattr(s, f) for f in Recipe.__dataclass_fields__ if f not in ("device", "seed", "amp")},
-                        device=torch.device(s.device), seed=cell.seed, amp=AMP[s.amp])  # fmt: skip
+        recipe = Recipe(
+            **{f: getattr(s, f) for f in Recipe.__dataclass_fields__ if f not in ("device", "seed", "amp")},
+            device=torch.device(s.device),
+            seed=cell.seed,
+            amp=AMP[s.amp],
+        )
         model, head, note = build_model(cell.arch, weights, len(data.index.classes), cell.seed)
-        # On a CPU, NHWC costs up to a third at 32 px and gains a little only with large batches of large pictures.
+        # On a CPU, NHWC costs up to a third at 32 px and gains a little only with large batches of large
+        # pictures.
         nhwc = recipe.device.type == "cuda" or (s.batch_size >= 32 and s.img_size >= 128)
         model.to(recipe.device, memory_format=torch.channels_last if nhwc else torch.contiguous_format)
         plan = make_plan(cell, model, head, s)
@@ -429,16 +454,31 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
         say.cell(cell, describe_plan(plan, note))
         here = environment(s) | {"native": ran}
         run.write_json("config.json", {"settings": settings, "environment": here, "command": sys.argv})
-        meta = {"arch": cell.arch, "classes": data.index.classes, "task": data.index.task, "mean": list(data.mean),
-                "std": list(data.std), "img_size": s.img_size, "resize": s.resize, "bit_depth": s.bit_depth,
-                "version": VERSION}  # fmt: skip
+        meta = {
+            "arch": cell.arch,
+            "classes": data.index.classes,
+            "task": data.index.task,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "img_size": s.img_size,
+            "resize": s.resize,
+            "bit_depth": s.bit_depth,
+            "version": VERSION,
+        }
         if recipe.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(recipe.device)
         try:
             train(
-                model, plan, data, run, recipe, lambda rows, scores: judge_scores(data.index, rows, scores), meta,
-                after_epoch=say.epoch, progress=say.step,
-            )  # fmt: skip
+                model,
+                plan,
+                data,
+                run,
+                recipe,
+                lambda rows, scores: judge_scores(data.index, rows, scores),
+                meta,
+                after_epoch=say.epoch,
+                progress=say.step,
+            )
             result = score(cell, model, plan, data, run, recipe, s.threshold)
         except torch.OutOfMemoryError as error:
             raise UsageError(
@@ -455,7 +495,8 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
 
 
 def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable | None, str]:
-    """(csrc's kernel for Auto-RGN's norms or None, what runs), built when it is first needed. mode: auto, on, off."""
+    """(csrc's kernel for Auto-RGN's norms or None, what runs), built when it is first needed. mode: auto, on,
+    off."""
     if not plan.measures_norms():
         return None, "not needed"
     from csrc import loader
@@ -479,7 +520,8 @@ def make_plan(cell: Cell, model: nn.Module, head: nn.Module, s: argparse.Namespa
 
 
 def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Recipe, rule: str) -> dict:
-    """Validation and test scored once with the checkpoint that validation chose; writes the run's last files."""
+    """Validation and test scored once with the checkpoint that validation chose; writes the run's last
+    files."""
     best, last = run.load("best.pt"), run.load("last.pt")
     model.load_state_dict(best["model"])
     scores = {split: predict(model, data, data.rows[split], recipe)[0] for split in ("val", "test")}
@@ -490,14 +532,23 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
     write_predictions(run, data, scores)
     run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
     result = {
-        "cell": asdict(cell), "metric": data.index.metric, "second": data.index.second,
-        "best_epoch": best["meta"]["epoch"], "best_stage": best["meta"]["stage"], "epochs": last["epoch"],
-        "optimizer_steps": sum(row["steps"] for row in last["log"]), "minutes": sum(row["seconds"] for row in last["log"]) / 60,
+        "cell": asdict(cell),
+        "metric": data.index.metric,
+        "second": data.index.second,
+        "best_epoch": best["meta"]["epoch"],
+        "best_stage": best["meta"]["stage"],
+        "epochs": last["epoch"],
+        "optimizer_steps": sum(row["steps"] for row in last["log"]),
+        "minutes": sum(row["seconds"] for row in last["log"]) / 60,
         "peak_memory_bytes": max(row["peak_memory_bytes"] for row in last["log"]),
-        "trainable_parameters": plan.trainable_parameters(), "parameters": sum(p.numel() for p in model.parameters()),
-        "skipped_steps": plan.skipped_steps(), "thresholds": thresholds, "threshold_rule": rule,
-        "images": {split: len(rows) for split, rows in data.rows.items()}, **result,
-    }  # fmt: skip
+        "trainable_parameters": plan.trainable_parameters(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "skipped_steps": plan.skipped_steps(),
+        "thresholds": thresholds,
+        "threshold_rule": rule,
+        "images": {split: len(rows) for split, rows in data.rows.items()},
+        **result,
+    }
     run.write_json("metrics.json", result)
     return result
 
@@ -526,13 +577,37 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
     split = {name: hashlib.sha256("\0".join(data.index.paths[i] for i in rows).encode()).hexdigest()[:16]
              for name, rows in data.rows.items()}  # fmt: skip
     lr = strategies.STRATEGIES[cell.strategy].default_lr(s.opt) if s.lr is None else s.lr
-    names = ("img_size", "resize", "bit_depth", "epochs", "schedule_epochs", "batch_size", "grad_accum", "opt", "warmup",
-             "augment", "class_weights", "clip_grad", "patience", "amp", "compile", "threshold")  # fmt: skip
+    names = (
+        "img_size",
+        "resize",
+        "bit_depth",
+        "epochs",
+        "schedule_epochs",
+        "batch_size",
+        "grad_accum",
+        "opt",
+        "warmup",
+        "augment",
+        "class_weights",
+        "clip_grad",
+        "patience",
+        "amp",
+        "compile",
+        "threshold",
+    )
     return {
-        "cell": asdict(cell), "task": data.index.task, "classes": data.index.classes, "metric": data.index.metric,
-        "data_hash": data.index.fingerprint(), "split_hash": split, "weights": weights.source,
-        "weights_sha256": weights.sha256, "lr": lr, **{name: getattr(s, name) for name in names}, "hyperparameters": {f: getattr(s, f) for f in strategies.Hyperparameters.__dataclass_fields__},
-    }  # fmt: skip
+        "cell": asdict(cell),
+        "task": data.index.task,
+        "classes": data.index.classes,
+        "metric": data.index.metric,
+        "data_hash": data.index.fingerprint(),
+        "split_hash": split,
+        "weights": weights.source,
+        "weights_sha256": weights.sha256,
+        "lr": lr,
+        **{name: getattr(s, name) for name in names},
+        "hyperparameters": {f: getattr(s, f) for f in strategies.Hyperparameters.__dataclass_fields__},
+    }
 
 
 def environment(s: argparse.Namespace) -> dict:
@@ -555,9 +630,18 @@ def environment(s: argparse.Namespace) -> dict:
         if s.device.startswith("cuda")
         else platform.processor() or platform.machine()
     )
-    return {"ftcompare": VERSION, "git": commit, "python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": torchvision.__version__, "numpy": np.__version__, "platform": platform.platform(),
-            "device": s.device, "device_name": name, "threads": torch.get_num_threads()}  # fmt: skip
+    return {
+        "ftcompare": VERSION,
+        "git": commit,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": s.device,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def describe_plan(plan: strategies.Plan, note: str) -> list[str]:
@@ -579,12 +663,12 @@ def describe_plan(plan: strategies.Plan, note: str) -> list[str]:
     return lines + ([] if lp is None else [f"  stage {plan.stages[0].name}: lr {lp:g}"])
 
 
-# ------------------------------------------------------------------------------------------------------------ the sweep
+# -------------------------------------------------------------------------------------------------- the sweep
 
 
 class Progress:
-    """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's remaining time is
-    the mean of the epochs so far times those that are left."""
+    """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's
+    remaining time is the mean of the epochs so far times those that are left."""
 
     def __init__(self, cells: int, epochs: int):
         self.live, self.started = sys.stderr.isatty(), time.perf_counter()
@@ -650,7 +734,8 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Prepared:
-    """A dataset decoded and split. lookup: image number -> row of pixels (they differ where images were left out)."""
+    """A dataset decoded and split. lookup: image number -> row of pixels (they differ where images were left
+    out)."""
 
     index: Index
     pixels: Tensor
@@ -779,7 +864,8 @@ def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fol
 
 
 class DecodeProgress:
-    """Rate and remaining time of decoding: a moving line on a terminal, a line every ten seconds otherwise."""
+    """Rate and remaining time of decoding: a moving line on a terminal, a line every ten seconds
+    otherwise."""
 
     def __init__(self):
         self.started, self.said = time.perf_counter(), time.perf_counter()
@@ -795,10 +881,25 @@ class DecodeProgress:
 
 
 def demo_weights(arch: str, s: argparse.Namespace) -> str:
-    """Pretrains the backbone on demo-source by the same loop (FT from random weights), once, and returns its best.pt."""
-    fixed = {"data": ["demo-source"], "arch": [arch], "strategy": ["ft"], "weights": "none", "seed": [0], "epochs": 5,
-             "img_size": 32, "batch_size": 64, "lr": 1e-3, "augment": "light", "output_dir": str(Path(s.output_dir) / "cache"),
-             "patience": 0, "overwrite": False, "device": s.device, "amp": s.amp}  # fmt: skip
+    """Pretrains the backbone on demo-source by the same loop (FT from random weights), once, and returns its
+    best.pt."""
+    fixed = {
+        "data": ["demo-source"],
+        "arch": [arch],
+        "strategy": ["ft"],
+        "weights": "none",
+        "seed": [0],
+        "epochs": 5,
+        "img_size": 32,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "augment": "light",
+        "output_dir": str(Path(s.output_dir) / "cache"),
+        "patience": 0,
+        "overwrite": False,
+        "device": s.device,
+        "amp": s.amp,
+    }
     settings = argparse.Namespace(**(vars(parse_arguments(["--data", "demo-source"])) | fixed))
     best = Cell("demo-source", arch, "ft", 0, 0).path(settings.output_dir) / "best.pt"
     if not (best.parent / "metrics.json").is_file():
@@ -873,7 +974,8 @@ def on_device(pixels: Tensor, device: str) -> Tensor:
 
 
 def dry_run(cells: list[Cell], prepared: dict[str, Prepared]) -> list[dict]:
-    """Prints the cells, with hours from two timed steps of FT, the dearest strategy, and gigabytes of checkpoints."""
+    """Prints the cells, with hours from two timed steps of FT, the dearest strategy, and gigabytes of
+    checkpoints."""
     hours, gigabytes, timed = 0.0, 0.0, {}
     for cell in cells:
         ready, s = prepared[cell.data], prepared[cell.data].settings
@@ -909,11 +1011,23 @@ def time_a_step(arch: str, classes: int, s: argparse.Namespace) -> tuple[float, 
     )
 
 
-# ----------------------------------------------------------------------------------------------------- the command line
+# ------------------------------------------------------------------------------------------- the command line
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3,
-          "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224, "augment": "none"}  # fmt: skip
+DAVILA = {
+    "opt": "adam",
+    "lr": 1e-3,
+    "lp_lr": 1e-3,
+    "epochs": 30,
+    "schedule_epochs": 100,
+    "warmup": 0.0,
+    "patience": 3,
+    "metric": "balanced_accuracy",
+    "batch_size": 96,
+    "resize": 232,
+    "img_size": 224,
+    "augment": "none",
+}
 DATASET_OPTIONS = {
     "labels": "chexpert: the competition's five labels or all fourteen",
     "uncertain": "chexpert: what -1 means; default is 1 for Atelectasis and Edema, else 0; ignore masks it out",
@@ -927,7 +1041,7 @@ PROTOCOL_HELP = (
     "settings of the public follow-up code of the paper's authors (the paper's own are behind its journal's door): "
     + ", ".join(f"{name} {value}" for name, value in DAVILA.items())
 )
-DEMO = {"arch": ["resnet18"], "weights": "demo", "epochs": 8, "img_size": 32}
+DEMO = {"arch": ["resnet18"], "weights": "demo", "epochs": 10, "img_size": 32}
 DEFAULTS = {"arch": ["resnet50"], "weights": "imagenet", "epochs": 30, "img_size": 224}
 
 
@@ -938,72 +1052,33 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     p = Parser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    whole, real, names = number_of(int), number_of(float), ", ".join([*datasets.DATASETS, "demo"])
+    whole, real = number_of(int), number_of(float)
+    names, known = ", ".join([*datasets.DATASETS, "demo"]), ", ".join(strategies.STRATEGIES)
     add = p.add_argument_group("what is compared").add_argument
-    add(
-        "--data",
-        nargs="+",
-        metavar="NAME|PATH",
-        help=f"{names}, a folder of class folders, a .csv, a MedMNIST .npz",
-    )
+    add("--data", nargs="+", metavar="NAME|PATH", help=f"{names}, a folder, a .csv, an .npz")
     add("--data-dir", help="folder of the dataset, or of the CSV's images; else $FTCOMPARE_DATA, ./data")
     add("--arch", nargs="+", metavar="NAME", help="torchvision classifiers (resnet50; demo: resnet18)")
-    add(
-        "--strategy",
-        nargs="+",
-        default=["all"],
-        metavar="NAME",
-        help="all, " + ", ".join(strategies.STRATEGIES),
-    )
+    add("--strategy", nargs="+", default=["all"], metavar="NAME", help=f"all, {known}")
     add("--weights", metavar="imagenet|none|demo|FILE", help="start of the backbone (imagenet; demo: demo)")
     add("--seed", nargs="+", type=int, default=[0], help="seeds of head, order and augmentation")
     add("--protocol", choices=("davila",), help=PROTOCOL_HELP)
 
     add = p.add_argument_group("training, the same for every strategy").add_argument
-    add(
-        "--epochs",
-        type=whole,
-        help="epochs in all, LP-FT's first part and every stage counted in (30; demo: 8)",
-    )
+    add("--epochs", type=whole, help="in all, every stage of a strategy counted in (30; demo: 10)")
     add("--batch-size", "-b", type=whole, default=32, help="images a batch")
     add("--grad-accum", type=whole, default=1, help="batches an optimizer step")
     add("--lr", type=real, help="peak learning rate (each strategy's default; for LP-FT of its second part)")
     add("--weight-decay", "--wd", type=real, default=0.01, help="on all that no SP penalty holds")
     add("--opt", choices=list(OPTIMIZERS), default="adamw", help="optimizer; sgd has momentum 0.9")
-    add(
-        "--warmup",
-        type=real,
-        default=0.05,
-        help="share of the steps with rising rate, before the cosine to 0",
-    )
+    add("--warmup", type=real, default=0.05, help="share of steps before the cosine to 0")
     add("--schedule-epochs", type=whole, help="length of the cosine in epochs (that of --epochs)")
-    add(
-        "--patience",
-        type=at_least_0,
-        default=0,
-        help="epochs without a better validation metric; 0: no early stop",
-    )
+    add("--patience", type=at_least_0, default=0, help="epochs without a gain; 0: no early stop")
     add("--clip-grad", type=real, default=0.0, help="largest norm of the gradient; 0: off")
-    add(
-        "--class-weights",
-        choices=("none", "balanced"),
-        default="none",
-        help="weights of the classes in the loss",
-    )
+    add("--class-weights", choices=("none", "balanced"), default="none", help="in the loss")
     add("--augment", choices=list(images.AUGMENT), default="light", help="strong: scale and rotation besides")
     add("--img-size", type=whole, help="pixels a side (224; demo: 32)")
-    add(
-        "--resize",
-        type=whole,
-        help="shorter side in pixels before the centre is cut out (no cut: squeezed to a square)",
-    )
-    add(
-        "--bit-depth",
-        type=int,
-        choices=range(9, 17),
-        metavar="BITS",
-        help="true depth of 16-bit images, 9 to 16",
-    )
+    add("--resize", type=whole, help="shorter side before the centre is cut out (squeezed to a square)")
+    add("--bit-depth", type=int, choices=range(9, 17), metavar="BITS", help="true depth of 16-bit images")
 
     add = p.add_argument_group("splits and metrics").add_argument
     add("--folds", type=whole, default=1, help="folds of a cross-validation; 1: one split")
@@ -1015,15 +1090,11 @@ def parser() -> Parser:
     add("--label-col", nargs="+", default=["label"], help="column with the label, or several 0/1 columns")
     add("--group-col", help="column with the patient or video (group, where there is one)")
     add("--split-col", help="column with train, val or test (split, where there is one)")
-    add(
-        "--group-regex",
-        help="the group in a file's name, as in '^(\\d+)_'; in its path if the pattern has a /",
-    )
+    add("--group-regex", help="the group in a file's name, as in '^(\\d+)_', or in its path")
     for name, choices in datasets.CHOICES.items():
         which = DATASET_OPTIONS[name]
-        known = [c for c in choices if c is not None]
         kind = {"type": int} if name == "fold" else {"default": choices[0]}
-        add(f"--{name}", choices=known, **kind, help=which)
+        add(f"--{name}", choices=[c for c in choices if c is not None], **kind, help=which)
     add("--drop-duplicates", action="store_true", help="take byte-identical copies out of training")
     add("--skip-bad", action="store_true", help="go on without unreadable images")
     add("--metric", help="metric that chooses the checkpoint on validation (the dataset's)")
@@ -1040,23 +1111,13 @@ def parser() -> Parser:
     add("--rgn-every", type=at_least_0, default=0, help="Auto-RGN: steps between new ratios; 0: an epoch")
     add("--rgn-batches", type=whole, default=5, help="Auto-RGN: batches of a probe")
     add("--rgn-unit", choices=("layer", "tensor", "block"), default="layer", help="Auto-RGN: what has a rate")
-    add(
-        "--rgn-norm",
-        choices=("backbone", "all"),
-        default="backbone",
-        help="Auto-RGN: where the maximum is taken",
-    )
+    add("--rgn-norm", choices=("backbone", "all"), default="backbone", help="Auto-RGN: of what maximum")
     add("--rgn-reset", action="store_true", help="Auto-RGN: a new optimizer each epoch")
 
     add = p.add_argument_group("machine and output").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--amp", choices=("auto", *AMP), default="auto", help="auto: bf16 on CUDA where it has it, else off")
-    add(
-        "--native",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="the compiled kernel for Auto-RGN in csrc/",
-    )
+    add("--native", choices=("auto", "on", "off"), default="auto", help="Auto-RGN's kernel in csrc/")
     add("--compile", action="store_true", help="torch.compile")
     add("--workers", "-j", type=whole, default=min(16, os.cpu_count() or 1), help="threads that decode")
     add("--output-dir", default="runs", help="folder of the runs, splits, cache and tables")

@@ -1,11 +1,11 @@
 """Image files -> uint8 pixels, decoded once -> augmented, normalised batches on the device.
 
-    pixels = decode(["a.png", "b.tif"], size=224, cache="runs/cache/mine")    # memory-mapped (N, C, 224, 224) uint8
-    images = batch(pixels.data, [0, 1], "cpu", augment="light", generator=torch.Generator().manual_seed(0))
+    pixels = decode(["a.png", "b.tif"], size=224, cache="runs/cache/mine")    # data: (N, C, 224, 224) uint8
+    draws = torch.Generator().manual_seed(0)
+    batch(pixels.data, [0, 1], "cpu", augment="light", generator=draws)       # (2, 3, 224, 224) float32
 
-A file of its own because it knows nothing of datasets: what lies on disk is in datasets.py, what pixels are is here.
-Imports torch, numpy and PIL; copied alone into another project it works.
-"""
+A file of its own because it knows nothing of datasets: what lies on disk is in datasets.py, what pixels are
+is here. Imports torch, numpy and PIL; copied alone into another project it works."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ Source = os.PathLike | np.ndarray
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 RULES = 1  # raise it when a rule below changes: no old cache is met again
 
-# ------------------------------------------------------------------------------------------------------ one image
+# -------------------------------------------------------------------------------------------------- one image
 
 
 def to_8bit(image: Image.Image, bits: int | None = None) -> Image.Image:
-    """L or RGB, 8 bits. EXIF orientation is applied, alpha is composited on black, 16 bits are scaled by their depth
-    (Pillow's own I;16 -> L clips to white). bits: the true depth, 12 say, of what lies in 16-bit files."""
+    """L or RGB, 8 bits. EXIF orientation is applied, alpha is composited on black, 16 bits are scaled by
+    their depth (Pillow's own I;16 -> L clips to white). bits: the true depth, 12 say, of what lies in 16-bit
+    files."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
@@ -61,8 +62,8 @@ def to_8bit(image: Image.Image, bits: int | None = None) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int, resize: int | None = None) -> Image.Image:
-    """size x size pixels. resize None: the whole picture, its aspect ratio given up. A number: the shorter side is
-    brought to that and the centre of size x size is cut out."""
+    """size x size pixels. resize None: the whole picture, its aspect ratio given up. A number: the shorter
+    side is brought to that and the centre of size x size is cut out."""
     if resize is None:
         return image.resize((size, size), Image.Resampling.BILINEAR)
     scale = resize / min(image.size)
@@ -80,7 +81,8 @@ def opened(source: Source) -> Image.Image:
 def decode_image(
     source: Source, size: int, resize: int | None = None, bits: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """((C, size, size) uint8, C 1 or 3; largest value where the image has 16 bits, else 0). Raises if unreadable."""
+    """((C, size, size) uint8, C 1 or 3; largest value where the image has 16 bits, else 0). Raises if
+    unreadable."""
     with opened(source) as image:
         # JPEG: decodes at 1/2, 1/4, 1/8 where twice the size is left
         image.draft(None, (2 * (resize or size),) * 2)
@@ -97,13 +99,13 @@ def header(source: Source) -> tuple[str, int, int]:
         return image.mode, image.width, image.height
 
 
-# ------------------------------------------------------------------------------------------------------ all of them
+# ------------------------------------------------------------------------------------------------ all of them
 
 
 @dataclass
 class Pixels:
-    """data: (N, C, size, size) uint8, C 1 or 3, memory-mapped. bad: row and reason of each unreadable image, whose
-    pixels are 0. identical: lists of rows with the same bytes. found: what the images are, in a line.
+    """data: (N, C, size, size) uint8, C 1 or 3, memory-mapped. bad: row and reason of each unreadable image,
+    whose pixels are 0. identical: lists of rows with the same bytes. found: what the images are, in a line.
     warnings: what their owner should know. seconds: how long decoding took."""
 
     data: torch.Tensor
@@ -124,10 +126,12 @@ def decode(
     workers: int = 2,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pixels:
-    """Decodes every image once to uint8 at the training size into the folder `cache-<key>`, or finds it there.
+    """Decodes every image once to uint8 at the training size into the folder `cache-<key>`, or finds it
+    there.
 
-    The key is made of file names, sizes, times and the decoding rules. The folder is built under a temporary name and
-    renamed. Greyscale stays one channel where every image is. progress(done, total) is called after each image."""
+    The key is made of file names, sizes, times and the decoding rules. The folder is built under a temporary
+    name and renamed. Greyscale stays one channel where every image is. progress(done, total) is called after
+    each image."""
     folder = Path(f"{cache}-{size}px-{cache_key(sources, [RULES, size, resize, bits])}")
     if not (folder / "pixels.json").is_file():
         temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -169,8 +173,8 @@ def build_cache(folder: Path, sources, size, resize, bits, workers, progress) ->
             bad[i] = (str(error) or type(error).__name__).splitlines()[0]
             return None
 
-    # Pillow decodes and resizes outside of Python's lock. Its warnings (huge image, odd EXIF) are turned off here and
-    # not in the threads: the filters are the whole process's.
+    # Pillow decodes and resizes outside of Python's lock. Its warnings (huge image, odd EXIF) are turned off
+    # here and not in the threads: the filters are the whole process's.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")
         heads = list(pool.map(lambda i: attempt(header, i), range(total)))
@@ -239,7 +243,7 @@ def identical_images(sources: Sequence[Source], workers: int = 2) -> list[list[i
     return [same for same in rows.values() if len(same) > 1]
 
 
-# ------------------------------------------------------------------------------------------------------ batches
+# ---------------------------------------------------------------------------------------------------- batches
 
 # share of the side for shift, factors for scale, degrees for rotation, factors for brightness and contrast
 AUGMENT = {
@@ -276,8 +280,8 @@ def batch(
 
 
 def augmented(images, generator, *, flip, shift, scale, rotation, brightness, contrast) -> torch.Tensor:
-    """images: (B, C, H, W) float in 0..1. Every image has its own flip, shift, scale, rotation, brightness and contrast,
-    drawn on the CPU from the generator, so that they are the same on every device."""
+    """images: (B, C, H, W) float in 0..1. Every image has its own flip, shift, scale, rotation, brightness
+    and contrast, drawn on the CPU from the generator, so that they are the same on every device."""
     n = len(images)
     u = torch.rand(7, n, generator=generator).to(images.device) * 2 - 1  # uniform in -1..1
     mirror = torch.where(u[0] < 2 * flip - 1, -1.0, 1.0)

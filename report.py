@@ -2,8 +2,8 @@
 
     python report.py runs/
 
-Reads every metrics.json (a finished run) and failed.json (a run that diverged) below the folder. Imports numpy.
-"""
+Reads every metrics.json (a finished run) and failed.json (a run that diverged) below the folder. Imports
+numpy."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = {"ft": "FT", "lp": "LP", "glf": "G-LF", "gfl": "G-FL", "lpft": "LP-FT", "l1sp": "L1-SP", "l2sp": "L2-SP",
-         "autorgn": "Auto-RGN"}  # fmt: skip
+NAMES = {
+    "ft": "FT",
+    "lp": "LP",
+    "glf": "G-LF",
+    "gfl": "G-FL",
+    "lpft": "LP-FT",
+    "l1sp": "L1-SP",
+    "l2sp": "L2-SP",
+    "autorgn": "Auto-RGN",
+}
 BUDGET = ("best_epoch", "epochs", "optimizer_steps", "minutes", "peak_memory_bytes", "trainable_parameters")
 
 
 def read_runs(folder: str | Path) -> list[dict]:
-    """The metrics.json of every finished run below the folder, and {"cell", "failed"} of every one that diverged."""
+    """The metrics.json of every finished run below the folder, and {"cell", "failed"} of every one that
+    diverged."""
     results = []
     for config in sorted(Path(folder).glob("*/*/*/seed*-fold*/config.json")):
         cell = json.loads(config.read_text(encoding="utf-8"))["settings"]["cell"]

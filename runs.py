@@ -1,8 +1,9 @@
-"""The files of a run: pretrained weights in; config.json, log.csv, last.pt, best.pt, predictions.csv, metrics.json out.
+"""The files of a run: pretrained weights in; config.json, log.csv, last.pt, best.pt, predictions.csv,
+metrics.json out.
 
     run = RunFolder("runs/demo/resnet18/lpft/seed0-fold0")
-    with run.locked():                       # one process a folder
-        run.open(config, overwrite=False)    # refused where the settings differ from the folder's
+    with run.locked():                           # one process a folder
+        run.check(settings, overwrite=False)     # refused where they differ from the folder's
         run.write_json("metrics.json", {...})    # written last: its presence is what "done" means
 
 Every file is written whole or not at all; what is loaded is tensors and plain Python, weights_only=True.
@@ -105,7 +106,8 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self):
-        """Held while the folder is written; the system lets go of it when the process ends, however it ends."""
+        """Held while the folder is written; the system lets go of it when the process ends, however it
+        ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.file(".lock"), "w") as handle:
             try:
@@ -157,12 +159,13 @@ class RunFolder:
         return load_checkpoint(self.file(name))
 
 
-# ------------------------------------------------------------------------------------------------- pretrained weights
+# ----------------------------------------------------------------------------------------- pretrained weights
 
 
 @dataclass
 class Weights:
-    """What a backbone starts from. state: tensors by name, None for random. mean, std: of the pixels it was trained on."""
+    """What a backbone starts from. state: tensors by name, None for random. mean, std: of the pixels it was
+    trained on."""
 
     source: str
     state: dict[str, Tensor] | None = None
@@ -172,7 +175,8 @@ class Weights:
 
 
 def load_weights(weights: str, arch: str) -> Weights:
-    """weights: none, imagenet, or a file: a torchvision state dict, or the best.pt of a run of this project."""
+    """weights: none, imagenet, or a file: a torchvision state dict, or the best.pt of a run of this
+    project."""
     if weights == "none":
         return Weights("none")
     file = imagenet_file(arch) if weights == "imagenet" else Path(weights).expanduser()
@@ -181,7 +185,8 @@ def load_weights(weights: str, arch: str) -> Weights:
     state = next(
         (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict)), checkpoint
     )
-    # wrappers' prefixes; and torchvision's own DenseNet files have "norm.1" where its modules are called "norm1"
+    # wrappers' prefixes; and torchvision's own DenseNet files have "norm.1" where its modules are called
+    # "norm1"
     rename = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
     state = {
         rename.sub(r"\1\2", re.sub(r"^(module\.|_orig_mod\.)+", "", name)): value

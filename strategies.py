@@ -1,23 +1,25 @@
-"""The eight fine-tuning strategies of Davila, Colan and Hasegawa (Image and Vision Computing 146, 2024, 105012),
-as builders of optimizer param groups. Imports torch and nothing else: copy this file into your project.
+"""The eight fine-tuning strategies of Davila, Colan and Hasegawa (Image and Vision Computing 146, 2024,
+105012), as builders of optimizer param groups. Imports torch and nothing else: copy this file into your
+project.
 
     model = torchvision.models.resnet50(weights="IMAGENET1K_V2")
     head = replace_head(model, classes=4)
-    plan = make_plan("autorgn", model, head, epochs=20)             # or ft, lp, glf, gfl, lpft, l1sp, l2sp
+    plan = make_plan("autorgn", model, head, epochs=20)         # or ft, lp, glf, gfl, lpft, l1sp, l2sp
     for epoch in range(20):
-        if plan.begin_epoch(epoch):                                 # freezes, opens; True: start a new optimizer
+        if plan.begin_epoch(epoch):                             # freezes, opens; True: a new optimizer
             optimizer = torch.optim.AdamW(plan.groups)
         for step, (images, labels) in enumerate(loader):
             torch.nn.functional.cross_entropy(model(images), labels).backward()
-            plan.after_backward()                                   # SP penalties, Auto-RGN's norms
-            plan.set_rates(optimizer, factor=1.0)                   # group lr * your schedule * Auto-RGN's ratio
+            plan.after_backward()                               # SP penalties, Auto-RGN's norms
+            plan.set_rates(optimizer, factor=1.0)               # lr * your schedule * Auto-RGN's ratio
             optimizer.step()
-            plan.after_step(optimizer)                              # SP in proximal mode
+            plan.after_step(optimizer)                          # SP in proximal mode
             optimizer.zero_grad()
 
-Top to bottom: blocks and the head, the plan, the eight strategies, Auto-RGN's ratios, the table of strategies.
-Terms: w0 is the pretrained value of a weight, the head the newly initialised classifier layer, the backbone the rest,
-a block a part of the backbone that is frozen and opened as one, a layer a module with parameters of its own.
+Top to bottom: blocks and the head, the plan, the eight strategies, Auto-RGN's ratios, the table of all.
+Terms: w0 is the pretrained value of a weight, the head the newly initialised classifier layer, the backbone
+the rest, a block a part of the backbone that is frozen and opened as one, a layer a module with parameters
+of its own.
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 FEWEST_BLOCKS = 4  # the general rule opens containers until there are this many
 
 
-# ---------------------------------------------------------------------------------------------- blocks and the head
+# ---------------------------------------------------------------------------------------- blocks and the head
 
 
 @dataclass
 class Block:
-    """A part of the model that is frozen and opened as one. modules: what goes to eval() while the block is frozen,
-    modules without parameters (Dropout, pooling) included. parameters: full name -> parameter."""
+    """A part of the model that is frozen and opened as one. modules: what goes to eval() while the block is
+    frozen, modules without parameters (Dropout, pooling) included. parameters: full name -> parameter."""
 
     name: str
     modules: list[nn.Module]
@@ -50,7 +52,8 @@ class Block:
 
 
 def find_head(model: nn.Module) -> tuple[str, nn.Module]:
-    """The classifier layer and its name: the last Linear, or the last Conv2d where there is none (SqueezeNet)."""
+    """The classifier layer and its name: the last Linear, or the last Conv2d where there is none
+    (SqueezeNet)."""
     for kind in (nn.Linear, nn.Conv2d):
         found = [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
         if found:
@@ -74,10 +77,11 @@ def replace_head(model: nn.Module, classes: int) -> nn.Module:
 def blocks_of(model: nn.Module, head: nn.Module | None = None) -> list[Block]:
     """The model's blocks from input to head; the last is the head. Every parameter is in exactly one block.
 
-    ResNet: stem, layer1 to layer4. DenseNet: stem, denseblock1 (with transition1) to denseblock4 (with norm5).
-    VGG: stage1 to stage5 between poolings, fc6+fc7. Anything else: the children with parameters; while there are
-    fewer than four, the largest gives way to its own children. A norm, and a module without parameters, goes with the
-    layer before it; bare parameters (class token, position embedding) go with the first block.
+    ResNet: stem, layer1 to layer4. DenseNet: stem, denseblock1 (with transition1) to denseblock4 (with
+    norm5).
+    VGG: stage1 to stage5 between poolings, fc6+fc7. Anything else: the children with parameters; while there
+    are fewer than four, the largest gives way to its own children. A norm, and a module without parameters,
+    goes with the layer before it; bare parameters (class token, position embedding) go with the first block.
     Raises ValueError where a parameter is in no block or in two."""
     head = find_head(model)[1] if head is None else head
     if not any(module is head for module in model.modules()):
@@ -109,7 +113,8 @@ Unit = tuple[str, list[nn.Module]]  # name of the block, its modules in order
 
 
 def _family(model: nn.Module) -> Callable[[nn.Module, nn.Module], list[Unit]] | None:
-    """torchvision's own classes, told by name and parts: others of the same name (timm's) get the general rule."""
+    """torchvision's own classes, told by name and parts: others of the same name (timm's) get the general
+    rule."""
     families = {
         "ResNet": (_resnet, ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")),
         "DenseNet": (_densenet, ("features.conv0", "features.denseblock1")),
@@ -208,7 +213,7 @@ def _split(unit: Unit, head: nn.Module) -> list[Unit] | None:
     return parts if len(parts) > 1 else _split(parts[0], head)
 
 
-# ---------------------------------------------------------------------------------------------------------- the plan
+# --------------------------------------------------------------------------------------------------- the plan
 
 
 @dataclass(frozen=True)
@@ -265,8 +270,9 @@ class Stage:
 
 
 def stage_starts(epochs: int, shares: Iterable[float]) -> list[int]:
-    """First epoch of each stage, rounded to whole epochs. A stage whose successor starts in the same epoch is merged
-    into it, and the last stage always runs: 3 epochs for six equal stages run the first, third and sixth."""
+    """First epoch of each stage, rounded to whole epochs. A stage whose successor starts in the same epoch is
+    merged into it, and the last stage always runs: 3 epochs for six equal stages run the first, third and
+    sixth."""
     shares = list(shares)
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; at least 1 is needed")
@@ -279,15 +285,17 @@ def stage_starts(epochs: int, shares: Iterable[float]) -> list[int]:
 class Plan:
     """What a training loop needs to know of a strategy, and all that it needs.
 
-    groups: optimizer param groups, dicts with name, block, params, lr (its real learning rate) and weight_decay.
-    Copies: an optimizer keeps the dicts it is given, and set_rates would multiply onto what it wrote there before.
+    groups: optimizer param groups, dicts with name, block, params, lr (its real learning rate) and
+    weight_decay.
+    Copies: an optimizer keeps the dicts it is given, and set_rates would multiply onto what it wrote there
+    before.
     stages: see Stage. Parameters that are in no group stay frozen. Built by make_plan."""
 
     def __init__(self, groups: list[dict], stages: list[Stage]):
         self._groups, self.stages = groups, stages
         self.ratios: Tensor | None = None  # (groups,) factors on the learning rates; None: all 1
-        # An object with any of before_epoch(probe), after_backward(), after_step(optimizer), and new_optimizer: True
-        # where each epoch starts one.
+        # An object with any of before_epoch(probe), after_backward(), after_step(optimizer), and
+        # new_optimizer: True where each epoch starts one.
         self.hooks = None
 
     @property
@@ -330,8 +338,8 @@ class Plan:
         return first, min(start for start in restarts if start > epoch) - first
 
     def begin_stage(self, number: int) -> None:
-        """Opens the stage's groups, freezes everything else. Gradients of frozen tensors become None, not zero:
-        AdamW moves a tensor whose gradient is zero."""
+        """Opens the stage's groups, freezes everything else. Gradients of frozen tensors become None, not
+        zero: AdamW moves a tensor whose gradient is zero."""
         self.stage, self._base = self.stages[number], None
         training = {
             id(p) for group in self._groups if group["name"] in self.stage.trains for p in group["params"]
@@ -342,8 +350,9 @@ class Plan:
                 parameter.grad = None
 
     def begin_epoch(self, epoch: int, probe: Callable[[int], Iterable[Tensor]] | None = None) -> bool:
-        """Call before each epoch (0-based). Returns True where the optimizer must be built anew from `groups`.
-        probe(n): yields the losses of n training batches; Auto-RGN with rgn_source="probe" needs it."""
+        """Call before each epoch (0-based). Returns True where the optimizer must be built anew from
+        `groups`. probe(n): yields the losses of n training batches; Auto-RGN with rgn_source="probe" needs
+        it."""
         self.begin_stage(self.stage_at(epoch))
         self.train_mode()
         if hasattr(self.hooks, "before_epoch"):
@@ -351,8 +360,8 @@ class Plan:
         return epoch == self.schedule_span(epoch)[0] or getattr(self.hooks, "new_optimizer", False)
 
     def train_mode(self) -> None:
-        """model.train(), then eval() for every block without a trainable parameter: requires_grad=False alone lets
-        a BatchNorm's running statistics drift and a Dropout drop."""
+        """model.train(), then eval() for every block without a trainable parameter: requires_grad=False alone
+        lets a BatchNorm's running statistics drift and a Dropout drop."""
         self.model.train()
         for block in self.blocks:
             frozen = not any(p.requires_grad for p in block.parameters.values())
@@ -375,8 +384,8 @@ class Plan:
         return group["lr"] if self.stage.lr is None else self.stage.lr
 
     def set_rates(self, optimizer: torch.optim.Optimizer, factor: float = 1.0) -> None:
-        """lr of each group = its own lr * factor (the schedule's value now) * Auto-RGN's ratio. In closed form:
-        nothing is multiplied up from step to step, so a resumed run has the same rates."""
+        """lr of each group = its own lr * factor (the schedule's value now) * Auto-RGN's ratio. In closed
+        form: nothing is multiplied up from step to step, so a resumed run has the same rates."""
         base = [self.base_rate(group) for group in self._groups]
         if self.ratios is not None and takes_tensor_rates(
             optimizer
@@ -416,8 +425,8 @@ class Plan:
         return sum(p.numel() for group in self._groups if group["name"] in run for p in group["params"])
 
     def table(self) -> list[dict]:
-        """Auto-RGN: per unit the norms of gradient and weight behind the ratio in force, the ratio and the rate
-        before the schedule. Other strategies: no rows."""
+        """Auto-RGN: per unit the norms of gradient and weight behind the ratio in force, the ratio and the
+        rate before the schedule. Other strategies: no rows."""
         return self.hooks.table() if hasattr(self.hooks, "table") else []
 
     def skipped_steps(self) -> int:
@@ -425,7 +434,8 @@ class Plan:
         return self.hooks.skipped_steps() if hasattr(self.hooks, "skipped_steps") else 0
 
     def state_dict(self) -> dict:
-        """What begin_epoch and the hooks need to go on after a restart. w0 is not in it: it is the weights as loaded."""
+        """What begin_epoch and the hooks need to go on after a restart. w0 is not in it: it is the weights as
+        loaded."""
         return self.hooks.state_dict() if hasattr(self.hooks, "state_dict") else {}
 
     def load_state_dict(self, state: dict) -> None:
@@ -439,7 +449,7 @@ def takes_tensor_rates(optimizer: torch.optim.Optimizer) -> bool:
     return on_gpu and all(group.get("fused") for group in optimizer.param_groups)
 
 
-# ------------------------------------------------------------------------------------------------ the eight strategies
+# --------------------------------------------------------------------------------------- the eight strategies
 
 
 def _groups(blocks: list[Block], lr: float, weight_decay: float) -> list[dict]:
@@ -472,15 +482,15 @@ def lp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
 
 
 def glf(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
-    """G-LF, gradual unfreezing from the last block to the first (Howard and Ruder, ACL 2018): the head, then with
-    each stage one more block."""
+    """G-LF, gradual unfreezing from the last block to the first (Howard and Ruder, ACL 2018): the head, then
+    with each stage one more block."""
     groups = _groups(blocks, lr, hyper.weight_decay)
     return Plan(groups, _gradual(groups[-1], groups[-2::-1]))
 
 
 def gfl(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
-    """G-FL, gradual unfreezing from the first block to the last (Lee et al., ICLR 2023). The head trains from the
-    first stage on, being random."""
+    """G-FL, gradual unfreezing from the first block to the last (Lee et al., ICLR 2023). The head trains from
+    the first stage on, being random."""
     groups = _groups(blocks, lr, hyper.weight_decay)
     return Plan(groups, _gradual(groups[-1], groups[:-1]))
 
@@ -493,20 +503,22 @@ def _gradual(head: dict, order: list[dict]) -> list[Stage]:
 
 
 def lpft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
-    """LP-FT (Kumar et al., ICLR 2022): the head at hyper.lp_lr, then everything at lr from that solution, with a
-    fresh optimizer and schedule."""
+    """LP-FT (Kumar et al., ICLR 2022): the head at hyper.lp_lr, then everything at lr from that solution,
+    with a fresh optimizer and schedule."""
     groups = _groups(blocks, lr, hyper.weight_decay)
     stages = [Stage("lp", frozenset(["head"]), lr=hyper.lp_lr), Stage("ft", _names(groups), restart=True)]
     return Plan(groups, stages)
 
 
 def l1sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
-    """L1-SP (Li, Grandvalet, Davoine, ICML 2018): L + alpha sum |w - w0| on the backbone + beta/2 sum w^2 on the head."""
+    """L1-SP (Li, Grandvalet, Davoine, ICML 2018): L + alpha sum |w - w0| on the backbone + beta/2 sum w^2 on
+    the head."""
     return _starting_point(blocks, lr, hyper, order=1)
 
 
 def l2sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
-    """L2-SP (Li et al. 2018, eq. 2): L + alpha/2 sum (w - w0)^2 on the backbone + beta/2 sum w^2 on the head."""
+    """L2-SP (Li et al. 2018, eq. 2): L + alpha/2 sum (w - w0)^2 on the backbone + beta/2 sum w^2 on the
+    head."""
     return _starting_point(blocks, lr, hyper, order=2)
 
 
@@ -519,9 +531,9 @@ def _starting_point(blocks: list[Block], lr: float, hyper: Hyperparameters, orde
 
 
 def autorgn(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
-    """Auto-RGN (Lee et al., ICLR 2023): every parameter trains; lr of layer i = lr * RGN_i / max_j RGN_j, with
-    RGN_i = norm2(gradient of layer i) / norm2(weight of layer i).
-    Deviates from the authors' code by default, each by its switch: rgn_source, rgn_unit, rgn_norm, rgn_reset."""
+    """Auto-RGN (Lee et al., ICLR 2023): every parameter trains; lr of layer i = lr * RGN_i / max_j RGN_j,
+    with RGN_i = norm2(gradient of layer i) / norm2(weight of layer i). Deviates from the authors' code by
+    default, each by its switch: rgn_source, rgn_unit, rgn_norm, rgn_reset."""
     units: dict[str, list[tuple[str, str, nn.Parameter]]] = {}
     for block in blocks:
         for name, parameter in block.parameters.items():
@@ -546,9 +558,10 @@ def autorgn(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
 class StartingPoint:
     """The penalties of L1-SP and L2-SP. w0 is copied when the plan is built, from the weights as loaded.
 
-    loss: their gradient is added to the gradient of the loss, as in the paper. proximal: after the step the penalty's
-    proximal operator with lr * alpha is applied: w0 + (w - w0) / (1 + lr * alpha), or the soft threshold, which leaves
-    weights that equal w0 exactly. With Adam that is the meaningful one: Adam rescales what stands in the gradient."""
+    loss: their gradient is added to the gradient of the loss, as in the paper. proximal: after the step the
+    penalty's proximal operator with lr * alpha is applied: w0 + (w - w0) / (1 + lr * alpha), or the soft
+    threshold, which leaves weights that equal w0 exactly. With Adam that is the meaningful one: Adam rescales
+    what stands in the gradient."""
 
     def __init__(self, blocks: list[Block], hyper: Hyperparameters, order: int):
         self.backbone = [p for block in blocks[:-1] for p in block.parameters.values()]
@@ -604,7 +617,7 @@ class StartingPoint:
             torch._foreach_div_(head, 1 + lr * self.beta)
 
 
-# ---------------------------------------------------------------------------------------------------------- Auto-RGN
+# --------------------------------------------------------------------------------------------------- Auto-RGN
 
 
 def grad_weight_norms(
@@ -612,9 +625,9 @@ def grad_weight_norms(
 ) -> tuple[Tensor, Tensor]:
     """Norms of the gradients and of the weights of each unit, the reference of the compiled kernel in csrc/.
 
-    weights, grads: lists of tensors of any shape and floating dtype; a None gradient counts as zero. unit: (tensors,)
-    int64, the unit of each tensor, on the weights' device. Returns two (units,) tensors, float64 where the device has
-    it, with a relative error below 1e-6. No host synchronisation."""
+    weights, grads: lists of tensors of any shape and floating dtype; a None gradient counts as zero. unit:
+    (tensors,) int64, the unit of each tensor, on the weights' device. Returns two (units,) tensors, float64
+    where the device has it, with a relative error below 1e-6. No host synchronisation."""
     dtype = torch.float32 if weights[0].device.type == "mps" else torch.float64
     present = [g for g in grads if g is not None]
     squares = sum_of_squares([*weights, *present], dtype)
@@ -629,9 +642,10 @@ def grad_weight_norms(
 
 
 def sum_of_squares(tensors: list[Tensor], dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """A 0-d tensor of `dtype` for each tensor. On the CPU torch's float32 norm is wrong by 1 % for the largest layer of
-    VGG-19 (one running sum over 100 million squares) and its float64 norm is slow: so rows of 4,096 elements in
-    float32, their squares added up in float64. On a GPU foreach norms add up in a tree, which is exact enough."""
+    """A 0-d tensor of `dtype` for each tensor. On the CPU torch's float32 norm is wrong by 1 % for the
+    largest layer of VGG-19 (one running sum over 100 million squares) and its float64 norm is slow: so rows
+    of 4,096 elements in float32, their squares added up in float64. On a GPU foreach norms add up in a tree,
+    which is exact enough."""
     if tensors[0].device.type != "cpu":
         return [n.to(dtype).square_() for n in torch._foreach_norm(tensors, 2, dtype=torch.float32)]
     row, sums, small = 4096, {}, {}
@@ -652,13 +666,16 @@ def sum_of_squares(tensors: list[Tensor], dtype: torch.dtype = torch.float64) ->
 def relative_ratios(
     grad_norms: Tensor, weight_norms: Tensor, layer: Tensor, head: Tensor, norm: str = "backbone"
 ) -> tuple[Tensor, Tensor]:
-    """RGN_i / max_j RGN_j per unit, and whether it can be trusted. All (units,), on one device, no synchronisation.
+    """RGN_i / max_j RGN_j per unit, and whether it can be trusted. All (units,), on one device, no
+    synchronisation.
 
-    layer: int64, the layer that a unit belongs to: a unit whose weight has norm zero (a fresh bias, a BatchNorm beta)
-    takes its layer's ratio; where the layer's norm is zero too the unit is left out of the maximum and gets 1.
-    head: bool. norm="backbone": the head gets 1 and the maximum runs over the backbone; a fresh head's weights are near
-    zero, its ratio would all but freeze the backbone. norm="all": the maximum runs over everything.
-    The second value, a 0-d bool, is False for gradients that are not finite or all zero: keep the ratios you had."""
+    layer: int64, the layer that a unit belongs to: a unit whose weight has norm zero (a fresh bias, a
+    BatchNorm beta) takes its layer's ratio; where the layer's norm is zero too the unit is left out of the
+    maximum and gets 1.
+    head: bool. norm="backbone": the head gets 1 and the maximum runs over the backbone; a fresh head's
+    weights are near zero, its ratio would all but freeze the backbone. norm="all": the maximum runs over
+    everything. The second value, a 0-d bool, is False for gradients that are not finite or all zero: keep the
+    ratios you had."""
     squares = [x.new_zeros(len(x)).index_add_(0, layer, x * x)[layer] for x in (grad_norms, weight_norms)]
     own, whole = weight_norms > 0, squares[1] > 0
     ratio = torch.where(own, grad_norms / weight_norms, (squares[0] / squares[1]).sqrt())
@@ -671,9 +688,9 @@ def relative_ratios(
 
 
 class RelativeGradientNorm:
-    """Auto-RGN's ratios, measured and applied. Norms are summed over steps on the device; their means give a new set of
-    ratios before each epoch, or every rgn_every steps. The first epoch has none before it: its ratios are those of its
-    first usable step.
+    """Auto-RGN's ratios, measured and applied. Norms are summed over steps on the device; their means give a
+    new set of ratios before each epoch, or every rgn_every steps. The first epoch has none before it: its
+    ratios are those of its first usable step.
 
     norms: the function that measures, grad_weight_norms above or the compiled kernel (use_kernel)."""
 
@@ -752,7 +769,8 @@ class RelativeGradientNorm:
                 "behind_grad": torch.full_like(grad, math.nan),
                 "behind_weight": torch.full_like(grad, math.nan),
             }
-        # Overflowed fp16 steps and all-zero gradients say nothing about the layers: they are left out and counted.
+        # Overflowed fp16 steps and all-zero gradients say nothing about the layers: they are left out and
+        # counted.
         usable = torch.isfinite(grad).all() & torch.isfinite(weight).all() & (grad > 0).any()
         self.state["grad"] += torch.where(usable, grad, 0.0)
         self.state["weight"] += torch.where(usable, weight, 0.0)
@@ -761,8 +779,9 @@ class RelativeGradientNorm:
 
     @torch.no_grad()
     def _update(self, provisional: bool = False) -> None:
-        """New ratios from the window's means, the old ones where these cannot be trusted; the device decides, not the
-        host. provisional: within the first window, only while no ratio is known, and the window stays open."""
+        """New ratios from the window's means, the old ones where these cannot be trusted; the device decides,
+        not the host. provisional: within the first window, only while no ratio is known, and the window stays
+        open."""
         state = self.state
         means = state["grad"] / state["count"], state["weight"] / state["count"]
         ratios, trusted = relative_ratios(*means, self._layer, self._head, self.hyper.rgn_norm)
@@ -806,13 +825,14 @@ class RelativeGradientNorm:
         self.plan.ratios = self.state.get("ratios")
 
 
-# ------------------------------------------------------------------------------------------------- the table of all
+# ------------------------------------------------------------------------------------------- the table of all
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """name: the paper's. rates: half-decade grids of the learning rate for AdamW (and Adam) and for SGD with momentum
-    0.9. default: the grid's centre. Likewise lp_rates (LP-FT's first part) and alphas (SP penalties)."""
+    """name: the paper's. rates: half-decade grids of the learning rate for AdamW (and Adam) and for SGD with
+    momentum 0.9. default: the grid's centre. Likewise lp_rates (LP-FT's first part) and alphas (SP
+    penalties)."""
 
     name: str
     build: Callable[[list[Block], float, Hyperparameters], Plan]
@@ -850,7 +870,8 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def strategy_key(name: str) -> str:
-    """The key in STRATEGIES of a name in any spelling: Auto-RGN, auto_rgn and autorgn are one. ValueError if unknown."""
+    """The key in STRATEGIES of a name in any spelling: Auto-RGN, auto_rgn and autorgn are one. ValueError if
+    unknown."""
     key = re.sub(r"[-_ ]", "", name.lower())
     if key not in STRATEGIES:
         raise ValueError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
@@ -869,8 +890,9 @@ def make_plan(
 ) -> Plan:
     """The plan of a strategy for a model whose head was replaced (None: the last Linear).
 
-    lr: None for the strategy's default for opt ("adamw", "adam" or "sgd"). For LP-FT it is the second part's rate.
-    Call it before loading a checkpoint to resume from: w0 of the SP penalties is what the model holds now."""
+    lr: None for the strategy's default for opt ("adamw", "adam" or "sgd"). For LP-FT it is the second part's
+    rate. Call it before loading a checkpoint to resume from: w0 of the SP penalties is what the model holds
+    now."""
     key = strategy_key(strategy)
     entry, hyper = STRATEGIES[key], hyper or Hyperparameters()
     lr = entry.default_lr(opt) if lr is None else lr

@@ -1,4 +1,5 @@
-"""Writes the six datasets as they lie on a disk after unpacking, with a handful of tiny images, traps included.
+"""Writes the six datasets as they lie on a disk after unpacking, with a handful of tiny images, traps
+included.
 
     folder = write("mura", tmp_path)        # one of LAYOUTS; folder is what --data-dir takes
 
@@ -31,8 +32,17 @@ def tiff16(path: Path, values: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width, _ = values.shape
     data = values.astype("<u2").tobytes()
-    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8 + len(data)), (259, 3, 1, 1), (262, 3, 1, 2),
-            (273, 4, 1, 8), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(data))]  # fmt: skip
+    tags = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, 3, 8 + len(data)),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, 8),
+        (277, 3, 1, 3),
+        (278, 3, 1, height),
+        (279, 4, 1, len(data)),
+    ]
     directory = (
         struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + b"\0" * 4
     )
@@ -60,25 +70,80 @@ def junk(folder: Path, name: str) -> None:
 
 # ---- CheXpert ----
 
-FINDINGS = ["No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
-            "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture",
-            "Support Devices"]  # fmt: skip
+FINDINGS = [
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+]
 # image, sex, age, AP/PA, findings that are not blank
 CHEXPERT_TRAIN = [
-    ("patient00001/study1/view1_frontal.jpg", "Female", "68", "AP", {"Edema": "1.0", "Support Devices": "1.0"}),
+    (
+        "patient00001/study1/view1_frontal.jpg",
+        "Female",
+        "68",
+        "AP",
+        {"Edema": "1.0", "Support Devices": "1.0"},
+    ),
     ("patient00001/study1/view2_lateral.jpg", "Female", "68", "", {"Edema": "1.0", "Support Devices": "1.0"}),
-    ("patient00001/study2/view1_frontal.jpg", "Female", "87", "AP", {"Atelectasis": "-1.0", "Edema": "-1.0",
-        "Cardiomegaly": "-1.0", "Fracture": "-1.0", "Consolidation": "-1.0", "Pleural Effusion": "-1.0"}),
-    ("patient00002/study1/view1_frontal.jpg", "Unknown", "0", "PA", {"No Finding": "1.0", "Pneumothorax": "0.0"}),
-    ("patient00003/study1/view1_frontal.jpg", "Male", "90", "AP", {"Pleural Effusion": "1.0", "Edema": "0.0"}),
-    ("patient00004/study1/view1_frontal.jpg", "Male", "41", "AP", {"Cardiomegaly": "1.0", "Atelectasis": "1.0"}),
+    (
+        "patient00001/study2/view1_frontal.jpg",
+        "Female",
+        "87",
+        "AP",
+        {
+            "Atelectasis": "-1.0",
+            "Edema": "-1.0",
+            "Cardiomegaly": "-1.0",
+            "Fracture": "-1.0",
+            "Consolidation": "-1.0",
+            "Pleural Effusion": "-1.0",
+        },
+    ),
+    (
+        "patient00002/study1/view1_frontal.jpg",
+        "Unknown",
+        "0",
+        "PA",
+        {"No Finding": "1.0", "Pneumothorax": "0.0"},
+    ),
+    (
+        "patient00003/study1/view1_frontal.jpg",
+        "Male",
+        "90",
+        "AP",
+        {"Pleural Effusion": "1.0", "Edema": "0.0"},
+    ),
+    (
+        "patient00004/study1/view1_frontal.jpg",
+        "Male",
+        "41",
+        "AP",
+        {"Cardiomegaly": "1.0", "Atelectasis": "1.0"},
+    ),
     ("patient00005/study12/view1_frontal.jpg", "Male", "41", "AP", {"Consolidation": "1.0"}),
-]  # fmt: skip
+]
 CHEXPERT_VALID = [
-    ("patient64541/study1/view1_frontal.jpg", "Male", "73", "AP", {f: "0.0" for f in FINDINGS} | {"Cardiomegaly": "1.0"}),
+    (
+        "patient64541/study1/view1_frontal.jpg",
+        "Male",
+        "73",
+        "AP",
+        {f: "0.0" for f in FINDINGS} | {"Cardiomegaly": "1.0"},
+    ),
     ("patient64542/study1/view1_frontal.jpg", "Male", "70", "PA", {f: "0.0" for f in FINDINGS}),
     ("patient64542/study1/view2_lateral.jpg", "Male", "70", "", {f: "0.0" for f in FINDINGS}),
-]  # fmt: skip
+]
 CHEXPERT_TEST = {  # study: images, findings that are 1
     "patient64741/study1": (["view1_frontal.jpg", "view2_lateral.jpg"], ["Edema", "Atelectasis"]),
     "patient64742/study1": (["view1_frontal.jpg"], ["Pleural Effusion"]),
@@ -86,7 +151,8 @@ CHEXPERT_TEST = {  # study: images, findings that are 1
 
 
 def chexpert(root: Path, layout: str = "A", test: str = "") -> Path:
-    """layout: A, B, C, D of design/datasets.md. test: "" or "study" or "path", the key of the test labels (E)."""
+    """layout: A, B, C, D of design/datasets.md. test: "" or "study" or "path", the key of the test labels
+    (E)."""
     name = "CheXpert-v1.0-small" if layout in "AD" else "CheXpert-v1.0"
     top = {"A": root / name, "B": root / name, "C": root, "D": root}[layout]
     batches = [
@@ -149,7 +215,8 @@ def mura(root: Path, end: str = "\r\n") -> Path:
 
 # ---- T1w ----
 
-# number of the file: (label, PID, fold). A patient of each class in each fold; 16 is of the first one's patient.
+# number of the file: (label, PID, fold). A patient of each class in each fold; 16 is of the first one's
+# patient.
 FIGSHARE = {
     n: (1 + (n - 1) % 3, f"MR03{n:02d}B" if n % 2 else f"{100360 + n}", 1 + (n - 1) // 3)
     for n in range(1, 16)
@@ -189,8 +256,8 @@ KAGGLE_TEST = ["image(1).jpg", "image(2).jpg"]
 
 
 def t1w_kaggle(root: Path, form: str = "_tumor") -> Path:
-    """form: "_tumor" (glioma_tumor, no_tumor) or "" (glioma, notumor). Testing/.../image(2).jpg of glioma is a copy of
-    Training's gg (1).jpg."""
+    """form: "_tumor" (glioma_tumor, no_tumor) or "" (glioma, notumor). Testing/.../image(2).jpg of glioma is
+    a copy of Training's gg (1).jpg."""
     classes = ["glioma", "meningioma", "no", "pituitary"]
     for part, names in (("Training", KAGGLE_TRAIN), ("Testing", KAGGLE_TEST)):
         for c in classes:
@@ -255,8 +322,17 @@ def isic2020(root: Path, form: str = "v2", duplicates: bool = True) -> Path:
         "resized": "train",
     }[form]
     lesion = ["lesion_id"] if form == "v2" else []
-    header = ["image_name", "patient_id", *lesion, "sex", "age_approx", "anatom_site_general_challenge", "diagnosis",
-              "benign_malignant", "target"]  # fmt: skip
+    header = [
+        "image_name",
+        "patient_id",
+        *lesion,
+        "sex",
+        "age_approx",
+        "anatom_site_general_challenge",
+        "diagnosis",
+        "benign_malignant",
+        "target",
+    ]
     rows = [[name, patient, *["IL_1"] * len(lesion), "male", "45.0", "head/neck", "unknown",
              "malignant" if target else "benign", target] for name, patient, target in ISIC]  # fmt: skip
     exif = Image.Exif()
@@ -288,8 +364,13 @@ CHOLEC_FRAMES = {
     45: [(82, 5, 6, 6, 6)],
     60: [],
 }
-CHOLEC_NAMES = {"17": "grasper,retract,gallbladder", "29": "bipolar,coagulate,liver", "60": "hook,dissect,gallbladder",
-                "82": "irrigator,aspirate,fluid", "94": "grasper,null_verb,null_target"}  # fmt: skip
+CHOLEC_NAMES = {
+    "17": "grasper,retract,gallbladder",
+    "29": "bipolar,coagulate,liver",
+    "60": "hook,dissect,gallbladder",
+    "82": "irrigator,aspirate,fluid",
+    "94": "grasper,null_verb,null_target",
+}
 
 
 def cholec_frames(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""The six datasets as they lie on a disk: exact indexes, worked by hand from the tables in layouts.py, and bad input.
+"""The six datasets as they lie on a disk: exact indexes, worked by hand from the tables in layouts.py, and
+bad input.
 
 python -m pytest tests/test_datasets.py        # 10 s
 """
@@ -60,7 +61,7 @@ def same_labels(labels, expected):
     np.testing.assert_array_equal(labels, np.array(expected, labels.dtype))
 
 
-# ------------------------------------------------------------------------------------------------------ every layout
+# ----------------------------------------------------------------------------------------------- every layout
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
@@ -86,7 +87,7 @@ def test_every_layout_is_read_split_and_decoded(written, layout, tmp_path):
     assert half.units == (index.units and index.units[::2]) and len(half.sources()) == len(half)
 
 
-# -------------------------------------------------------------------------------------------------------- CheXpert
+# --------------------------------------------------------------------------------------------------- CheXpert
 
 FRONTAL = ["patient00001/study1/view1_frontal.jpg", "patient00001/study2/view1_frontal.jpg",
            "patient00002/study1/view1_frontal.jpg", "patient00003/study1/view1_frontal.jpg",
@@ -137,8 +138,11 @@ def test_chexpert_batch_folder_itself_is_enough(written):
 def test_chexpert_test_labels_make_valid_the_validation_set(written, layout):
     index = load("chexpert", written(layout), views="all")
     assert index.official == ["train"] * 7 + ["val"] * 3 + ["test"] * 3
-    assert index.paths[-3:] == ["test/patient64741/study1/view1_frontal.jpg", "test/patient64741/study1/view2_lateral.jpg",
-                                "test/patient64742/study1/view1_frontal.jpg"]  # fmt: skip
+    assert index.paths[-3:] == [
+        "test/patient64741/study1/view1_frontal.jpg",
+        "test/patient64741/study1/view2_lateral.jpg",
+        "test/patient64742/study1/view1_frontal.jpg",
+    ]
     same_labels(index.labels[-3:], [[1, 0, 0, 1, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]])
     assert index.units[-3:] == ["patient64741/study1", "patient64741/study1", "patient64742/study1"]
     assert load("chexpert", written(layout)).official == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
@@ -216,12 +220,23 @@ def test_chexpert_lists_the_first_three_missing(tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ MURA
+# ------------------------------------------------------------------------------------------------------- MURA
 
-MURA_UNITS = ["ELBOW/patient00001/study1"] * 2 + ["HAND/patient00001/study1", "HAND/patient00002/study1",
-    "WRIST/patient00003/study1", "WRIST/patient00003/study2"] + ["WRIST/patient00004/study1"] * 3 + [
-    "HUMERUS/patient00005/study1", "HUMERUS/patient00006/study1"] + ["ELBOW/patient11185/study1"] * 3 + [
-    "ELBOW/patient11185/study2"] + ["HAND/patient11186/study1"] * 2 + ["HAND/patient11187/study1"]  # fmt: skip
+MURA_UNITS = (
+    ["ELBOW/patient00001/study1"] * 2
+    + [
+        "HAND/patient00001/study1",
+        "HAND/patient00002/study1",
+        "WRIST/patient00003/study1",
+        "WRIST/patient00003/study2",
+    ]
+    + ["WRIST/patient00004/study1"] * 3
+    + ["HUMERUS/patient00005/study1", "HUMERUS/patient00006/study1"]
+    + ["ELBOW/patient11185/study1"] * 3
+    + ["ELBOW/patient11185/study2"]
+    + ["HAND/patient11186/study1"] * 2
+    + ["HAND/patient11187/study1"]
+)
 
 
 @pytest.mark.parametrize("layout", ["mura", "mura-lf"])
@@ -280,7 +295,8 @@ def test_mura_bad_input(tmp_path):
 
 
 def test_mura_kappa_over_studies_by_hand(written):
-    """What the index says is enough for the metric: four test studies, means 0.6, 0.3, 0.7, 0.2 of abnormal."""
+    """What the index says is enough for the metric: four test studies, means 0.6, 0.3, 0.7, 0.2 of
+    abnormal."""
     import metrics
 
     index = load("mura", written("mura"))
@@ -297,14 +313,18 @@ def test_mura_kappa_over_studies_by_hand(written):
     assert metrics.evaluate("multiclass", scores, labels, index.classes)["values"]["kappa"] == 0
 
 
-# ------------------------------------------------------------------------------------------------------------- T1w
+# -------------------------------------------------------------------------------------------------------- T1w
 
 
 @pytest.mark.parametrize("layout", ["t1w-figshare", "t1w-figshare-merged"])
 def test_figshare(written, layout):
     index = load("t1w", written(layout))
-    folder = {n: "brainTumorDataPublic" if "merged" in layout else f"brainTumorDataPublic_{'1-8' if n < 9 else '9-16'}"
-              for n in range(1, 17)}  # fmt: skip
+    folder = {
+        n: "brainTumorDataPublic"
+        if "merged" in layout
+        else f"brainTumorDataPublic_{'1-8' if n < 9 else '9-16'}"
+        for n in range(1, 17)
+    }
     assert index.paths == [f"{folder[n]}/{n}.mat" for n in range(1, 17)]  # 10 after 9
     assert index.classes == ["meningioma", "glioma", "pituitary"]
     same_labels(index.labels, [0, 1, 2] * 5 + [0])
@@ -329,7 +349,8 @@ def test_figshare_official_folds(written):
 
 
 def test_figshare_pixels(written, tmp_path):
-    """int16 from its smallest to its largest, in the orientation of a picture: MATLAB's columns are HDF5's rows."""
+    """int16 from its smallest to its largest, in the orientation of a picture: MATLAB's columns are HDF5's
+    rows."""
     index = load("t1w", written("t1w-figshare"))
     source = index.sources()[6]
     image = layouts.figshare_image(7).astype(float)
@@ -389,7 +410,7 @@ def test_kaggle_t1w_of_other_classes(tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ BACH
+# ------------------------------------------------------------------------------------------------------- BACH
 
 
 def test_bach(written):
@@ -437,7 +458,7 @@ def test_bach_bad_input(tmp_path):
     assert "2 of 18 images are not below" in message("bach", tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------------- ISIC 2020
+# -------------------------------------------------------------------------------------------------- ISIC 2020
 
 
 @pytest.mark.parametrize("form", ["v1", "v2", "kaggle", "resized"])
@@ -502,7 +523,7 @@ def test_isic2020_bad_input(tmp_path):
     assert "none of ISIC_2020_Training_GroundTruth_v2.csv" in message("isic2020", tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------------- CholecT50
+# -------------------------------------------------------------------------------------------------- CholecT50
 
 FRAMES = [0, 1, 2, 10, 11, 30, 45, 60]
 VIDEOS = ["VID02", "VID05", "VID06", "VID08", "VID12", "VID31", "VID74", "VID92", "VID111"]
@@ -669,7 +690,7 @@ def test_cholect45_bad_input(tmp_path):
     assert "1 videos are in no split of CholecT45: VID111" in message("cholect50", tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------- finding, choosing
+# ------------------------------------------------------------------------------------------ finding, choosing
 
 
 @pytest.mark.parametrize("layout", ["mura", "bach", "cholect45", "isic2020-resized", "chexpert-A"])
@@ -748,7 +769,7 @@ def test_list_datasets():
         } <= set(row)
 
 
-# ---------------------------------------------------------------------------------------------------- the data check
+# --------------------------------------------------------------------------------------------- the data check
 
 
 def test_check_data_counts_beside_the_official_ones(written):
@@ -800,8 +821,10 @@ def test_check_data_finds_what_must_be_fixed(written, tmp_path):
     assert [row["note"][:26] for row in rows if row["table"] == "unreadable"] == [
         "Training/no_tumor/p 3.jpg "
     ]
-    assert any("1 sets of byte-identical images span two splits: Testing/glioma_tumor/image(2).jpg (test) = " in w
-               for w in warnings)  # fmt: skip
+    assert any(
+        "1 sets of byte-identical images span two splits: Testing/glioma_tumor/image(2).jpg (test) = " in w
+        for w in warnings
+    )
     assert not any("different" in w for w in warnings)
 
 

@@ -1,9 +1,10 @@
-"""images.py: pixel rules against numpy on the raw values, the cache, batches and augmentation. Runs in seconds:
+"""images.py: pixel rules against numpy on the raw values, the cache, batches and augmentation. Runs in
+seconds:
 
     python -m pytest tests/test_images.py
 
-Pillow does not write 16-bit RGB or big-endian files; png() and tiff() below write those from their specifications,
-so that the values in the file are known."""
+Pillow does not write 16-bit RGB or big-endian files; png() and tiff() below write those from their
+specifications, so that the values in the file are known."""
 
 import json
 import multiprocessing
@@ -33,8 +34,8 @@ from images import (
 
 
 def png(file: Path, values: np.ndarray, *chunks: tuple[bytes, bytes], size=None) -> Path:
-    """values: (H, W) or (H, W, 2, 3 or 4), uint8 or uint16. chunks: (type, content) before the pixels. size: a false
-    (width, height) in the header."""
+    """values: (H, W) or (H, W, 2, 3 or 4), uint8 or uint16. chunks: (type, content) before the pixels. size:
+    a false (width, height) in the header."""
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[1 if values.ndim == 2 else values.shape[2]]
     width, height = size or values.shape[1::-1]
     header = struct.pack(">IIBBBBB", width, height, 8 * values.dtype.itemsize, kind, 0, 0, 0)
@@ -83,7 +84,7 @@ def saved(file: Path, values: np.ndarray, mode=None, **options) -> Path:
     return file
 
 
-# ---------------------------------------------------------------------------------------------------------- pixel rules
+# ------------------------------------------------------------------------------------------------ pixel rules
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
@@ -293,7 +294,7 @@ def test_several_frames_give_the_first(tmp_path, suffix):
     np.testing.assert_array_equal(pixels_of(tmp_path / f"x.{suffix}"), np.broadcast_to(COLOURS[0], (8, 8, 3)))
 
 
-# -------------------------------------------------------------------------------------------------------------- sizes
+# ------------------------------------------------------------------------------------------------------ sizes
 
 
 def smooth(height, width) -> np.ndarray:
@@ -334,8 +335,8 @@ def test_resize_then_crop_keeps_the_aspect_and_the_middle(tmp_path):
 @pytest.mark.parametrize("resize", [None, 40])
 @pytest.mark.parametrize("height, width, most", [(704, 896, 6), (697, 897, 24)])
 def test_jpeg_draft_is_close_to_a_full_decode(tmp_path, resize, height, width, most):
-    """Sides that are no multiple of 8 come up to 7 pixels too long out of an eighth: 1 % here, in 120 grey levels over
-    a tenth of the side at the steepest."""
+    """Sides that are no multiple of 8 come up to 7 pixels too long out of an eighth: 1 % here, in 120 grey
+    levels over a tenth of the side at the steepest."""
     values = smooth(height, width)
     jpeg = saved(tmp_path / "x.jpg", values, quality=95)
     with Image.open(jpeg) as image:
@@ -376,13 +377,16 @@ def test_large_images(tmp_path):
     assert pixels.found == "1 L; widths 6000-6000, heights 4000-4000"
 
 
-# ---------------------------------------------------------------------------------------------------- all, and the cache
+# ----------------------------------------------------------------------------------------- all, and the cache
 
 
 def test_greyscale_stays_one_channel_and_a_mixture_has_three(tmp_path):
     grey, colour = noise(8, 9), noise(7, 5, 3)
-    files = [saved(tmp_path / "g.png", grey), png(tmp_path / "h.png", noise(8, 8, high=65536, dtype=np.uint16)),
-             saved(tmp_path / "c.png", colour)]  # fmt: skip
+    files = [
+        saved(tmp_path / "g.png", grey),
+        png(tmp_path / "h.png", noise(8, 8, high=65536, dtype=np.uint16)),
+        saved(tmp_path / "c.png", colour),
+    ]
     alone = decode(files[:2], 8, tmp_path / "cache")
     assert alone.data.shape == (2, 1, 8, 8) and alone.data.dtype == torch.uint8
     assert alone.found == "1 L, 1 I;16; widths 8-9, heights 8-8"
@@ -422,8 +426,14 @@ def test_unreadable_images_are_all_listed_with_their_reasons(tmp_path):
     names = [*cases, "float.tif"]
     pixels = decode([good, *(tmp_path / name for name in names), good], 8, tmp_path / "c", workers=3)
     reasons = dict(pixels.bad)
-    words = {"zero": "cannot identify", "zero2": "cannot identify", "text": "cannot identify", "head": "truncated",
-             "cut": "truncated", "float": "floating-point pixels"}  # fmt: skip
+    words = {
+        "zero": "cannot identify",
+        "zero2": "cannot identify",
+        "text": "cannot identify",
+        "head": "truncated",
+        "cut": "truncated",
+        "float": "floating-point pixels",
+    }
     assert sorted(reasons) == list(range(1, len(names) + 1)) == [row for row, _ in pixels.bad]
     for row, name in enumerate(names, 1):
         kind = name.partition(".")[0]
@@ -602,7 +612,7 @@ def test_warnings_of_the_process_are_left_as_they_were(tmp_path, monkeypatch):
         assert list(warnings.filters) == before
 
 
-# -------------------------------------------------------------------------------------------------------------- batches
+# ---------------------------------------------------------------------------------------------------- batches
 
 NOTHING = {"flip": 0.0, "shift": 0.0, "scale": 0.0, "rotation": 0.0, "brightness": 0.0, "contrast": 0.0}
 
@@ -617,8 +627,8 @@ def random_batch(n=4, channels=3, side=8, seed=0) -> torch.Tensor:
 
 @pytest.fixture
 def extreme(monkeypatch):
-    """augmented() with every random number at its upper end (u = 1): each parameter is at its full amount, flip apart
-    (1 is never below the chance of a flip, except when that is 1)."""
+    """augmented() with every random number at its upper end (u = 1): each parameter is at its full amount,
+    flip apart (1 is never below the chance of a flip, except when that is 1)."""
 
     def run(tensor, **amounts):
         monkeypatch.setattr(torch, "rand", lambda *shape, generator=None: torch.full(shape, 1 - 2**-24))
@@ -728,8 +738,8 @@ def test_rotation_by_a_right_angle(extreme):
 
 
 def test_rotation_moves_a_pixel_to_its_place(extreme):
-    """A point 12 right of the centre of 33 x 33 pixels, turned by 30 degrees: 12 cos 30 = 10.39 right of it and
-    12 sin 30 = 6 above. Its centre of mass is measured."""
+    """A point 12 right of the centre of 33 x 33 pixels, turned by 30 degrees: 12 cos 30 = 10.39 right of it
+    and 12 sin 30 = 6 above. Its centre of mass is measured."""
     x = torch.zeros(1, 1, 33, 33)
     x[0, 0, 16, 28] = 1
     out = extreme(x, rotation=30.0)[0, 0]

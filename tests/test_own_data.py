@@ -2,7 +2,8 @@
 
     python -m pytest tests/test_own_data.py
 
-The files are written here, the expected values by hand. Splits are held to their contract on random data of many
+The files are written here, the expected values by hand. Splits are held to their contract on random data of
+many
 seeds: no group on two sides, every class on each side, the wished proportions."""
 
 import functools
@@ -78,7 +79,7 @@ def labels_by_path(index: Index) -> dict[str, str]:
     return {path: index.label_text(i) for i, path in enumerate(index.paths)}
 
 
-# -------------------------------------------------------------------------------------------------------------- folders
+# ---------------------------------------------------------------------------------------------------- folders
 
 
 def test_class_folders(tmp_path):
@@ -207,15 +208,19 @@ def test_a_folder_may_begin_with_demo(tmp_path, monkeypatch):
     assert "demo-sorce" in error(load_index, "demo-sorce")
 
 
-# --------------------------------------------------------------------------------------------------------------- groups
+# ----------------------------------------------------------------------------------------------------- groups
 
 
 def test_group_regex_on_file_names(tmp_path):
     touch(tmp_path, "a/00012229_003.png", "a/00012229_004.png", "b/12229_1.png", "7_b/7_1.png")
     index = load_index(str(tmp_path), options=Options(group_regex=r"^(\d+)_"))
     groups = dict(zip(index.paths, index.groups))
-    assert groups == {"a/00012229_003.png": "00012229", "a/00012229_004.png": "00012229", "b/12229_1.png": "12229",
-                      "7_b/7_1.png": "7"}  # fmt: skip
+    assert groups == {
+        "a/00012229_003.png": "00012229",
+        "a/00012229_004.png": "00012229",
+        "b/12229_1.png": "12229",
+        "7_b/7_1.png": "7",
+    }
     assert index.group_kind == "group" and not any("image-level" in note for note in index.notes)
 
 
@@ -243,7 +248,7 @@ def test_group_regex_that_misses(tmp_path):
     assert r"'^(\\d+' is no regular expression" in message
 
 
-# ------------------------------------------------------------------------------------------------------------------ csv
+# -------------------------------------------------------------------------------------------------------- csv
 
 
 def csv_index(folder: Path, text: str | bytes, images=(), name="data.csv", data_dir=None, **options) -> Index:
@@ -432,8 +437,17 @@ def test_csv_split_values(tmp_path):
 
 
 def test_a_patient_in_two_official_splits_is_an_error(tmp_path):
-    rows = [("a", "p1", "train"), ("b", "p1", "test"), ("c", "p2", "val"), ("d", "p2", "train"), ("e", "p3", "test"),
-            ("f", "p3", "val"), ("g", "p4", "train"), ("h", "p4", "test"), ("i", "p5", "train")]  # fmt: skip
+    rows = [
+        ("a", "p1", "train"),
+        ("b", "p1", "test"),
+        ("c", "p2", "val"),
+        ("d", "p2", "train"),
+        ("e", "p3", "test"),
+        ("f", "p3", "val"),
+        ("g", "p4", "train"),
+        ("h", "p4", "test"),
+        ("i", "p5", "train"),
+    ]
     text = "path,label,patient,split\n" + "".join(
         f"{n}.png,{'xy'[i % 2]},{p},{s}\n" for i, (n, p, s) in enumerate(rows)
     )
@@ -445,7 +459,7 @@ def test_a_patient_in_two_official_splits_is_an_error(tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ npz
+# -------------------------------------------------------------------------------------------------------- npz
 
 
 def save_npz(folder: Path, **arrays) -> str:
@@ -552,11 +566,12 @@ def test_npz_that_is_none(tmp_path):
         assert f"{name}.npz: not a readable npz" in error(load_index, str(tmp_path / f"{name}.npz"))
 
 
-# --------------------------------------------------------------------------------------------------------------- splits
+# ----------------------------------------------------------------------------------------------------- splits
 
 
 def random_index(seed: int, task="multiclass") -> Index:
-    """150 to 300 patients of 1 to 8 images; four classes of 50, 30, 15 and 5 %, a tenth of the patients in two."""
+    """150 to 300 patients of 1 to 8 images; four classes of 50, 30, 15 and 5 %, a tenth of the patients in
+    two."""
     rng = np.random.default_rng(seed)
     patients = int(rng.integers(150, 300))
     classes = rng.permutation(
@@ -585,7 +600,8 @@ def sides_of(groups, split) -> dict[str, set]:
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_splits_of_random_data(task):
-    """No group on two sides; every class on each; of each class the wished share, up to two large groups (8 images)."""
+    """No group on two sides; every class on each; of each class the wished share, up to two large groups (8
+    images)."""
     for seed in range(25):
         index = random_index(seed, task)
         split = make_splits(index, seed=seed, val_fraction=0.1, test_fraction=0.25)[0]
@@ -651,8 +667,20 @@ def test_every_class_in_each_split_with_as_many_groups_as_splits():
 
 def test_every_class_in_each_split_where_a_patient_has_several():
     """Class 1 is only in patients A, B, C, class 2 only in C, D, E; so A, B, C apart, and C, D, E apart."""
-    images = [("A", 1), ("A", 0), ("B", 1), ("C", 1), ("C", 2), ("D", 2), ("D", 0), ("E", 2), ("E", 0), ("F", 0),
-              ("G", 0), ("H", 0)]  # fmt: skip
+    images = [
+        ("A", 1),
+        ("A", 0),
+        ("B", 1),
+        ("C", 1),
+        ("C", 2),
+        ("D", 2),
+        ("D", 0),
+        ("E", 2),
+        ("E", 0),
+        ("F", 0),
+        ("G", 0),
+        ("H", 0),
+    ]
     groups, labels = zip(*images)
     for seed in range(20):
         sides = sides_of(groups, make_splits(by_hand(labels, groups), seed=seed)[0])
@@ -795,7 +823,7 @@ def test_check_split_names_the_torn():
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- splits.csv
+# ------------------------------------------------------------------------------------------------- splits.csv
 
 AWKWARD = ["a, b/007 (1).png", 'say "x"/é ü.png', "a, b/7.png", "c;d/x\ty.png", "c;d/01.png", 'say "x"/z.png']
 
@@ -914,7 +942,7 @@ def test_splits_file_with_folds_that_differ(tmp_path):
     assert "fold 10: 1 patients are in two splits" in error(read_splits, tmp_path / "s.csv", PAIRS)
 
 
-# ------------------------------------------------------------------------------------------------------------ the index
+# -------------------------------------------------------------------------------------------------- the index
 
 
 def test_keep_picks_rows_of_everything():
@@ -944,7 +972,7 @@ def test_fingerprint_follows_what_is_learnt_from():
     assert len({index(), *(index(**change) for change in changes)}) == 6
 
 
-# ----------------------------------------------------------------------------------------------------------------- demo
+# ------------------------------------------------------------------------------------------------------- demo
 
 
 def test_demo_is_the_same_each_time():
@@ -994,7 +1022,7 @@ def test_demo_target_is_another_scanner_and_task():
     assert noise["demo"] > 1.2 * noise["demo-source"]  # noisier
 
 
-# --------------------------------------------------------------------------------------------------------- leaves alone
+# ----------------------------------------------------------------------------------------------- leaves alone
 
 LEAVES = """
 def alone(name):  # the module out of a folder that holds nothing else
@@ -1025,8 +1053,8 @@ print(json.dumps([index.classes, counts, same, list(pixels.data.shape), pixels.b
 
 
 def test_each_leaf_works_alone(tmp_path):
-    """datasets.py, images.py and metrics.py, each alone in a folder, in an isolated interpreter: nothing of the project
-    but the file itself can be imported."""
+    """datasets.py, images.py and metrics.py, each alone in a folder, in an isolated interpreter: nothing of
+    the project but the file itself can be imported."""
     for leaf in ("datasets", "images", "metrics"):
         (tmp_path / leaf).mkdir()
         shutil.copy(ROOT / f"{leaf}.py", tmp_path / leaf)

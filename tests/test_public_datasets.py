@@ -27,8 +27,27 @@ ONE_EACH = [
 def run_command(layout, tmp_path, monkeypatch, *more):
     name = layouts.LAYOUTS[layout][0]
     data_dir = layouts.write(layout, tmp_path / "data")
-    arguments = ["--data", name, "--data-dir", data_dir, "--arch", "resnet18", "--strategy", "autorgn", "--weights", "none",
-                 "--img-size", "32", "--epochs", "1", "--device", "cpu", "--output-dir", tmp_path / "runs", *more]  # fmt: skip
+    arguments = [
+        "--data",
+        name,
+        "--data-dir",
+        data_dir,
+        "--arch",
+        "resnet18",
+        "--strategy",
+        "autorgn",
+        "--weights",
+        "none",
+        "--img-size",
+        "32",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--output-dir",
+        tmp_path / "runs",
+        *more,
+    ]
     monkeypatch.setattr(sys, "argv", ["ftcompare.py", *map(str, arguments)])
     code = ftcompare.command_line()
     return code, tmp_path / "runs" / name / "resnet18" / "autorgn" / "seed0-fold0"
@@ -47,8 +66,14 @@ def test_every_dataset_ends_in_a_primary_metric(layout, tmp_path, monkeypatch, c
     assert code == 0, capsys.readouterr().err
     result = json.loads((folder / "metrics.json").read_text())
     name = layouts.LAYOUTS[layout][0]
-    primary = {"chexpert": "auroc", "mura": "kappa", "t1w": "accuracy", "bach": "accuracy", "isic2020": "auroc",
-               "cholect50": "video_map"}  # fmt: skip
+    primary = {
+        "chexpert": "auroc",
+        "mura": "kappa",
+        "t1w": "accuracy",
+        "bach": "accuracy",
+        "isic2020": "auroc",
+        "cholect50": "video_map",
+    }
     assert result["metric"] == primary[name]
     rows = rows_of(folder, "test")
     value = result["test"]["values"][result["metric"]]
@@ -134,8 +159,19 @@ def video_map_by_hand(rows):
 def index_with(labels, units, how, task="multilabel"):
     n, classes = len(labels), ["a", "b"] if labels.ndim == 1 else [f"c{i}" for i in range(labels.shape[1])]
     names = [str(i) for i in range(n)]
-    return datasets.Index("x", task, classes, names, labels, names, [""] * n, None, units=units, unit_kind="study",
-                          unit_score=how)  # fmt: skip
+    return datasets.Index(
+        "x",
+        task,
+        classes,
+        names,
+        labels,
+        names,
+        [""] * n,
+        None,
+        units=units,
+        unit_kind="study",
+        unit_score=how,
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,9 +1,11 @@
-"""strategies.py against values worked by hand, autograd of the written penalties, and numpy in float64. On the CPU:
+"""strategies.py against values worked by hand, autograd of the written penalties, and numpy in float64. On
+the CPU:
 
     python -m pytest tests/test_strategies.py
 
-Tests of what every strategy owes (what changes, groups, resuming) run over strategies.STRATEGIES: a ninth is covered.
-Block maps are worked out from the architectures; only sums of parameters come from torchvision's own metadata."""
+Tests of what every strategy owes (what changes, groups, resuming) run over strategies.STRATEGIES: a ninth is
+covered. Block maps are worked out from the architectures; only sums of parameters come from torchvision's own
+metadata."""
 
 import ast
 import io
@@ -46,7 +48,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-# ------------------------------------------------------------------------------------------------------------- nets
+# ------------------------------------------------------------------------------------------------------- nets
 
 
 class Toy(nn.Module):
@@ -130,7 +132,8 @@ def batch(model, n=6):
 
 
 def chain(*weights):
-    """Linear(1, 1) layers without bias, the last is the head: one scalar weight per block, gradients set by hand."""
+    """Linear(1, 1) layers without bias, the last is the head: one scalar weight per block, gradients set by
+    hand."""
     model = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in weights))
     with torch.no_grad():
         for layer, weight in zip(model, weights):
@@ -196,11 +199,12 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
 
 
-# ----------------------------------------------------------------------------- what trains, and what is bit-identical
+# --------------------------------------------------------------------- what trains, and what is bit-identical
 
 
 def stage_by_hand(epochs, stages, epoch):
-    """Exact arithmetic: stage i of n equal ones begins at round(epochs * i / n), the last no later than the last epoch."""
+    """Exact arithmetic: stage i of n equal ones begins at round(epochs * i / n), the last no later than the
+    last epoch."""
     starts = [math.floor(Fraction(epochs * i, stages) + Fraction(1, 2)) for i in range(stages)]
     return max(i for i, start in enumerate(starts) if min(start, epochs - 1) <= epoch)
 
@@ -225,7 +229,8 @@ def blocks_that_train(key, names, epochs, epoch):
     "key, net", [(key, net) for key in STRATEGIES for net in NETS if net != "mobilenet" or key in GRADUAL]
 )
 def test_exactly_the_stated_parameters_and_buffers_change(key, net):
-    """AdamW with weight decay, a stale gradient on every tensor: whatever is frozen and has a gradient would move."""
+    """AdamW with weight decay, a stale gradient on every tensor: whatever is frozen and has a gradient would
+    move."""
     model = NETS[net]()
     head = replace_head(model, CLASSES)
     blocks = blocks_of(model, head)
@@ -270,7 +275,8 @@ def test_a_linear_probe_leaves_the_backbone_bit_identical(net):
 
 
 def test_the_frozen_parts_of_vgg_do_not_drop():
-    """Two forward passes in train mode agree only if fc6 and fc7's Dropouts are in eval; in FT they are not."""
+    """Two forward passes in train mode agree only if fc6 and fc7's Dropouts are in eval; in FT they are
+    not."""
     model = small_vgg()
     images, _ = batch(model)
     for key, agree in (("lp", True), ("ft", False)):
@@ -307,7 +313,7 @@ def test_bn_eval_keeps_running_statistics_and_trains_the_rest(key):
     assert model.drop4.training == (plan.trainable_parameters() == sum(TOY_PARAMETERS))
 
 
-# ------------------------------------------------------------------------------------------------------------ groups
+# ----------------------------------------------------------------------------------------------------- groups
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
@@ -351,7 +357,8 @@ def test_auto_rgn_groups_are_layers_tensors_or_blocks():
 
 @pytest.mark.parametrize("key", STRATEGIES)
 def test_groups_do_not_change_under_an_optimizer(key):
-    """torch's optimizers keep the dicts they are given: rates written there must not come back as base rates."""
+    """torch's optimizers keep the dicts they are given: rates written there must not come back as base
+    rates."""
     model = toy()
     plan = make_plan(key, model, epochs=2, lr=0.25)
     optimizer = adamw(plan.groups)
@@ -361,7 +368,7 @@ def test_groups_do_not_change_under_an_optimizer(key):
     assert all(set(g) == {"name", "block", "params", "lr", "weight_decay"} for g in plan.groups)
 
 
-# ------------------------------------------------------------------------------------------------------------ stages
+# ----------------------------------------------------------------------------------------------------- stages
 
 
 @pytest.mark.parametrize(
@@ -491,7 +498,7 @@ def test_new_optimizers():
     assert [plan.begin_epoch(epoch) for epoch in range(3)] == [True, False, False]
 
 
-# ------------------------------------------------------------------------------------------------------------- rates
+# ------------------------------------------------------------------------------------------------------ rates
 
 
 @pytest.mark.parametrize("key", STRATEGIES)
@@ -511,8 +518,8 @@ def test_rates_are_closed_form(key):
 
 
 def test_rates_at_chosen_steps_of_a_cosine():
-    """LP-FT of 4 epochs with 4 steps each, cosine within each span of 8 steps: at step 2 of a span the factor is
-    (1 + cos(pi/4)) / 2 = 0.853553, at step 4 it is 1/2, at step 6 0.146447."""
+    """LP-FT of 4 epochs with 4 steps each, cosine within each span of 8 steps: at step 2 of a span the factor
+    is (1 + cos(pi/4)) / 2 = 0.853553, at step 4 it is 1/2, at step 6 0.146447."""
     plan = make_plan("lpft", toy(), epochs=4, lr=0.01, hyper=Hyperparameters(lp_lr=2.0))
     rates = {}
     for epoch in range(4):
@@ -530,7 +537,8 @@ def test_rates_at_chosen_steps_of_a_cosine():
 
 
 def test_an_sgd_step_is_rate_times_gradient():
-    """What the rates are for: w - lr * factor * ratio * g, w = 1, 2, 4, 1 and g = 1: 0.3 * 0.5 * (1, 1/2, 1/4, 1)."""
+    """What the rates are for: w - lr * factor * ratio * g, w = 1, 2, 4, 1 and g = 1: 0.3 * 0.5 * (1, 1/2,
+    1/4, 1)."""
     model = chain(1.0, 2.0, 4.0, 1.0)
     plan = make_plan("autorgn", model, epochs=1, lr=0.3, hyper=Hyperparameters(weight_decay=0.0))
     plan.begin_epoch(0)
@@ -549,7 +557,7 @@ def test_another_number_of_groups_is_refused():
         plan.set_rates(adamw(plan.groups[:-1]))
 
 
-# ------------------------------------------------------------------------------------------------------ SP penalties
+# ----------------------------------------------------------------------------------------------- SP penalties
 
 
 def written_penalty(key, model, w0, alpha, beta):
@@ -606,8 +614,8 @@ def test_sp_training_equals_training_with_the_penalty_in_the_loss(key):
 
 @pytest.mark.parametrize("key", SP)
 def test_proximal_mode_equals_the_closed_form(key):
-    """argmin over w of (w - z)^2 / (2 lr) + penalty: (z + lr alpha w0) / (1 + lr alpha), the soft threshold, and
-    z / (1 + lr beta) for the head, at the rate that the schedule left: 0.4 * 0.5."""
+    """argmin over w of (w - z)^2 / (2 lr) + penalty: (z + lr alpha w0) / (1 + lr alpha), the soft threshold,
+    and z / (1 + lr beta) for the head, at the rate that the schedule left: 0.4 * 0.5."""
     model, lr, alpha, beta = toy().double(), 0.4 * 0.5, 0.9, 0.7
     hyper = Hyperparameters(alpha=alpha, beta=beta, sp_mode="proximal")
     plan = make_plan(key, model, epochs=1, lr=0.4, hyper=hyper)
@@ -641,7 +649,8 @@ def test_proximal_mode_equals_the_closed_form(key):
 
 
 def test_proximal_l1_training_leaves_weights_at_their_pretrained_values():
-    """Adam's first steps are about lr long; 3 lr of threshold holds what has no steady pull, in float32 exactly."""
+    """Adam's first steps are about lr long; 3 lr of threshold holds what has no steady pull, in float32
+    exactly."""
     shares = {}
     for mode in ("proximal", "loss"):
         model = toy()
@@ -675,12 +684,12 @@ def test_sp_leaves_tensors_without_a_gradient_alone(key, mode):
         assert model[1].weight.grad.item() == {"l1sp": 0.5, "l2sp": 5.0}[key]
 
 
-# --------------------------------------------------------------------------------------------------- Auto-RGN's ratios
+# ------------------------------------------------------------------------------------------ Auto-RGN's ratios
 
 
 def rgn_by_hand(model, grads, unit, norm, head="fc"):
-    """{unit: ratio} in float64 from the definition. grads: a list, one per step, of {name: (weight, gradient)}, numpy.
-    The norms of a unit are averaged over the steps."""
+    """{unit: ratio} in float64 from the definition. grads: a list, one per step, of {name: (weight,
+    gradient)}, numpy. The norms of a unit are averaged over the steps."""
     layer_of = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
     block_of = {
         name: f"conv{layer[-1]}" if layer.startswith("bn") else layer for name, layer in layer_of.items()
@@ -721,7 +730,8 @@ def ratios_in_force(plan):
 @pytest.mark.parametrize("norm", ["backbone", "all"])
 @pytest.mark.parametrize("unit", ["layer", "tensor", "block"])
 def test_ratios_from_the_steps_own_gradients(unit, norm):
-    """First epoch: of its first step. Second epoch: of the first one's three steps, while the weights moved."""
+    """First epoch: of its first step. Second epoch: of the first one's three steps, while the weights
+    moved."""
     model = toy()
     plan = make_plan("autorgn", model, epochs=2, lr=0.02, hyper=Hyperparameters(rgn_unit=unit, rgn_norm=norm))
     images, labels = batch(model)
@@ -766,7 +776,8 @@ def probe_of(model, seen=None):
 @pytest.mark.parametrize("norm", ["backbone", "all"])
 @pytest.mark.parametrize("unit", ["layer", "tensor", "block"])
 def test_ratios_from_a_probe(unit, norm):
-    """Four extra batches with BatchNorm and Dropout in eval, before the first epoch and anew before the second."""
+    """Four extra batches with BatchNorm and Dropout in eval, before the first epoch and anew before the
+    second."""
     model = toy()
     hyper = Hyperparameters(rgn_source="probe", rgn_batches=4, rgn_unit=unit, rgn_norm=norm, rgn_every=3)
     plan = make_plan("autorgn", model, epochs=2, lr=0.02, hyper=hyper)
@@ -825,8 +836,9 @@ def test_a_fresh_head_by_hand(norm, expected):
 
 
 def test_zero_norm_weights_by_hand():
-    """a.weight 5 with gradient 1, a.bias 0 with gradient 2: the layer's ratio is sqrt(1 + 4) / 5 = 0.4472 and the
-    largest; b's two tensors are zero: out of the maximum, 1; c.weight 10 with gradient 1: 0.1; the head 1e-3 with 7."""
+    """a.weight 5 with gradient 1, a.bias 0 with gradient 2: the layer's ratio is sqrt(1 + 4) / 5 = 0.4472 and
+    the largest; b's two tensors are zero: out of the maximum, 1; c.weight 10 with gradient 1: 0.1; the head
+    1e-3 with 7."""
     grad, weight = hand(1, 2, 7, 0, 1, 7), hand(5, 0, 0, 0, 10, 1e-3)
     layer = torch.tensor([0, 0, 2, 2, 4, 5])
     head = torch.tensor([False] * 5 + [True])
@@ -840,8 +852,8 @@ def test_zero_norm_weights_by_hand():
 
 
 def test_a_zero_bias_takes_its_layers_ratio():
-    """In a plan with tensors as units: (3, 4) with gradient (0, 1) and bias 0 with gradient 2, as above; and a layer
-    of zeros, whose gradient is the largest of all."""
+    """In a plan with tensors as units: (3, 4) with gradient (0, 1) and bias 0 with gradient 2, as above; and
+    a layer of zeros, whose gradient is the largest of all."""
     model = nn.Sequential(
         nn.Linear(2, 1), nn.Linear(1, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     )
@@ -880,7 +892,8 @@ USELESS = {
 @pytest.mark.parametrize("useless", USELESS.values(), ids=USELESS.keys())
 @pytest.mark.parametrize("norm", ["backbone", "all"])
 def test_useless_gradients_keep_the_ratios_and_are_counted(norm, useless):
-    """RGN (1, 1/2, 1/4) / max; then an epoch of nothing usable; then (1, 1, 1/4) from the one usable step of three."""
+    """RGN (1, 1/2, 1/4) / max; then an epoch of nothing usable; then (1, 1, 1/4) from the one usable step of
+    three."""
     model = chain(1.0, 2.0, 4.0, 1.0)
     plan = make_plan("autorgn", model, epochs=4, hyper=Hyperparameters(rgn_norm=norm))
 
@@ -922,9 +935,9 @@ def test_until_a_usable_step_all_ratios_are_one():
 
 
 def test_ratios_of_an_epoch_are_the_mean_norms_of_the_one_before():
-    """Weights 1 and 2. Epoch 0: gradients (4, 2), (1, 6), (1, 4): its own ratios are the first step's, 4 and 1:
-    (1, 1/4). Means (2, 4), RGN 2 and 2: epoch 1 has (1, 1), whatever its steps say. Epoch 1's one step (1, 8), RGN 1
-    and 4: epoch 2 has (1/4, 1): epoch 0 no longer counts."""
+    """Weights 1 and 2. Epoch 0: gradients (4, 2), (1, 6), (1, 4): its own ratios are the first step's, 4 and
+    1: (1, 1/4). Means (2, 4), RGN 2 and 2: epoch 1 has (1, 1), whatever its steps say. Epoch 1's one step (1,
+    8), RGN 1 and 4: epoch 2 has (1/4, 1): epoch 0 no longer counts."""
     model = chain(1.0, 2.0, 1.0)
     plan = make_plan("autorgn", model, epochs=3)
     plan.begin_epoch(0)
@@ -943,7 +956,8 @@ def test_ratios_of_an_epoch_are_the_mean_norms_of_the_one_before():
 
 
 def test_rgn_every_counts_steps_across_epochs():
-    """New ratios after every third step, from these three; until the first three are seen, from the first usable."""
+    """New ratios after every third step, from these three; until the first three are seen, from the first
+    usable."""
     model = chain(1.0, 1.0, 1.0)
     plan = make_plan("autorgn", model, epochs=4, hyper=Hyperparameters(rgn_every=3))
     ratios = []
@@ -965,7 +979,7 @@ def test_rgn_reset_starts_the_moments_anew(reset):
     assert optimizer.state[model.fc.weight]["step"].item() == (2 if reset else 6)
 
 
-# ------------------------------------------------------------------------------- norms: accuracy, no synchronisation
+# ------------------------------------------------------------------------ norms: accuracy, no synchronisation
 
 
 def random_tensors(generator):
@@ -1055,8 +1069,9 @@ class Recorder(TorchDispatchMode):
     [(0, "backbone", "layer"), (0, "all", "tensor"), (1, "backbone", "tensor"), (1, "all", "block")],
 )
 def test_no_host_synchronisation_inside_the_step(every, norm, unit):
-    """Fake tensors on a GPU that need not exist: .item(), .tolist() and bool() raise there. In the second step of an
-    epoch nothing is copied to the device either. The fused step itself has no fake kernel and is torch's own."""
+    """Fake tensors on a GPU that need not exist: .item(), .tolist() and bool() raise there. In the second
+    step of an epoch nothing is copied to the device either. The fused step itself has no fake kernel and is
+    torch's own."""
     with FakeTensorMode():
         with torch.device("cuda"):
             model = Toy()
@@ -1084,7 +1099,8 @@ def test_no_host_synchronisation_inside_the_step(every, norm, unit):
 
 
 def test_tensor_rates_equal_the_numbers(monkeypatch):
-    """The path of fused optimizers, on the CPU: 0-d float32 tensors, and the base rate of the stage that runs."""
+    """The path of fused optimizers, on the CPU: 0-d float32 tensors, and the base rate of the stage that
+    runs."""
     monkeypatch.setattr(strategies, "takes_tensor_rates", lambda optimizer: True)
     model = chain(1.0, 2.0, 4.0)
     plan = make_plan("autorgn", model, epochs=2, lr=0.3)
@@ -1108,7 +1124,7 @@ def test_tensor_rates_equal_the_numbers(monkeypatch):
         assert [group["lr"].item() for group in optimizer.param_groups] == expected
 
 
-# ---------------------------------------------------------------------------------------------------------- resuming
+# --------------------------------------------------------------------------------------------------- resuming
 
 RESUMED = [(key, {}, (2, 0)) for key in STRATEGIES] + [
     ("l1sp", {"sp_mode": "proximal"}, (3, 0)),
@@ -1123,8 +1139,8 @@ RESUMED = [(key, {}, (2, 0)) for key in STRATEGIES] + [
 
 @pytest.mark.parametrize("key, settings, stop", RESUMED)
 def test_a_resumed_run_goes_on_bit_for_bit(key, settings, stop):
-    """Stopped before (epoch, step), saved, loaded with weights_only=True into new objects: the same weights, buffers,
-    rates and ratios as without the stop."""
+    """Stopped before (epoch, step), saved, loaded with weights_only=True into new objects: the same weights,
+    buffers, rates and ratios as without the stop."""
     epochs, steps = 4, 3
     positions = [(epoch, step) for epoch in range(epochs) for step in range(steps)]
 
@@ -1211,15 +1227,17 @@ def test_a_first_epoch_without_a_usable_step_stays_so_when_resumed():
     assert ratios == [[1, 1, 1], [1, 0.5, 1]] * 2
 
 
-# ------------------------------------------------------------------------------------------------- blocks and the head
+# ---------------------------------------------------------------------------------------- blocks and the head
 
-# Tensors per block, worked out from the architectures. Conv with BatchNorm: 3 (no bias); with bias or LayerNorm: 2.
+# Tensors per block, worked out from the architectures. Conv with BatchNorm: 3 (no bias); with bias or
+# LayerNorm: 2.
 MAPS = {
     # BasicBlock: two conv + bn = 6; the first of layers 2 to 4 has a downsampling conv + bn, 3 more.
     "resnet18": {"stem": 3, "layer1": 12, "layer2": 15, "layer3": 15, "layer4": 15, "head": 2},
     # Bottleneck: three conv + bn = 9; 3, 4, 6, 3 of them, each layer with one downsampling.
     "resnet50": {"stem": 3, "layer1": 30, "layer2": 39, "layer3": 57, "layer4": 30, "head": 2},
-    # Dense layer: norm, conv, norm, conv = 6; 6, 12, 24, 16 of them; transition: norm and conv = 3; norm5 = 2.
+    # Dense layer: norm, conv, norm, conv = 6; 6, 12, 24, 16 of them; transition: norm and conv = 3; norm5 =
+    # 2.
     "densenet121": {
         "stem": 3,
         "denseblock1": 6 * 6 + 3,
@@ -1232,26 +1250,28 @@ MAPS = {
     "vgg19": {"stage1": 4, "stage2": 4, "stage3": 8, "stage4": 8, "stage5": 8, "fc6+fc7": 4, "head": 2},
     # 1, 1, 2, 2, 2 convolutions with bias and BatchNorm.
     "vgg11_bn": {"stage1": 4, "stage2": 4, "stage3": 8, "stage4": 8, "stage5": 8, "fc6+fc7": 4, "head": 2},
-    # MBConv: expansion 3, depthwise 3, squeeze-excitation 4, projection 3 = 13, the first stage without expansion;
-    # 1, 2, 2, 3, 3, 4, 1 of them between two conv + bn.
+    # MBConv: expansion 3, depthwise 3, squeeze-excitation 4, projection 3 = 13, the first stage without
+    # expansion; 1, 2, 2, 3, 3, 4, 1 of them between two conv + bn.
     "efficientnet_b0": {f"features.{i}": n for i, n in enumerate([3, 10, 26, 26, 39, 39, 52, 13, 3])}
     | {"head": 2},
-    # Block: layer scale 1, depthwise conv 2, LayerNorm 2, two linear layers 4 = 9; 3, 3, 9, 3 of them; stem and
-    # downsampling: conv and norm = 4. The LayerNorm before the head goes with the last stage.
+    # Block: layer scale 1, depthwise conv 2, LayerNorm 2, two linear layers 4 = 9; 3, 3, 9, 3 of them; stem
+    # and downsampling: conv and norm = 4. The LayerNorm before the head goes with the last stage.
     "convnext_tiny": {f"features.{i}": n for i, n in enumerate([4, 27, 4, 27, 4, 81, 4, 29])} | {"head": 2},
-    # Conv + bn; 11 inverted residuals: expansion 3 (not in the first), depthwise 3, squeeze-excitation 4 (not in the
-    # second and third), projection 3; conv + bn; a linear layer before the head.
+    # Conv + bn; 11 inverted residuals: expansion 3 (not in the first), depthwise 3, squeeze-excitation 4 (not
+    # in the second and third), projection 3; conv + bn; a linear layer before the head.
     "mobilenet_v3_small": {f"features.{i}": n for i, n in enumerate([3, 10, 9, 9, *[13] * 8, 3])}
     | {"classifier.0": 2, "head": 2},
-    # Block: three conv + bn and squeeze-excitation = 13; 1, 3, 6, 6 of them; each stage with one projection, 3 more.
+    # Block: three conv + bn and squeeze-excitation = 13; 1, 3, 6, 6 of them; each stage with one projection,
+    # 3 more.
     "regnet_y_400mf": {"stem": 3}
     | {f"trunk_output.block{i + 1}": 13 * n + 3 for i, n in enumerate([1, 3, 6, 6])}
     | {"head": 2},
-    # Block: two LayerNorms 4, qkv 2, projection 2, relative positions 1, MLP 4 = 13; 2, 2, 6, 2 of them; patch
-    # embedding: conv and norm = 4; merging: linear without bias and norm = 3; the last norm goes with the last stage.
+    # Block: two LayerNorms 4, qkv 2, projection 2, relative positions 1, MLP 4 = 13; 2, 2, 6, 2 of them;
+    # patch embedding: conv and norm = 4; merging: linear without bias and norm = 3; the last norm goes with
+    # the last stage.
     "swin_t": {f"features.{i}": n for i, n in enumerate([4, 26, 3, 26, 3, 78, 3, 28])} | {"head": 2},
-    # Block: two LayerNorms 4, attention's in and out 4, MLP 4 = 12. Class token and positions go with conv_proj, the
-    # last norm with the last block.
+    # Block: two LayerNorms 4, attention's in and out 4, MLP 4 = 12. Class token and positions go with
+    # conv_proj, the last norm with the last block.
     "vit_b_16": {"conv_proj": 4}
     | {f"encoder.layers.encoder_layer_{i}": 12 + 2 * (i == 11) for i in range(12)}
     | {"head": 2},
@@ -1434,7 +1454,7 @@ def test_a_head_that_is_not_the_last_linear_layer():
     assert [p for group in plan.groups for p in group["params"]] == [model.fc.weight, model.fc.bias]
 
 
-# ------------------------------------------------------------------------------------- names, defaults, wrong values
+# ------------------------------------------------------------------------------ names, defaults, wrong values
 
 
 def test_names_in_any_spelling():
@@ -1570,7 +1590,7 @@ def test_bad_arguments_of_a_plan(key, call, settings, message):
     assert str(error.value).startswith(message)
 
 
-# --------------------------------------------------------------------------------------------------- copied on its own
+# ------------------------------------------------------------------------------------------ copied on its own
 
 
 def test_imports_torch_and_the_standard_library_only():
@@ -1623,8 +1643,8 @@ print(json.dumps(losses))
 
 
 def test_a_copy_alone_trains_a_model(tmp_path):
-    """The loop of the file's own header as it stands there, for every strategy, in a folder that holds nothing else,
-    python -I. Only the model and the data are small. The loss falls, epoch by epoch."""
+    """The loop of the file's own header as it stands there, for every strategy, in a folder that holds
+    nothing else, python -I. Only the model and the data are small. The loss falls, epoch by epoch."""
     source = Path(strategies.__file__).read_text()
     (tmp_path / "strategies.py").write_text(source)
     header = ast.get_docstring(ast.parse(source))

@@ -784,7 +784,12 @@ class RelativeGradientNorm:
         open."""
         state = self.state
         means = state["grad"] / state["count"], state["weight"] / state["count"]
-        ratios, trusted = relative_ratios(*means, self._layer, self._head, self.hyper.rgn_norm)
+        if self.held is None:
+            ratios, trusted = relative_ratios(*means, self._layer, self._head, self.hyper.rgn_norm)
+        else:
+            backbone, ones = self.hyper.rgn_norm == "backbone", torch.ones_like(means[0], dtype=torch.float32)
+            arguments = (*means, self._layer, self._head, state["ratios"], ones, 1.0, backbone)
+            ratios, _, trusted = self.norms.relative_rates(*arguments)
         replace = trusted & ~state["known"] if provisional else trusted
         for name, value in (("ratios", ratios), ("behind_grad", means[0]), ("behind_weight", means[1])):
             state[name] = torch.where(replace, value, state[name])

@@ -984,8 +984,8 @@ def test_demo_is_the_same_each_time():
 
 @pytest.mark.parametrize(
     "name, patients",
-    [  # 40, 30, 20 and 10 % of 260 and of 60; 1200 / 8
-        ("demo", [104, 78, 52, 26]),
+    [  # 40, 30, 20 and 10 % of 200 and of 60; 1200 / 8
+        ("demo", [80, 60, 40, 20]),
         ("demo-tiny", [24, 18, 12, 6]),
         ("demo-source", [150] * 8),
     ],

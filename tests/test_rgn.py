@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.rgn import ptxas_report
 from csrc import loader
-from strategies import grad_weight_norms, make_plan, relative_ratios
+from strategies import Hyperparameters, grad_weight_norms, make_plan, relative_ratios
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -323,6 +323,41 @@ def _rates_under_ddp(rank, folder):
     rates = rates_of_a_step(native, nn.parallel.DistributedDataParallel, half)
     torch.save(rates, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("norm", ["backbone", "all"])
+@pytest.mark.parametrize("unit", ["layer", "tensor", "block"])
+def test_a_plan_that_uses_the_kernel_trains_like_one_that_does_not(native, unit, norm):
+    tables, weights = [], []
+    for kernel in (None, native):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 2)
+        )
+        hyper = Hyperparameters(rgn_unit=unit, rgn_norm=norm)
+        plan = make_plan("autorgn", model, epochs=3, hyper=hyper)
+        if kernel:
+            plan.use_kernel(kernel)
+        for epoch in range(3):
+            if plan.begin_epoch(epoch):
+                optimizer = torch.optim.AdamW(plan.groups)
+            for step in range(3):
+                x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(10 * epoch + step))
+                nn.functional.cross_entropy(model(x), torch.arange(6) % 2).backward()
+                if epoch == 1 and step == 1:
+                    model[0].weight.grad.fill_(float("nan"))  # counted, and the step's norms left out
+                plan.after_backward()
+                plan.set_rates(optimizer)
+                if not (epoch == 1 and step == 1):
+                    optimizer.step()
+                optimizer.zero_grad()
+        assert plan.skipped_steps() == 1
+        tables.append(
+            torch.tensor([[row["ratio"], row["grad_norm"], row["weight_norm"]] for row in plan.table()])
+        )
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(tables[0], tables[1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch.distributed is not available")

@@ -168,11 +168,35 @@ class Options:
                 raise DataError(f"--{name} {getattr(self, name)}: choose from {known}")
 
 
+# Which of the options each form of own data takes; a Dataset says so itself.
+OWN_OPTIONS = {
+    "a folder": ("group_regex",),
+    "a CSV": ("path_col", "label_col", "group_col", "split_col", "group_regex"),
+    "an npz": (),
+}
+
+
+def refuse_options(options: Options, takes: Iterable[str], data: object) -> None:
+    """DataError for an option that was given and that this data has no use for."""
+    for option in fields(Options):
+        if option.name in takes or getattr(options, option.name) == option.default:
+            continue
+        forms = [form for form, own in OWN_OPTIONS.items() if option.name in own]
+        forms += [name for name, dataset in DATASETS.items() if option.name in dataset.options]
+        by_name = option.name == "group_col" and "group_regex" in takes
+        hint = "; name the groups of a folder with --group-regex" if by_name else ""
+        flag = "--" + option.name.replace("_", "-")
+        users = " and ".join(filter(None, (", ".join(forms[:-1]), forms[-1])))
+        raise DataError(f"{flag} is for {users}, not {data}{hint}")
+
+
 def load_index(data: str, data_dir: str | None = None, options: Options = Options()) -> Index:
     """The index of a named dataset, or of the user's own folder, CSV or npz. Raises DataError."""
     if data in DATASETS:
+        refuse_options(options, DATASETS[data].options, data)
         index = DATASETS[data].load(data_dir, options)
     elif data in DEMOS:
+        refuse_options(options, (), data)
         index = demo(data)
     else:
         index = own_data(Path(data).expanduser(), data_dir, options)
@@ -181,7 +205,23 @@ def load_index(data: str, data_dir: str | None = None, options: Options = Option
     )
     if len(index) == 0:
         raise DataError(f"{data}: no images found")
+    refuse(data, (repr(name) for name in index.paths if not is_text(name)), "names are not valid UTF-8")
+    refuse(data, duplicates(index.paths), "images are listed more than once")
+    index.notes = [note.encode("utf-8", "backslashreplace").decode() for note in index.notes]
     return index
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is text: where its bytes are no UTF-8, Python has put surrogates in their place."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def duplicates(items: Iterable[str]) -> list[str]:
+    return [item for item, n in Counter(items).items() if n > 1]
 
 
 # ----------------------------------------------------------------------------------------------- the datasets
@@ -278,6 +318,7 @@ def chexpert_part(root, part, file, findings, options) -> tuple[list[str], np.nd
         at.relative_to(root).as_posix()
         for pattern in CHEXPERT_FOLDERS[part]
         for at in sorted(root.glob(pattern))
+        if at.is_dir()
     ]
     base = {patient: at for at in folders for patient in os.listdir(root / at)}
     if by_study:  # the labels of a study are those of its images
@@ -400,10 +441,18 @@ def t1w(root: Path, options: Options) -> Index:
     return replace(index, classes=names, metric="accuracy", second="macro_f1", counts=counts)
 
 
+# What h5py raises of a file that is no HDF5, lacks a key or holds something else there
+NOT_FIGSHARE = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
+
+
 def t1w_figshare(root: Path, slices: list[Path], options: Options) -> Index:
     """figshare 1512427 (Cheng et al. 2015): 1.mat to 3064.mat in one folder or several, MATLAB 7.3; group
     PID. cvind.mat holds the official 5 folds, entry i for file i + 1; --fold K takes fold K as the test
     set."""
+    if options.group_regex:
+        raise DataError(
+            f"{root}: --group-regex is for image folders; figshare's .mat slices name their patients"
+        )
     slices = sorted(slices, key=lambda file: int(file.stem))
     numbers = [int(file.stem) for file in slices]
     twice = [f"{n}.mat" for n, times in Counter(numbers).items() if times > 1]
@@ -414,14 +463,19 @@ def t1w_figshare(root: Path, slices: list[Path], options: Options) -> Index:
             heads.append(MatSlice(file).head())
         except DataError:  # no h5py
             raise
-        except (OSError, KeyError, ValueError) as error:
+        except NOT_FIGSHARE as error:
             bad.append(f"{file.name} ({error})")
     refuse(root, bad, f"of {len(slices)} .mat files cannot be read")
     bad = [f"{file.name}: {label:g}" for file, (label, _) in zip(slices, heads) if label not in (1, 2, 3)]
     refuse(root, bad, "labels are not 1, 2 or 3")
     cvind, folds, notes = next((f for f in walk(root) if f.name == "cvind.mat"), None), None, []
     if cvind:
-        fold_of = MatSlice(cvind).folds()
+        try:
+            fold_of = MatSlice(cvind).folds()
+        except DataError:  # no h5py
+            raise
+        except NOT_FIGSHARE as error:
+            raise DataError(f"{cvind}: not the folds of figshare's archive ({error})") from None
         if max(numbers) > len(fold_of):
             raise DataError(f"{cvind}: {len(fold_of)} folds, but there is a {max(numbers)}.mat")
         folds = [["test" if fold_of[n - 1] == k else "train" for n in numbers] for k in range(1, 6)]
@@ -504,7 +558,7 @@ def bach(root: Path, options: Options) -> Index:
     refuse(file, twice, "images are listed more than once")
     rows.sort(key=lambda row: (BACH_CLASSES.index(row[1]), row[0]))
     below = "" if photos == root else "Photos/"
-    paths = [f"{below}{label}/{name}" for name, label in rows]
+    paths = as_on_disk(root, [f"{below}{label}/{name}" for name, label in rows])
     refuse_missing(root, paths, str(file), "each lies in the folder of its class")
     counts = {("all", ""): {"images": 400}} | {("all", c): {"images": 100} for c in BACH_CLASSES}
     return Index(
@@ -525,9 +579,10 @@ def bach(root: Path, options: Options) -> Index:
 def bach_test(data_dir: str | None = None) -> list[Path]:
     """The unlabelled images of BACH's test set, ICIAR2018_BACH_Challenge_TestDataset/Photos/test0.tif to
     test99.tif, in the order of their numbers: what a trained model may be asked about."""
-    root = replace(DATASETS["bach"], markers=("Photos/test0.tif", "test0.tif")).find(data_dir)
+    markers = ("Photos/test0.[tT][iI][fF]", "test0.[tT][iI][fF]")
+    root = replace(DATASETS["bach"], markers=markers).find(data_dir)
     photos = root / "Photos" if (root / "Photos").is_dir() else root
-    names = [name for name in file_names(photos) if re.fullmatch(r"test\d+\.tif", name)]
+    names = [name for name in file_names(photos) if re.fullmatch(r"test\d+\.tif", name, re.IGNORECASE)]
     return [photos / name for name in sorted(names, key=lambda name: int(name[4:-4]))]
 
 
@@ -540,7 +595,7 @@ def isic2020(root: Path, options: Options) -> Index:
     left out. The test labels are not public: splits are cut from the training set by patient."""
     names = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
     file = first_of(root, *names)
-    folder = first_of(root, "ISIC_2020_Training_JPEG/train", "jpeg/train", "train")
+    folder = first_of(root, "ISIC_2020_Training_JPEG/train", "jpeg/train", "train", folder=True)
     if file is None or folder is None:
         what = (
             f"none of {', '.join(names)}"
@@ -569,6 +624,7 @@ def isic2020(root: Path, options: Options) -> Index:
     paths = [f"{row['image_name']}.jpg" for row in rows]
     paths = [f"{folder.relative_to(root).as_posix()}/{path}" for path in paths]
     refuse_leaving(paths, str(file), root)
+    paths = as_on_disk(root, paths)
     refuse_missing(root, paths, str(file), "unpack the whole archive")
     return Index(
         "isic2020",
@@ -794,7 +850,7 @@ def cholect45_txt(
 @dataclass(frozen=True)
 class Dataset:
     """A public dataset: what --list-data says of it, and how it is found and read. classes, metric, unit:
-    those without further options. markers: glob patterns; the archive's folder holds one of them. build:
+    those without further options. options: the names in Options that it takes. markers: glob patterns; the archive's folder holds one of them. build:
     (root, options) -> Index."""
 
     name: str
@@ -809,6 +865,7 @@ class Dataset:
     licence: str
     size: str
     citation: str
+    options: tuple[str, ...]
     markers: tuple[str, ...]
     build: Callable[[Path, Options], Index]
 
@@ -832,8 +889,9 @@ class Dataset:
                     if self.held_by(folder):
                         return folder
         found = "; ".join(filter(None, map(self.instead, bases)))
+        markers = [re.sub(r"\[(\w)\w\]", r"\1", marker) for marker in self.markers]  # "[tT]" is "t"
         raise DataError(
-            f"{self.name} not found: looked for {' or '.join(self.markers)} in {' and '.join(map(str, bases))} and in the "
+            f"{self.name} not found: looked for {' or '.join(markers)} in {' and '.join(map(str, bases))} and in the "
             f"folders there. {found}. Get it from {self.site} ({self.access}, {self.size}), unpack it and pass --data-dir FOLDER"
         )
 
@@ -857,9 +915,8 @@ def list_datasets() -> list[dict[str, str]]:
     """A row for each dataset: what it is, how to obtain it, what to cite."""
     rows = []
     for dataset in DATASETS.values():
-        row = {
-            f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in ("markers", "build")
-        }
+        inner = ("options", "markers", "build")
+        row = {f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in inner}
         rows.append(row | {"classes": ", ".join(dataset.classes)})
     return rows
 
@@ -870,9 +927,10 @@ def near(place: Path) -> list[Path]:
     return [place, *subfolders(place)[:100]] if place.is_dir() else []
 
 
-def first_of(root: Path, *patterns: str) -> Path | None:
-    """The first that is there of some files or folders."""
-    return next((found for pattern in patterns for found in sorted(root.glob(pattern))), None)
+def first_of(root: Path, *patterns: str, folder: bool = False) -> Path | None:
+    """The first that is there of some files, or of some folders (beside which the zip may lie)."""
+    found = (at for pattern in patterns for at in sorted(root.glob(pattern)))
+    return next((at for at in found if at.is_dir() == folder), None)
 
 
 DATASETS: dict[str, Dataset] = {
@@ -891,6 +949,7 @@ DATASETS: dict[str, Dataset] = {
             licence="Stanford University Dataset Research Use Agreement",
             size="11 GB small, 440 GB full",
             citation="Irvin et al., CheXpert, AAAI 2019",
+            options=("labels", "uncertain", "views"),
             markers=("valid.csv", "CheXpert-v1.0 batch 1*/valid.csv"),
             build=chexpert,
         ),
@@ -907,6 +966,7 @@ DATASETS: dict[str, Dataset] = {
             licence="Stanford University Dataset Research Use Agreement",
             size="3.3 GB",
             citation="Rajpurkar et al., MURA, MIDL 2018",
+            options=("region",),
             markers=("train_image_paths.csv", "valid_image_paths.csv"),
             build=mura,
         ),
@@ -924,7 +984,14 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY 4.0 (figshare)",
             size="0.9 GB figshare, 0.1-0.2 GB Kaggle",
             citation="Cheng et al., PLoS ONE 2015; Bhuvaji et al., Kaggle 2020; Nickparvar, Kaggle 2021",
-            markers=("[Tt]raining/*glioma*", "cvind.mat", "[0-9]*.mat", "brainTumorDataPublic*/[0-9]*.mat"),
+            options=("fold", "group_regex"),
+            markers=(
+                "[Tt]raining/*glioma*",
+                "cvind.mat",
+                "[0-9]*.mat",
+                "brainTumorDataPublic*/[0-9]*.mat",
+                "[0-9]*-[0-9]*/[0-9]*.mat",
+            ),
             build=t1w,
         ),
         Dataset(
@@ -940,6 +1007,7 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY-NC-ND 4.0",
             size="about 13 GB, whole slides included",
             citation="Aresta et al., BACH, Medical Image Analysis 2019",
+            options=(),
             markers=("Photos/microscopy_ground_truth.csv", "microscopy_ground_truth.csv"),
             build=bach,
         ),
@@ -956,7 +1024,12 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY-NC 4.0",
             size="23 GB",
             citation="Rotemberg et al., Scientific Data 2021",
-            markers=("ISIC_2020_Training_GroundTruth*.csv", "jpeg/train/ISIC_*.jpg", "train/ISIC_*.jpg"),
+            options=(),
+            markers=(
+                "ISIC_2020_Training_GroundTruth*.csv",
+                "jpeg/train/ISIC_*.[jJ][pP][gG]",
+                "train/ISIC_*.[jJ][pP][gG]",
+            ),
             build=isic2020,
         ),
         Dataset(
@@ -972,6 +1045,7 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY-NC-SA 4.0",
             size="about 50 GB",
             citation="Nwoye et al., Medical Image Analysis 2022; splits: Nwoye and Padoy 2022",
+            options=("task", "variant", "fold"),
             markers=("labels/VID*.json", "instrument/VID*.txt"),
             build=cholect50,
         ),
@@ -984,13 +1058,16 @@ DATASETS: dict[str, Dataset] = {
 
 def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
     if path.is_dir():
+        refuse_options(options, OWN_OPTIONS["a folder"], path)
         return class_folders(path, options)
     if not path.exists():
         known = ", ".join([*DATASETS, *DEMOS])
         raise DataError(f"--data {path}: neither a file or folder nor a dataset; the datasets are {known}")
     if path.suffix == ".npz":
+        refuse_options(options, OWN_OPTIONS["an npz"], path)
         return npz(path)
     if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        refuse_options(options, OWN_OPTIONS["a CSV"], path)
         return table(path, Path(data_dir).expanduser() if data_dir else path.parent, options)
     raise DataError(f"--data {path}: give a folder of class folders, a .csv or an .npz")
 
@@ -1001,10 +1078,13 @@ def class_folders(root: Path, options: Options) -> Index:
     by_split = {
         folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES
     }
-    notes = []
+    notes, hint = [], ""
     if by_split:
         if extra := [f.name for f in folders if f not in by_split]:
             notes.append(f"left out, beside the splits' folders: {listing(extra)}")
+            names = " and ".join(f"{folder.name}/" for folder in by_split)
+            hint = f"; {names} was read as the folder of a split and the {len(extra)} beside it left out: "
+            hint += "rename it if it is a class"
         places = [(split, c) for folder, split in by_split.items() for c in subfolders(folder)]
     else:
         places = [("", folder) for folder in folders]
@@ -1018,12 +1098,12 @@ def class_folders(root: Path, options: Options) -> Index:
             else:
                 other[file.suffix.lower() or file.name] += 1
         if not images:
-            raise DataError(f"{folder}: a class folder without images; fill or remove it")
+            raise DataError(f"{folder}: a class folder without images; fill or remove it{hint}")
     if not found:
         loose = sum(map(is_image, walk(root)))
         what = f"{loose} images lie in it, but in no class folder" if loose else "there is no image in it"
         raise DataError(
-            f"{root}: {what}; expected {root.name}/<class>/*.png or {root.name}/train/<class>/*.png"
+            f"{root}: {what}; expected {root.name}/<class>/*.png or {root.name}/train/<class>/*.png{hint}"
         )
     tops = [root, *by_split]
     if loose := [f.name for top in tops for f in sorted(top.iterdir()) if f.is_file() and is_image(f)]:
@@ -1165,6 +1245,19 @@ def missing_files(root: Path, paths: list[str]) -> list[str]:
         known = file_names(at) if len(mine) > 2 else ()
         missing += [path for name, path in mine if name not in known and not os.path.isfile(f"{at}/{name}")]
     return missing
+
+
+def as_on_disk(root: Path, paths: list[str]) -> list[str]:
+    """The paths, with the extension in capitals (or in small letters) where that is the file."""
+    names = {folder: file_names(root / folder) for folder in {os.path.dirname(path) for path in paths}}
+    found = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        stem, extension = os.path.splitext(name)
+        spelt = (name, stem + extension.upper(), stem + extension.lower())
+        name = next((other for other in spelt if other in names[folder]), name)
+        found.append(f"{folder}/{name}" if folder else name)
+    return found
 
 
 def refuse_leaving(paths: Iterable[str], source: str, root: Path) -> None:
@@ -1455,6 +1548,12 @@ def make_splits(
     elif folds > 1:
         result, has_test = [], "test" in official
         pool = np.flatnonzero(official != "test")
+        there = len(np.unique(units[pool]))
+        if 0 < there < folds:
+            where = " outside of the official test set" if has_test else ""
+            raise DataError(
+                f"--folds {folds}, but there are only {there} {unit_name(index, 'groups')}{where}"
+            )
         parts = cut(index, units, pool, np.full(folds, 1 / folds), rng)
         for k in range(folds):
             split = official.astype("<U5")
@@ -1569,19 +1668,30 @@ def check_split(index: Index, split: np.ndarray, where: str = "", complete: bool
                 )
 
 
-def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> None:
-    """image,group,label,split,fold: a row per image and fold, to be read, edited and handed back."""
+def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> Path:
+    """image,group,label,split,fold: a row per image and fold, to be read, edited and handed back. Returns the
+    file: name.csv, or name-2.csv and so on where that is there with other content, which may have been
+    edited."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(["image", "group", "label", "split", "fold"])
+    for k, split in enumerate(folds):
+        writer.writerows(
+            (path, group, index.label_text(i), split[i], k)
+            for i, (path, group) in enumerate(zip(index.paths, index.groups))
+        )
+    content = out.getvalue().encode()
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
-        writer.writerow(["image", "group", "label", "split", "fold"])
-        for k, split in enumerate(folds):
-            writer.writerows(
-                (path, group, index.label_text(i), split[i], k)
-                for i, (path, group) in enumerate(zip(index.paths, index.groups))
-            )
-    os.replace(temporary, file)
+    written, number = file, 1
+    while written.exists():
+        if written.read_bytes() == content:
+            return written
+        number += 1
+        written = file.with_name(f"{file.stem}-{number}{file.suffix}")
+    temporary = written.with_name(f"{written.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, written)
+    return written
 
 
 def read_splits(file: Path, index: Index) -> list[np.ndarray]:
@@ -1600,6 +1710,13 @@ def read_splits(file: Path, index: Index) -> list[np.ndarray]:
         raise DataError(
             f"{file}: the split must be train, val or test; {len(wrong)} rows are not: {listing(wrong)}"
         )
+    if "label" in header:
+        differ = []
+        for r in rows:
+            label = index.label_text(row_of[r["image"]])
+            if label_parts(r["label"]) != label_parts(label):
+                differ.append(f"{r['image']}: {r['label']!r}, not {label!r}")
+        refuse(file, differ, f"labels differ from those of {index.name}")
     numbers = sorted({r.get("fold", "0") for r in rows}, key=natural)
     folds = []
     for number in numbers:
@@ -1617,6 +1734,11 @@ def read_splits(file: Path, index: Index) -> list[np.ndarray]:
         check_split(index.keep(used), split[used], f"{file}, fold {number}")
         folds.append(split)
     return folds
+
+
+def label_parts(text: str) -> set[str]:
+    """Of "b | a" {"a", "b"}: the order of several labels says nothing."""
+    return {part.strip() for part in text.split("|")} - {""}
 
 
 def spanning(identical: list[list[int]], split: np.ndarray) -> list[list[int]]:
@@ -1650,6 +1772,7 @@ def check_data(
     identical: Iterable[list[int]] = (),
     found: str = "",
     warnings: Iterable[str] = (),
+    problems: Iterable[str] = (),
 ) -> tuple[list[dict[str, str | int]], list[str], list[str]]:
     """What --check-data says: (rows, problems, warnings). A problem has to be mended, a warning is for a
     person to judge.
@@ -1658,9 +1781,10 @@ def check_data(
     official counts of a full copy, and per fold as they will be used; then problems, warnings and every
     unreadable image.
     folds: of make_splits; without them the official splits are checked. bad, identical, found, warnings: of
-    Pixels."""
+    Pixels. problems: what make_splits said where it gave no folds; they come first, and once."""
     rows = [{"table": "images", "note": found}] if found else []
-    problems, warnings = [], list(warnings)
+    problems, warnings = list(dict.fromkeys(problems)), list(warnings)
+    said = {problem.partition(": ")[2] for problem in problems}  # without the place
     archive = np.array(index.official)
     for row in count_rows(index, archive, "archive"):
         official = index.counts.get((row["split"], row["class"]), {})
@@ -1682,7 +1806,7 @@ def check_data(
         try:
             check_split(index.keep(used), split[used], where, complete=bool(len(folds)))
         except DataError as error:
-            problems.append(str(error))
+            problems += [str(error)] if str(error).partition(": ")[2] not in said else []
     warnings += leak_warnings(index, list(identical), checked)
     unreadable = [f"{index.paths[i]} ({reason})" for i, reason in bad]
     if unreadable:

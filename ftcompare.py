@@ -11,6 +11,7 @@ the command line."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import math
 import os
@@ -94,6 +95,7 @@ class Data:
     rows: dict[str, np.ndarray]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    digest: str = ""
 
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
         return images.batch(
@@ -103,6 +105,7 @@ class Data:
 
 def schedule(step: int, steps: int, warmup: float) -> float:
     """Cosine from 1 to 0 over `steps`, after a linear rise over the first `warmup` share. Closed form."""
+    step = min(step, steps)
     rise = max(1, round(steps * warmup)) if warmup > 0 else 0
     if step < rise:
         return (step + 1) / (rise + 1)
@@ -112,8 +115,13 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 def steps_of(rows: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The epoch's batches in an order from (seed, epoch), the same for every strategy. Of nearly equal size,
     so that no lone image is left, which BatchNorm cannot normalise."""
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return np.array_split(order, math.ceil(len(rows) / size))
+    return parts_of(np.random.default_rng([seed, epoch]).permutation(rows), size)
+
+
+def parts_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Parts of nearly equal length, at most `size`; at most one more where a lone image would be left."""
+    parts = math.ceil(len(rows) / size)
+    return np.array_split(rows, parts if size == 1 else max(1, min(parts, len(rows) // 2)))
 
 
 def make_criterion(index: Index, train_rows: np.ndarray, class_weights: str, device: torch.device):
@@ -190,7 +198,7 @@ def train_epoch(
     total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()
     for step, rows in enumerate(batches):
         whole = weight_of(labels[rows])
-        for part in np.array_split(rows, math.ceil(len(rows) / recipe.batch_size)):
+        for part in parts_of(rows, recipe.batch_size):
             draws = random_stream(recipe.seed, epoch, step, int(part[0]))
             with recipe.autocast():
                 logits = net(data.images(part, device, augment=recipe.augment, generator=draws))
@@ -336,15 +344,22 @@ def random_stream(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(random_seed(*key))
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU since the cell began, or the largest this process has been."""
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: of the GPU, or of this process, since reset_peak_memory. None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
+    except (OSError, AttributeError):
+        return None
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # Linux: starts VmHWM anew
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 # --------------------------------------------------------------------------------------------------- one cell
@@ -451,9 +466,17 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
         kernel, ran = load_kernel(plan, s.device, s.native)
         if kernel:
             plan.use_kernel(kernel)
-        say.cell(cell, describe_plan(plan, note))
-        here = environment(s) | {"native": ran}
-        run.write_json("config.json", {"settings": settings, "environment": here, "command": sys.argv})
+        say.cell(cell, s.epochs, describe_plan(plan, note))
+        here = environment(s) | {"native": ran, "weights": weights.source}
+        name = strategies.STRATEGIES[cell.strategy].name
+        config = {
+            "settings": settings,
+            "strategy": name,
+            "environment": here,
+            "arguments": vars(s),
+            "command": sys.argv,
+        }
+        run.write_json("config.json", config)
         meta = {
             "arch": cell.arch,
             "classes": data.index.classes,
@@ -465,8 +488,7 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
             "bit_depth": s.bit_depth,
             "version": VERSION,
         }
-        if recipe.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(recipe.device)
+        reset_peak_memory(recipe.device)
         try:
             train(
                 model,
@@ -513,10 +535,9 @@ def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable
 
 
 def make_plan(cell: Cell, model: nn.Module, head: nn.Module, s: argparse.Namespace) -> strategies.Plan:
-    hyper = strategies.Hyperparameters(
-        **{f: getattr(s, f) for f in strategies.Hyperparameters.__dataclass_fields__}
+    return strategies.make_plan(
+        cell.strategy, model, head, epochs=s.epochs, lr=s.lr, opt=s.opt, hyper=hyperparameters(s)
     )
-    return strategies.make_plan(cell.strategy, model, head, epochs=s.epochs, lr=s.lr, opt=s.opt, hyper=hyper)
 
 
 def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Recipe, rule: str) -> dict:
@@ -540,10 +561,13 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
         "epochs": last["epoch"],
         "optimizer_steps": sum(row["steps"] for row in last["log"]),
         "minutes": sum(row["seconds"] for row in last["log"]) / 60,
-        "peak_memory_bytes": max(row["peak_memory_bytes"] for row in last["log"]),
+        "peak_memory_bytes": max((row["peak_memory_bytes"] for row in last["log"]), key=lambda b: b or 0),
         "trainable_parameters": plan.trainable_parameters(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "skipped_steps": plan.skipped_steps(),
+        "positive": data.index.classes[1]
+        if data.index.task == "multiclass" and len(data.index.classes) == 2
+        else None,
         "thresholds": thresholds,
         "threshold_rule": rule,
         "images": {split: len(rows) for split, rows in data.rows.items()},
@@ -576,38 +600,29 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
     """Everything that decides a run's numbers. Two runs with equal settings are the same run."""
     split = {name: hashlib.sha256("\0".join(data.index.paths[i] for i in rows).encode()).hexdigest()[:16]
              for name, rows in data.rows.items()}  # fmt: skip
-    lr = strategies.STRATEGIES[cell.strategy].default_lr(s.opt) if s.lr is None else s.lr
-    names = (
-        "img_size",
-        "resize",
-        "bit_depth",
-        "epochs",
-        "schedule_epochs",
-        "batch_size",
-        "grad_accum",
-        "opt",
-        "warmup",
-        "augment",
-        "class_weights",
-        "clip_grad",
-        "patience",
-        "amp",
-        "compile",
-        "threshold",
-    )
+    names = "img_size resize bit_depth epochs schedule_epochs batch_size grad_accum opt warmup augment class_weights"
+    names += " clip_grad patience amp compile threshold"
+    lr, hyper = strategies.resolved(cell.strategy, s.opt, s.lr, hyperparameters(s))
+    used = ("bn", "stage_shares", *strategies.STRATEGIES[cell.strategy].uses)
     return {
         "cell": asdict(cell),
         "task": data.index.task,
         "classes": data.index.classes,
         "metric": data.index.metric,
         "data_hash": data.index.fingerprint(),
+        "pixels_hash": data.digest,
         "split_hash": split,
-        "weights": weights.source,
         "weights_sha256": weights.sha256,
         "lr": lr,
-        **{name: getattr(s, name) for name in names},
-        "hyperparameters": {f: getattr(s, f) for f in strategies.Hyperparameters.__dataclass_fields__},
+        **{name: getattr(s, name) for name in names.split()},
+        "hyperparameters": {name: getattr(hyper, name) for name in used},
     }
+
+
+def hyperparameters(s: argparse.Namespace) -> strategies.Hyperparameters:
+    return strategies.Hyperparameters(
+        **{f: getattr(s, f) for f in strategies.Hyperparameters.__dataclass_fields__}
+    )
 
 
 def environment(s: argparse.Namespace) -> dict:
@@ -670,9 +685,9 @@ class Progress:
     """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's
     remaining time is the mean of the epochs so far times those that are left."""
 
-    def __init__(self, cells: int, epochs: int):
+    def __init__(self, cells: int, epochs: int):  # epochs of all cells together
         self.live, self.started = sys.stderr.isatty(), time.perf_counter()
-        self.epochs_left, self.epochs_seen, self.cells, self.number = cells * epochs, 0, cells, 0
+        self.epochs_left, self.epochs_seen, self.cells, self.number = epochs, 0, cells, 0
         self.total_epochs, self.tail = epochs, ""
 
     def clear(self) -> None:
@@ -683,7 +698,8 @@ class Progress:
         self.clear()
         print(text, flush=True)
 
-    def cell(self, cell: Cell, description: list[str]) -> None:
+    def cell(self, cell: Cell, epochs: int, description: list[str]) -> None:
+        self.total_epochs = epochs
         self.line(f"\n[{self.number} of {self.cells}] {cell}")
         for text in description:
             self.line(f"  {text}")
@@ -742,17 +758,25 @@ class Prepared:
     lookup: np.ndarray
     folds: list[np.ndarray]
     settings: argparse.Namespace
+    digest: str  # of the decoded pixels
 
     def data(self, fold: int, weights: runs.Weights) -> Data:
         rows = {side: np.flatnonzero(self.folds[fold] == side) for side in datasets.SPLITS}
         self.pixels = on_device(self.pixels, self.settings.device)
-        return Data(self.index, self.pixels, self.lookup, rows, weights.mean, weights.std)
+        return Data(self.index, self.pixels, self.lookup, rows, weights.mean, weights.std, self.digest)
 
 
 def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
     """The index of a dataset and its decoded pixels, unreadable images still among them."""
+    output = Path(s.output_dir).resolve()
+    if Path(name).is_dir() and output.is_relative_to(Path(name).resolve()):
+        raise UsageError(f"--output-dir {s.output_dir} lies in the data folder {name}; put it elsewhere")
     options = {f: getattr(s, f) for f in datasets.Options.__dataclass_fields__}
     index = datasets.load_index(name, s.data_dir, datasets.Options(**options))
+    if s.positive or (index.task == "multiclass" and len(index.classes) == 2):
+        set_positive(index, s.positive)
+    if s.protocol and s.metric == DAVILA["metric"] and index.task == "multilabel":
+        s.metric = None  # the protocol's metric is that of several classes
     if s.metric:
         some = np.arange(min(8, len(index)))
         offered = judge_scores(index, some, np.full((len(some), len(index.classes)), 1 / len(index.classes)))[
@@ -760,6 +784,10 @@ def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
         ]
         if s.metric not in offered:
             raise UsageError(f"unknown --metric {s.metric}; {index.name} has {', '.join(offered)}")
+        if s.metric in (*metrics.RATES, *(["f1"] if index.task == "multilabel" else [])):
+            raise UsageError(
+                f"--metric {s.metric} hangs on a threshold that is chosen later; take auroc, say"
+            )
         index.metric = s.metric
     print(f"\ndata {index.name}: {len(index)} images, {len(index.classes)} classes, {index.task}", flush=True)
     cache = Path(s.output_dir) / "cache" / datasets.safe_name(index.name)
@@ -768,6 +796,22 @@ def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
     channels = "grey" if pixels.data.shape[1] == 1 else "colour"
     print(f"  {pixels.found}; decoded once to {s.img_size} px {channels}, in {duration(pixels.seconds)}")
     return index, pixels
+
+
+def set_positive(index: Index, positive: str | None) -> None:
+    """Of two classes the second is the positive one: of sensitivity, PPV, average precision."""
+    if positive is not None:
+        if index.task != "multiclass" or positive not in index.classes or len(index.classes) != 2:
+            raise UsageError(
+                f"--positive {positive}: {index.name} has the classes {', '.join(index.classes)}"
+            )
+        if index.classes[0] == positive:
+            index.classes, index.labels = index.classes[::-1], 1 - index.labels
+    index.notes.append(f"positive class: {index.classes[1]} (--positive changes it)")
+    if re.search(r"normal(?<!abnormal)|healthy|^no|neg|benign|control", index.classes[1], re.IGNORECASE):
+        index.notes.append(
+            f"is {index.classes[1]} really the finding? Sensitivity is that of the positive class"
+        )
 
 
 def prepare(name: str, s: argparse.Namespace) -> Prepared:
@@ -783,32 +827,40 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
         lookup = np.setdiff1d(lookup, [i for i, _ in pixels.bad])
         new, index = {old: i for i, old in enumerate(lookup.tolist())}, index.keep(lookup)
         identical = [same for rows in identical if len(same := [new[i] for i in rows if i in new]) > 1]
+    for text in [*index.notes, *pixels.warnings]:
+        print(f"  note: {text}")
+    folds = cut_folds(index, identical, s)
+    for k, split in enumerate(folds):
+        print_split(index, identical, split, k if len(folds) > 1 else None)
+    if not s.dry_run:
+        name = f"{datasets.safe_name(index.name)}-seed{s.split_seed}-folds{len(folds)}.csv"
+        print(
+            f"  written: {datasets.write_splits(Path(s.output_dir) / 'splits' / name, index, folds)}",
+            flush=True,
+        )
+    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest)
+
+
+def cut_folds(index: Index, identical: list[list[int]], s: argparse.Namespace) -> list[np.ndarray]:
+    """The folds that the settings ask for."""
     if s.splits_file:
         folds = datasets.read_splits(Path(s.splits_file), index)
     else:
         fractions = {"val_fraction": s.val_fraction, "test_fraction": s.test_fraction}
         folds = datasets.make_splits(index, identical, seed=s.split_seed, **fractions, folds=s.folds)
-    for text in [*index.notes, *pixels.warnings]:
-        print(f"  note: {text}")
     if s.drop_duplicates:
-        folds = [datasets.without_copies(identical, split) for split in folds]
-    for k, split in enumerate(folds):
-        print_split(index, identical, split, k if len(folds) > 1 else None)
-    file = (
-        Path(s.output_dir)
-        / "splits"
-        / f"{datasets.safe_name(index.name)}-seed{s.split_seed}-folds{len(folds)}.csv"
-    )
-    datasets.write_splits(file, index, folds)
-    print(f"  written: {file}", flush=True)
-    return Prepared(index, pixels.data, lookup, folds, s)
+        folds = [datasets.without_copies(identical, sides) for sides in folds]
+        for sides in folds:
+            kept = np.flatnonzero(sides != "")
+            datasets.check_split(index.keep(kept), sides[kept], "without the copies")
+    return folds
 
 
 def check(name: str, s: argparse.Namespace) -> bool:
     """--check-data: prints the table, writes data_check.csv. Returns whether something must be mended."""
     index, pixels = read_index(name, s)
     try:
-        folds, torn = datasets.make_splits(index, pixels.identical, seed=s.split_seed, folds=s.folds), []
+        folds, torn = cut_folds(index, pixels.identical, s), []
     except DataError as error:
         folds, torn = [], [str(error)]
     found = {
@@ -817,8 +869,7 @@ def check(name: str, s: argparse.Namespace) -> bool:
         "found": pixels.found,
         "warnings": pixels.warnings,
     }
-    rows, problems, warnings = datasets.check_data(index, folds, **found)
-    problems += torn
+    rows, problems, warnings = datasets.check_data(index, folds, **found, problems=torn)
     print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
     for row in (row for row in rows if row["images"] != ""):
         name = row["class"] or "all"
@@ -934,19 +985,31 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         if source == "demo":
             source = "none" if s.dry_run else demo_weights(arch, prepared[key].settings)
         weights_of[key, arch] = runs.load_weights(source, arch)
-    first = prepared[cells[0].data].settings
-    print(
-        f"\n{len(cells)} runs on {device_line(s)}; batch {first.batch_size * first.grad_accum}, {first.epochs} epochs each"
-    )
+    for key, ready in prepared.items():
+        t = ready.settings
+        print(f"\n{key}: batch {t.batch_size * t.grad_accum}, {t.epochs} epochs each", end="")
+    print(f"; {len(cells)} runs on {device_line(s)}", flush=True)
+    if not s.overwrite:
+        for cell in cells:  # a run that would be refused is refused before any is trained
+            ready, weights = prepared[cell.data], weights_of[cell.data, cell.arch]
+            if not (s.dry_run and ready.settings.weights == "demo"):
+                settings = cell_settings(cell, ready.data(cell.fold, weights), weights, ready.settings)
+                runs.RunFolder(cell.path(s.output_dir)).check(settings, overwrite=False)
     if s.dry_run:
         return dry_run(cells, prepared)
-    say, results = Progress(len(cells), first.epochs), []
+    say = Progress(len(cells), sum(prepared[cell.data].settings.epochs for cell in cells))
+    results = []
     for say.number, cell in enumerate(cells, 1):
         ready, weights = prepared[cell.data], weights_of[cell.data, cell.arch]
         if runs.RunFolder(cell.path(s.output_dir)).done() and not s.overwrite:
             say.skip(ready.settings.epochs)
-        result = run_cell(cell, ready.data(cell.fold, weights), weights, ready.settings, say)
-        results.append({"cell": asdict(cell)} | result)
+        try:
+            result = run_cell(cell, ready.data(cell.fold, weights), weights, ready.settings, say)
+        except runs.Busy as error:
+            say.line(f"{cell}: left out, {error}")
+            result = {"failed": "another process is at it"}
+        name = strategies.STRATEGIES[cell.strategy].name
+        results.append({"cell": asdict(cell), "strategy": name} | result)
     return results
 
 
@@ -958,6 +1021,13 @@ def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
         plan = make_plan(cell, model, head, s)
     except ValueError as error:
         raise UsageError(f"{cell.arch}, {cell.strategy}: {error}") from None
+    try:
+        model(torch.empty(2, 3, s.img_size, s.img_size, device=head.weight.device))
+    except Exception as error:  # noqa: BLE001  each architecture has its own way to say that a picture is too small
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"{cell.arch} does not take pictures of {s.img_size} px (--img-size): {why}"
+        ) from None
     if not s.dry_run:
         load_kernel(plan, s.device, s.native)
 
@@ -1022,6 +1092,7 @@ DAVILA = {
     "schedule_epochs": 100,
     "warmup": 0.0,
     "patience": 3,
+    "weight_decay": 0.0,
     "metric": "balanced_accuracy",
     "batch_size": 96,
     "resize": 232,
@@ -1060,7 +1131,7 @@ def parser() -> Parser:
     add("--arch", nargs="+", metavar="NAME", help="torchvision classifiers (resnet50; demo: resnet18)")
     add("--strategy", nargs="+", default=["all"], metavar="NAME", help=f"all, {known}")
     add("--weights", metavar="imagenet|none|demo|FILE", help="start of the backbone (imagenet; demo: demo)")
-    add("--seed", nargs="+", type=int, default=[0], help="seeds of head, order and augmentation")
+    add("--seed", nargs="+", type=at_least_0, default=[0], help="seeds of head, order and augmentation")
     add("--protocol", choices=("davila",), help=PROTOCOL_HELP)
 
     add = p.add_argument_group("training, the same for every strategy").add_argument
@@ -1097,6 +1168,7 @@ def parser() -> Parser:
         add(f"--{name}", choices=[c for c in choices if c is not None], **kind, help=which)
     add("--drop-duplicates", action="store_true", help="take byte-identical copies out of training")
     add("--skip-bad", action="store_true", help="go on without unreadable images")
+    add("--positive", metavar="CLASS", help="of two classes, the finding (the second in order of names)")
     add("--metric", help="metric that chooses the checkpoint on validation (the dataset's)")
     add("--threshold", default="youden", help="from validation scores: 0.5, youden or sensitivity=0.9")
 
@@ -1167,17 +1239,20 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     s.strategy = list(dict.fromkeys(key for keys in chosen for key in keys))
     s.label_col, s.seed = tuple(s.label_col), list(dict.fromkeys(s.seed))
     s.stage_shares = s.stage_shares and tuple(s.stage_shares)
-    if not re.fullmatch(r"0\.5|youden|sensitivity=(0?\.\d+|1(\.0*)?)", s.threshold):
+    if not re.fullmatch(r"0\.5|youden|sensitivity=(0?\.\d*[1-9]\d*|1(\.0*)?)", s.threshold):
         raise UsageError(f"--threshold {s.threshold}: give 0.5, youden, or sensitivity=0.9")
+    for name in ("val_fraction", "test_fraction"):
+        if not 0 < getattr(s, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(s, name)}: give a share between 0 and 1")
+    if s.warmup > 1 or max(s.seed) >= 2**32 or (s.splits_file and s.folds > 1):
+        raise UsageError("--warmup is at most 1, --seed under 2**32, and --splits-file has folds of its own")
     if s.batch_size == 1 and s.bn == "train":
         raise UsageError("-b 1: BatchNorm cannot normalise a single image; give -b 2 or more, or --bn eval")
-    unknown = [a for a in s.arch or [] if a not in torchvision.models.list_models(module=torchvision.models)]
-    if unknown:
-        close = [
-            m for m in torchvision.models.list_models(module=torchvision.models) if m[:3] == unknown[0][:3]
-        ]
+    models = torchvision.models.list_models(module=torchvision.models)
+    if unknown := [a for a in s.arch or [] if a not in models]:
+        close = [m for m in models if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
         raise UsageError(
-            f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close or ['resnet50'], most=12)}"
+            f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close, most=12)}"
         )
     choose_device(s)
     return s
@@ -1267,16 +1342,25 @@ def main(arguments: list[str]) -> int:
 
 
 def command_line() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a class name that the terminal cannot write
     try:
         return main(sys.argv[1:])
-    except (UsageError, DataError, runs.RunError) as error:
+    except (UsageError, DataError, runs.RunError, images.CacheError) as error:
         print(f"ftcompare: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, head for one, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"ftcompare: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("\nftcompare: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        again = "the same command without --overwrite" if "--overwrite" in sys.argv else "the same command"
+        print(f"\nftcompare: stopped; {again} goes on from the last finished epoch", file=sys.stderr)
         return 130
 
 

@@ -9,8 +9,10 @@ is here. Imports torch, numpy and PIL; copied alone into another project it work
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -29,7 +31,12 @@ from PIL import Image, ImageOps
 # A file; or (H, W) or (H, W, 3) uint8 pixels; or an os.PathLike whose read() gives such pixels of its file
 Source = os.PathLike | np.ndarray
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
-RULES = 1  # raise it when a rule below changes: no old cache is met again
+RULES = 2  # raise it when a rule below changes: no old cache is met again
+
+
+class CacheError(ValueError):
+    """The decoded images cannot be kept; the message says how much room is missing and where."""
+
 
 # -------------------------------------------------------------------------------------------------- one image
 
@@ -84,6 +91,8 @@ def decode_image(
     """((C, size, size) uint8, C 1 or 3; largest value where the image has 16 bits, else 0). Raises if
     unreadable."""
     with opened(source) as image:
+        if bits and file_mode(image).endswith(";16") and image.mode.startswith("RGB"):
+            raise ValueError("16-bit colour is read at full depth; --bit-depth is for grey")
         # JPEG: decodes at 1/2, 1/4, 1/8 where twice the size is left
         image.draft(None, (2 * (resize or size),) * 2)
         largest = int(np.asarray(image).max()) if image.mode.startswith("I") else 0
@@ -91,12 +100,19 @@ def decode_image(
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), largest
 
 
+def file_mode(image: Image.Image) -> str:
+    """The mode; "RGB;16" for 16-bit colour, which Pillow calls RGB and brings to 8 bits itself."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 258 is BitsPerSample
+    deep = 16 in tags.get(258, ()) or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    return f"{image.mode};16" if deep and image.mode.startswith("RGB") else image.mode
+
+
 def header(source: Source) -> tuple[str, int, int]:
     """(mode, width, height) without decoding."""
     if isinstance(source, np.ndarray):
         return ("L" if source.ndim == 2 else "RGB"), source.shape[1], source.shape[0]
     with opened(source) as image:
-        return image.mode, image.width, image.height
+        return file_mode(image), image.width, image.height
 
 
 # ------------------------------------------------------------------------------------------------ all of them
@@ -106,7 +122,8 @@ def header(source: Source) -> tuple[str, int, int]:
 class Pixels:
     """data: (N, C, size, size) uint8, C 1 or 3, memory-mapped. bad: row and reason of each unreadable image,
     whose pixels are 0. identical: lists of rows with the same bytes. found: what the images are, in a line.
-    warnings: what their owner should know. seconds: how long decoding took."""
+    warnings: what their owner should know. seconds: how long decoding took. digest: a hash of data's content,
+    to record which pixels were trained on."""
 
     data: torch.Tensor
     bad: list[tuple[int, str]]
@@ -114,6 +131,7 @@ class Pixels:
     found: str
     warnings: list[str]
     seconds: float
+    digest: str
 
 
 def decode(
@@ -131,7 +149,7 @@ def decode(
 
     The key is made of file names, sizes, times and the decoding rules. The folder is built under a temporary
     name and renamed. Greyscale stays one channel where every image is. progress(done, total) is called after
-    each image."""
+    each image. CacheError: the disk has no room for it."""
     folder = Path(f"{cache}-{size}px-{cache_key(sources, [RULES, size, resize, bits])}")
     if not (folder / "pixels.json").is_file():
         temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -156,9 +174,32 @@ def cache_key(sources: Sequence[Source], rules: list) -> str:
         if isinstance(source, np.ndarray):
             digest.update(str(source.shape).encode() + source.tobytes())
         else:
-            stat = os.stat(source)
-            digest.update(f"{Path(source).absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+            try:
+                stat = os.stat(source)
+                state = f"{stat.st_size}\0{stat.st_mtime_ns}"
+            except OSError:  # a link to nowhere: decoding lists it
+                state = "missing"
+            digest.update(os.fsencode(f"{Path(source).absolute()}\0{state}\0"))
     return digest.hexdigest()
+
+
+def reserved(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new array of uint8 in the file, its room on the disk taken: a full disk is an error here and not a
+    SIGBUS on writing. CacheError where there is not so much room."""
+    needed = math.prod(shape)
+    folder, free = file.parent, shutil.disk_usage(file.parent).free
+    full = f"the decoded images need {needed / 1e9:.1f} GB in {folder.parent}, {free / 1e9:.1f} GB are free"
+    if needed * 1.05 > free:
+        raise CacheError(full)
+    array = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened_file:
+            try:
+                os.posix_fallocate(opened_file.fileno(), 0, file.stat().st_size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise CacheError(f"{full}: {error.strerror}") from None  # others: cannot be reserved here
+    return array
 
 
 def build_cache(folder: Path, sources, size, resize, bits, workers, progress) -> None:
@@ -179,20 +220,20 @@ def build_cache(folder: Path, sources, size, resize, bits, workers, progress) ->
         warnings.simplefilter("ignore")
         heads = list(pool.map(lambda i: attempt(header, i), range(total)))
         channels = 1 if all(head is None or head[0] in GREY_MODES for head in heads) else 3
-        pixels = np.lib.format.open_memmap(
-            folder / "pixels.npy", "w+", np.uint8, (total, channels, size, size)
-        )
+        pixels = reserved(folder / "pixels.npy", (total, channels, size, size))
 
         def work(i):
+            """(largest value, hash) of the image, whose pixels are written."""
             decoded = None if i in bad else attempt(decode_image, i, size, resize, bits)
             if decoded is None:
-                return 0
+                return 0, b"unreadable"
             pixels[i] = decoded[0]
-            return decoded[1]
+            return decoded[1], hashlib.blake2b(pixels[i].tobytes(), digest_size=16).digest()
 
-        largest = 0
-        for done, top in enumerate(pool.map(work, range(total)), 1):
+        largest, digest = 0, hashlib.blake2b(str(pixels.shape).encode(), digest_size=8)
+        for done, (top, content) in enumerate(pool.map(work, range(total)), 1):
             largest = max(largest, top)
+            digest.update(content)
             progress(done, total)
     pixels.flush()
     good = [i for i in range(total) if i not in bad]
@@ -200,7 +241,8 @@ def build_cache(folder: Path, sources, size, resize, bits, workers, progress) ->
     # Frames that are black all over (out-of-body views) are alike in every video and give nothing away.
     identical = [same for same in same_bytes if pixels[same[0]].any()]
     meta = {"bad": sorted(bad.items()), "identical": identical, "found": survey(heads),
-            "warnings": depth_warning(largest, bits), "seconds": time.perf_counter() - started}  # fmt: skip
+            "warnings": depth_warning(largest, bits), "seconds": time.perf_counter() - started,
+            "digest": digest.hexdigest()}  # fmt: skip
     (folder / "pixels.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
@@ -227,8 +269,18 @@ def identical_images(sources: Sequence[Source], workers: int = 2) -> list[list[i
             return np.ascontiguousarray(source.read() if hasattr(source, "read") else source).data
         return Path(source).read_bytes()
 
-    sizes = [s.shape if isinstance(s, np.ndarray) else "read" if hasattr(s, "read") else os.path.getsize(s)
-             for s in sources]  # fmt: skip
+    def size(i):
+        source = sources[i]
+        if isinstance(source, np.ndarray):
+            return source.shape
+        if hasattr(source, "read"):
+            return "read"
+        try:
+            return os.path.getsize(source)
+        except OSError:  # gone: it is like no other
+            return "gone", i
+
+    sizes = list(map(size, range(len(sources))))
     common = Counter(sizes)
 
     def key(i):

@@ -36,6 +36,10 @@ class RunError(ValueError):
     """A run folder or a file of weights that cannot be used as it is; the message says why and what to do."""
 
 
+class Busy(RunError):
+    """Another process is at this run."""
+
+
 def write_atomically(file: Path, data: str | bytes) -> None:
     """Readers, and a power cut, see the old content or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +82,9 @@ def load_checkpoint(file: Path) -> dict:
     except FileNotFoundError:
         raise RunError(f"{file}: no such file") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise RunError(f"{file}: not a checkpoint of tensors and plain Python: {why}") from None
+        raise RunError(
+            f"{file}: not a checkpoint of tensors and plain Python ({type(error).__name__})"
+        ) from None
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -118,7 +123,7 @@ class RunFolder:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise RunError(f"{self.path}: another process is training this run") from None
+                raise Busy(f"{self.path}: another process is training this run") from None
             yield self
 
     def check(self, settings: dict, overwrite: bool) -> None:
@@ -129,7 +134,7 @@ class RunFolder:
                 if entry.name != ".lock":
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if config.is_file():
-            there = json.loads(config.read_text())["settings"]
+            there = self.read_json("config.json").get("settings", {})
             if different := differences(there, json.loads(to_json(settings))):
                 raise RunError(
                     f"{self.path} was begun with other settings ({'; '.join(different)}); "
@@ -140,7 +145,10 @@ class RunFolder:
         write_atomically(self.file(name), to_json(value))
 
     def read_json(self, name: str) -> dict:
-        return json.loads(self.file(name).read_text())
+        try:
+            return json.loads(self.file(name).read_text())
+        except ValueError as error:
+            raise RunError(f"{self.file(name)} is damaged ({error}); remove it, or --overwrite") from None
 
     def write_csv(self, name: str, rows: list[dict]) -> None:
         if rows:
@@ -181,10 +189,11 @@ def load_weights(weights: str, arch: str) -> Weights:
         return Weights("none")
     file = imagenet_file(arch) if weights == "imagenet" else Path(weights).expanduser()
     checkpoint = load_checkpoint(file)
-    meta = checkpoint.get("meta", {}) if isinstance(checkpoint, dict) else {}
-    state = next(
-        (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict)), checkpoint
-    )
+    if not isinstance(checkpoint, dict) or not all(isinstance(name, str) for name in checkpoint):
+        raise RunError(f"{file}: holds no tensors by name; it must be a state dict")
+    meta = checkpoint.get("meta", {})
+    wrapped = (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict))
+    state = next(wrapped, checkpoint)
     # wrappers' prefixes; and torchvision's own DenseNet files have "norm.1" where its modules are called
     # "norm1"
     rename = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -196,6 +205,9 @@ def load_weights(weights: str, arch: str) -> Weights:
     if not state:
         raise RunError(f"{file}: holds no tensors by name; it must be a state dict")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if weights == "imagenet":  # 0.5 for a few, EfficientNetV2-L for one
+        transforms = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"].transforms()
+        meta = {"mean": transforms.mean, "std": transforms.std}
     normalisation = {name: tuple(meta[name]) for name in ("mean", "std") if name in meta}
     return Weights(str(weights), state, digest, **normalisation)
 
@@ -239,6 +251,10 @@ def load_backbone(model: nn.Module, head_name: str, weights: Weights, arch: str)
     loaded = {n: weights.state[n].to(own[n].dtype) for n in own if n in fits}
     loaded |= {n: v for n, v in weights.state.items() if n in own and n.endswith("num_batches_tracked")}
     model.load_state_dict(loaded, strict=False)
+    if hasattr(model, "transform_input"):  # GoogLeNet, Inception v3: trained on pixels scaled to -1..1
+        model.transform_input = weights.source == "imagenet"
+    if lost := sorted(backbone - fits):
+        said += f" (not {', '.join(lost[:3])}{' and others' if len(lost) > 3 else ''})"
     left_out = (
         f"its head ({head_name}, {head.shape[0]} outputs) left out" if head is not None else "it has no head"
     )

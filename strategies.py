@@ -70,7 +70,11 @@ def replace_head(model: nn.Module, classes: int) -> nn.Module:
         new = nn.Linear(old.in_features, classes, bias=bias)
     else:
         new = nn.Conv2d(old.in_channels, classes, old.kernel_size, old.stride, old.padding, bias=bias)
-    setattr(model.get_submodule(parent), leaf, new.to(old.weight.device, old.weight.dtype))
+    holder = model.get_submodule(parent)
+    setattr(holder, leaf, new.to(old.weight.device, old.weight.dtype))
+    behind = str(int(leaf) + 1) if leaf.isdigit() else ""
+    if isinstance(getattr(holder, behind, None), nn.ReLU):  # SqueezeNet: logits could not be negative
+        setattr(holder, behind, nn.Identity())
     return new
 
 
@@ -655,7 +659,10 @@ def sum_of_squares(tensors: list[Tensor], dtype: torch.dtype = torch.float64) ->
         flat = t.reshape(-1)
         if t.dtype == torch.float32 and len(flat) >= 8 * row:
             whole = len(flat) // row * row
-            sums[i] = torch.linalg.vector_norm(flat[:whole].view(-1, row), dim=1).to(dtype).square_().sum()
+            norms = torch.linalg.vector_norm(flat[:whole].view(-1, row), dim=1).to(dtype)
+            if norms.min() < 1e-15 or not norms.max() < 1e15:  # float32 squares under- or overflow near there
+                norms = torch.linalg.vector_norm(flat[:whole].view(-1, row), dim=1, dtype=dtype)
+            sums[i] = norms.square_().sum()
             flat = flat[whole:]
         small[i] = flat
     for i, norm in zip(small, torch._foreach_norm(list(small.values()), 2, dtype=dtype)):
@@ -845,6 +852,7 @@ class Strategy:
     sgd: tuple[float, ...]
     alphas: tuple[float, ...] = ()
     alpha: float | None = None
+    uses: tuple[str, ...] = ("weight_decay",)  # the Hyperparameters, besides bn and stage_shares, that matter
 
     def rates(self, opt: str) -> tuple[float, ...]:
         if opt not in ("adamw", "adam", "sgd"):
@@ -862,15 +870,21 @@ LPFT_RATES = {"adamw": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4), "sgd": (1e-4, 3e-4, 1e-3,
 # Ratios are at most 1, so about a decade above FT.
 RGN_RATES = {"adamw": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
 
+SP_USES = ("alpha", "beta", "sp_mode")
+RGN_USES = (
+    "weight_decay",
+    *(name for name in Hyperparameters.__dataclass_fields__ if name.startswith("rgn_")),
+)
+
 STRATEGIES: dict[str, Strategy] = {
     "ft": Strategy("FT", ft, **FT_RATES),
     "lp": Strategy("LP", lp, **LP_RATES),
     "glf": Strategy("G-LF", glf, **FT_RATES),
     "gfl": Strategy("G-FL", gfl, **FT_RATES),
-    "lpft": Strategy("LP-FT", lpft, **LPFT_RATES),
-    "l1sp": Strategy("L1-SP", l1sp, **FT_RATES, alphas=(1e-5, 1e-4, 1e-3), alpha=1e-4),
-    "l2sp": Strategy("L2-SP", l2sp, **FT_RATES, alphas=(1e-3, 1e-2, 1e-1), alpha=1e-1),
-    "autorgn": Strategy("Auto-RGN", autorgn, **RGN_RATES),
+    "lpft": Strategy("LP-FT", lpft, **LPFT_RATES, uses=("weight_decay", "lp_lr")),
+    "l1sp": Strategy("L1-SP", l1sp, **FT_RATES, alphas=(1e-5, 1e-4, 1e-3), alpha=1e-4, uses=SP_USES),
+    "l2sp": Strategy("L2-SP", l2sp, **FT_RATES, alphas=(1e-3, 1e-2, 1e-1), alpha=1e-1, uses=SP_USES),
+    "autorgn": Strategy("Auto-RGN", autorgn, **RGN_RATES, uses=RGN_USES),
 }
 
 
@@ -881,6 +895,16 @@ def strategy_key(name: str) -> str:
     if key not in STRATEGIES:
         raise ValueError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
     return key
+
+
+def resolved(
+    strategy: str, opt: str, lr: float | None, hyper: Hyperparameters
+) -> tuple[float, Hyperparameters]:
+    """(lr, hyper) with the strategy's defaults in place of None."""
+    entry = STRATEGIES[strategy_key(strategy)]
+    lp_lr = STRATEGIES["lp"].default_lr(opt) if hyper.lp_lr is None else hyper.lp_lr
+    alpha = entry.alpha if hyper.alpha is None else hyper.alpha
+    return entry.default_lr(opt) if lr is None else lr, replace(hyper, lp_lr=lp_lr, alpha=alpha)
 
 
 def make_plan(
@@ -899,11 +923,8 @@ def make_plan(
     rate. Call it before loading a checkpoint to resume from: w0 of the SP penalties is what the model holds
     now."""
     key = strategy_key(strategy)
-    entry, hyper = STRATEGIES[key], hyper or Hyperparameters()
-    lr = entry.default_lr(opt) if lr is None else lr
+    lr, hyper = resolved(key, opt, lr, hyper or Hyperparameters())
     if not 0 <= lr < math.inf:
         raise ValueError(f"lr is {lr}; it must be a finite number, 0 or more")
-    lp_lr = STRATEGIES["lp"].default_lr(opt) if hyper.lp_lr is None else hyper.lp_lr
-    hyper = replace(hyper, lp_lr=lp_lr, alpha=entry.alpha if hyper.alpha is None else hyper.alpha)
     blocks = blocks_of(model, head)
-    return entry.build(blocks, lr, hyper)._attach(key, model, blocks, epochs, hyper)
+    return STRATEGIES[key].build(blocks, lr, hyper)._attach(key, model, blocks, epochs, hyper)

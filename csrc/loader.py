@@ -7,7 +7,7 @@
     grad_norms, weight_norms = held.norms()                           # of their .grad as it is now
     native.ran                                                        # "csrc cpu 1f3c9a2b7d40", for records
 
-auto takes the reference where a toolchain is missing, and says so once; a build that starts and fails is an
+auto takes the reference where a toolchain or a folder to build in is missing, and says so once; a build that starts and fails is an
 error in auto as in on. off never builds. A library is built once for each content of the sources, version of
 torch and set of flags: in $FTCOMPARE_CACHE if that is set, else in csrc/build, or where that cannot be
 written in ~/.cache/ftcompare.
@@ -65,8 +65,8 @@ _told: set[str] = set()  # reasons that were printed
 
 def load(mode: str = "auto", device_type: str = "cpu") -> Native | None:
     """The operators for the device, built if need be, or None: then the reference does the work.
-    ValueError: an unknown mode. RuntimeError: mode "on" without a toolchain, or a failed build, with the
-    compiler's own message."""
+    ValueError: an unknown mode. RuntimeError: mode "on" without a toolchain or a folder to build in, or a
+    failed build, with the compiler's own message."""
     if mode not in ("auto", "on", "off"):
         raise ValueError(f"unknown mode {mode!r} of the native kernels; choose from auto, on, off")
     if mode == "off":
@@ -83,7 +83,8 @@ def load(mode: str = "auto", device_type: str = "cpu") -> Native | None:
     for source in LIBRARIES[device_type]:
         library = find_or_build(source)
         if library.name not in _loaded:
-            torch.ops.load_library(str(library))
+            with _failing(f"loading {library}"):
+                torch.ops.load_library(str(library))
             _loaded.add(library.name)
         digests.append(library.stem.rpartition("-")[2])
     return Native(f"csrc {device_type} {' '.join(digests)}")
@@ -99,7 +100,7 @@ def obstacle(device_type: str) -> str | None:
         return "there are none for ROCm"
     if all(_existing(source) for source in LIBRARIES[device_type]):
         return None
-    return missing_tool(device_type)
+    return missing_tool(device_type) or (None if _writable_folder() else _unwritable())
 
 
 def missing_tool(device_type: str) -> str | None:
@@ -116,7 +117,8 @@ def missing_tool(device_type: str) -> str | None:
         if home is None:
             return "there is no CUDA toolkit (set CUDA_HOME to one with bin/nvcc)"
         command = [home / "bin" / "nvcc", "--version"]
-        version = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        with _failing(f"asking {command[0]} for its version"):
+            version = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         release = (re.findall(r"release (\d+\.\d+)", version) or ["unknown"])[0]
         if release.split(".")[0] != torch.version.cuda.split(".")[0]:
             return f"the CUDA toolkit in {home} is {release}, but torch was built with {torch.version.cuda}"
@@ -147,8 +149,11 @@ def find_or_build(source: str) -> Path:
     """The library of a source file. Several processes may ask at once: one builds, the others wait for it."""
     if found := _existing(source):
         return found
-    library = _writable_folder() / _library_name(source)
-    with _locked(library.with_suffix(".lock")):
+    folder = _writable_folder()
+    if folder is None:
+        raise RuntimeError(_unwritable())
+    library = folder / _library_name(source)
+    with _failing(f"building {source}"), _locked(library.with_suffix(".lock")):
         if not library.exists():
             _build(SOURCES / source, library)
     return library
@@ -227,15 +232,29 @@ def _existing(source: str) -> Path | None:
     return next((folder / name for folder in _folders() if (folder / name).is_file()), None)
 
 
-def _writable_folder() -> Path:
+def _writable_folder() -> Path | None:
     for folder in _folders():
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
-    raise RuntimeError(
-        f"cannot write to {' or '.join(map(str, _folders()))}: set FTCOMPARE_CACHE to another folder"
-    )
+    return None
+
+
+def _unwritable() -> str:
+    return f"cannot write to {' or '.join(map(str, _folders()))}: set FTCOMPARE_CACHE to another folder"
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """A tool or library that fails is a RuntimeError, with the command's own output where there is one."""
+    try:
+        yield
+    except (subprocess.CalledProcessError, OSError, ImportError) as error:
+        output = [getattr(error, "stdout", None), getattr(error, "stderr", None)]
+        output = [part.decode(errors="replace") if isinstance(part, bytes) else part for part in output]
+        lines = [str(error), *(part.strip() for part in output if part)]
+        raise RuntimeError(f"native kernels: {what} failed: " + "\n".join(lines)) from error
 
 
 def _path_with_scripts() -> str:

@@ -209,6 +209,35 @@ def test_chexpert_bad_input(tmp_path):
     assert "1 of CheXpert's two tables missing: train.csv" in message("chexpert", tmp_path)
 
 
+def test_chexpert_archives_may_lie_beside_their_folders(tmp_path):
+    layouts.chexpert(tmp_path, "C")
+    folder = next(tmp_path.rglob("CheXpert-v1.0 batch 2*")).parent
+    expected = load("chexpert", tmp_path).paths
+    for at in list(folder.glob("CheXpert-v1.0 batch *")):
+        (folder / f"{at.name}.zip").write_bytes(b"PK")
+    (folder / "train").write_text("no folder")
+    assert load("chexpert", tmp_path).paths == expected
+
+
+def test_an_image_that_is_listed_twice(tmp_path):
+    layouts.chexpert(tmp_path)
+    file = tmp_path / "CheXpert-v1.0-small" / "train.csv"
+    file.write_text(file.read_text() + file.read_text().splitlines()[1] + "\n")
+    assert message("chexpert", tmp_path) == (
+        "chexpert: 1 images are listed more than once: train/patient00001/study1/view1_frontal.jpg"
+    )
+
+
+def test_options_of_another_dataset_are_refused(written):
+    folder = written("mura")
+    assert message("mura", folder, fold=2) == "--fold is for t1w and cholect50, not mura"
+    assert message("mura", folder, task="verb") == "--task is for cholect50, not mura"
+    assert message("mura", folder, group_col="patient") == "--group-col is for a CSV, not mura"
+    assert message("chexpert", written("chexpert-A"), region="hand") == "--region is for mura, not chexpert"
+    for dataset in DATASETS.values():
+        assert set(dataset.options) <= {field.name for field in datasets.fields(Options)}
+
+
 def test_chexpert_lists_the_first_three_missing(tmp_path):
     layouts.chexpert(tmp_path)
     shutil.rmtree(tmp_path / "CheXpert-v1.0-small" / "train")
@@ -363,6 +392,30 @@ def test_figshare_pixels(written, tmp_path):
     assert pixels.identical == []
 
 
+def test_figshare_in_numbered_folders(written, tmp_path):
+    """Without the archive's prefix and without cvind.mat: all the folders, not the first."""
+    expected = load("t1w", written("t1w-figshare"))
+    for place in (tmp_path / "a", tmp_path / "b" / "slices"):
+        for name in ("1-8", "9-16"):
+            shutil.copytree(written("t1w-figshare") / f"brainTumorDataPublic_{name}", place / name)
+    for folder in ("a", "b"):
+        index = load("t1w", tmp_path / folder)
+        assert index.paths == [path.replace("brainTumorDataPublic_", "") for path in expected.paths]
+        assert index.groups == expected.groups
+
+
+def test_figshare_folds_that_are_none(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    layouts.t1w_figshare(tmp_path)
+    file = tmp_path / "cvind.mat"
+    file.write_bytes(b"MATLAB 5.0 MAT-file")
+    assert message("t1w", tmp_path).startswith(f"{file}: not the folds of figshare's archive (")
+    with h5py.File(file, "w") as other:
+        other["folds"] = np.ones(16)
+    assert message("t1w", tmp_path).startswith(f"{file}: not the folds of figshare's archive (")
+    assert "--group-regex is for image folders" in message("t1w", tmp_path, group_regex="x")
+
+
 def test_figshare_bad_input(tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py")
     layouts.t1w_figshare(tmp_path, cvind=False)
@@ -442,6 +495,21 @@ def test_bach_test_folder(written):
     assert files == [photos / f"test{i}.tif" for i in range(12)]
     with pytest.raises(DataError, match=r"bach not found: looked for Photos/test0.tif"):
         datasets.bach_test(str(written("mura")))
+
+
+def test_extensions_in_capitals(tmp_path):
+    layouts.bach(tmp_path / "bach")
+    layouts.isic2020(tmp_path / "isic2020")
+    for dataset, extension in (("bach", ".tif"), ("isic2020", ".jpg")):
+        expected = load(dataset, tmp_path / dataset)
+        for file in list((tmp_path / dataset).rglob(f"*{extension}")):
+            file.rename(file.with_suffix(extension.upper()))
+        index = load(dataset, tmp_path / dataset)
+        assert index.paths == [path.replace(extension, extension.upper()) for path in expected.paths]
+    assert [file.name for file in datasets.bach_test(str(tmp_path / "bach"))][:2] == [
+        "test0.TIF",
+        "test1.TIF",
+    ]
 
 
 def test_bach_bad_input(tmp_path):
@@ -840,6 +908,10 @@ def test_check_data_groups_in_two_splits_and_identical_across_groups(written):
     )
     assert (f"mura: 1 sets of byte-identical images have different patients: {elbow} (patient00001) = {hand} "
             "(patient00002)") in warnings  # fmt: skip
+    given = ["mura: 1 patients are in two splits: patient00001 (test and train)", "another", "another"]
+    rows, problems, _ = check_data(index, problems=given)
+    assert problems == given[:2]
+    assert [row["note"] for row in rows if row["table"] == "problem"] == given[:2]
     index.labels[index.labels == 1] = 0
     _, problems, _ = check_data(index.keep(range(11)))
     assert len(problems) == 1 and "class abnormal is absent from train" in problems[0]

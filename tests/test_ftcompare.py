@@ -748,3 +748,113 @@ def test_every_command_in_the_readme_parses():
     assert len(commands) >= 5
     for line in commands:
         ftcompare.parse_arguments(shlex.split(line.replace("`", "")))
+
+
+# ------------------------------------------------------------------------------------ what a first user stumbled over
+
+
+def test_the_positive_class_is_said_and_can_be_chosen(folder, tmp_path, run):
+    arguments = ["--data", folder, *SMALL, "--epochs", "1", "--strategy", "lp"]
+    code, out, _ = run(*arguments, "--output-dir", tmp_path / "a")
+    assert code == 0 and "positive class: light" in out
+    code, out, _ = run(*arguments, "--positive", "dark", "--output-dir", tmp_path / "b")
+    assert code == 0 and "positive class: dark" in out
+    result = json.loads(next((tmp_path / "b").glob("*/*/lp/*/metrics.json")).read_text())
+    rows = [r for r in predictions(next((tmp_path / "b").glob("*/*/lp/*"))) if r["split"] == "test"]
+    threshold = result["thresholds"][0]
+    dark = [float(r["score_dark"]) >= threshold for r in rows if r["label"] == "dark"]
+    assert result["positive"] == "dark" and result["test"]["values"]["sensitivity"] == pytest.approx(
+        np.mean(dark)
+    )
+    assert run(*arguments, "--positive", "grey", "--output-dir", tmp_path / "c")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "sensitivity"], "hangs on a threshold"),
+        (["--arch", "inception_v3"], "inception_v3 does not take pictures of 32 px"),
+        (["--seed", "-1"], "'-1' is not a whole number of 0 or more"),
+        (["--threshold", "sensitivity=0.0"], "--threshold sensitivity=0.0"),
+        (["--val-fraction", "0"], "--val-fraction 0.0: give a share"),
+        (["--warmup", "3"], "--warmup is at most 1"),
+    ],
+)
+def test_settings_that_would_fail_later_are_refused_at_once(arguments, message, folder, tmp_path, run):
+    code, _, err = run("--data", folder, *SMALL, *arguments, "--output-dir", tmp_path / "runs")
+    assert code == 2 and message in err and err.count("\n") == 1, err
+    assert not list(tmp_path.glob("runs/*/*/*/*/config.json"))
+
+
+def test_the_output_cannot_lie_in_the_data_or_on_a_file(folder, tmp_path, run):
+    code, _, err = run("--data", folder, *SMALL, "--output-dir", folder / "runs")
+    assert code == 2 and "lies in the data folder" in err
+    (tmp_path / "file").write_text("")
+    code, _, err = run("--data", folder, *SMALL, "--output-dir", tmp_path / "file")
+    assert code == 2 and "Traceback" not in err
+
+
+def test_a_sweep_is_refused_before_anything_is_trained(folder, tmp_path, run):
+    base = ["--data", folder, *SMALL, "--output-dir", tmp_path]
+    assert run(*base, "--epochs", "1", "--strategy", "lp")[0] == 0
+    code, _, err = run(*base, "--epochs", "2", "--strategy", "ft", "lp")
+    assert code == 2 and "epochs: 1 there, 2 now" in err
+    assert not list(tmp_path.glob("*/*/ft"))
+
+
+def test_a_setting_that_a_strategy_does_not_use_does_not_refuse_its_run(folder, tmp_path, run):
+    base = ["--data", folder, *SMALL, "--output-dir", tmp_path, "--epochs", "1", "--strategy", "lp"]
+    assert run(*base)[0] == 0
+    code, out, _ = run(*base, "--alpha", "0.5", "--rgn-every", "3", "--lp-lr", "0.1")
+    assert code == 0 and "done before" in out
+
+
+def test_other_pixels_under_the_same_names_are_another_run(folder, tmp_path, run):
+    copy = tmp_path / "pictures"
+    shutil.copytree(folder, copy)
+    base = ["--data", copy, *SMALL, "--output-dir", tmp_path / "runs", "--epochs", "1", "--strategy", "lp"]
+    assert run(*base)[0] == 0
+    picture = next((copy / "dark").glob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    code, _, err = run(*base)
+    assert code == 2 and "pixels_hash" in err
+
+
+def test_an_edited_splits_file_is_kept(folder, tmp_path, run):
+    base = ["--data", folder, *SMALL, "--output-dir", tmp_path, "--epochs", "1", "--strategy", "lp"]
+    assert run(*base)[0] == 0
+    file = next((tmp_path / "splits").glob("*-folds1.csv"))
+    edited = file.read_text().replace(",train,", ",test,", 1)
+    file.write_text(edited)
+    assert run(*base)[0] == 0 and file.read_text() == edited
+
+
+def test_runs_of_other_settings_in_one_folder_are_called_not_comparable(folder, tmp_path, run):
+    base = ["--data", folder, *SMALL, "--output-dir", tmp_path]
+    assert run(*base, "--epochs", "1", "--strategy", "lp")[0] == 0
+    assert run(*base, "--epochs", "2", "--strategy", "ft")[0] == 0
+    done = subprocess.run(
+        [sys.executable, ROOT / "report.py", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "NOT COMPARABLE, these runs differ in epochs: 1, 2" in done.stdout
+    rows = read(tmp_path / "results.csv")
+    assert [(r["strategy"], r["set_epochs"]) for r in rows] == [("ft", "2"), ("lp", "1")]
+
+
+def test_a_short_schedule_stays_at_zero_and_odd_numbers_leave_no_lone_image():
+    assert ftcompare.schedule(20, 20, 0.05) == ftcompare.schedule(40, 20, 0.05) == pytest.approx(0.0)
+    assert sorted(len(p) for p in ftcompare.parts_of(np.arange(39), 2)) == [2] * 18 + [3]
+    assert [len(p) for p in ftcompare.parts_of(np.arange(3), 1)] == [1, 1, 1]
+    assert [len(p) for p in ftcompare.parts_of(np.arange(1), 8)] == [1]
+
+
+def test_squeezenet_can_say_no():
+    """torchvision has a ReLU behind SqueezeNet's head: no logit below 0, no score below 0.5 for a label."""
+    model, _, _ = ftcompare.build_model("squeezenet1_1", runs.Weights("none"), 4, seed=0)
+    assert model.eval()(torch.randn(8, 3, 32, 32)).min() < 0
+
+
+def test_the_names_in_the_report_are_those_of_the_strategies():
+    import report
+
+    assert list(report.ORDER) == [entry.name for entry in strategies.STRATEGIES.values()]

@@ -6,9 +6,11 @@ seconds:
 Pillow does not write 16-bit RGB or big-endian files; png() and tiff() below write those from their
 specifications, so that the values in the file are known."""
 
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import struct
 import threading
 import warnings
@@ -452,6 +454,67 @@ def test_what_cannot_be_read_is_not_compared(tmp_path):
         (tmp_path / name).mkdir()
     pixels = decode([tmp_path / "x.png", tmp_path / "y.png", noise(8, 8)], 8, tmp_path / "c")
     assert [row for row, _ in pixels.bad] == [0, 1] and "Is a directory" in pixels.bad[0][1]
+
+
+def test_a_link_to_nowhere_is_listed_as_unreadable(tmp_path):
+    good = saved(tmp_path / "a.png", noise(8, 8))
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    pixels = decode([good, tmp_path / "b.png", tmp_path / "never.png"], 8, tmp_path / "cache")
+    assert [row for row, _ in pixels.bad] == [1, 2] and "No such file" in pixels.bad[0][1]
+    assert identical_images([good, tmp_path / "b.png", tmp_path / "never.png"]) == []
+    saved(tmp_path / "gone.png", noise(8, 8, seed=1))
+    pixels = decode([good, tmp_path / "b.png"], 8, tmp_path / "cache")
+    assert pixels.bad == []
+
+
+def test_a_disk_without_room_is_said_before_decoding(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**5))
+    files = [saved(tmp_path / f"{i}.png", noise(8, 8, seed=i)) for i in range(2)]
+    with pytest.raises(images.CacheError) as caught:
+        decode(files, 224, tmp_path / "cache/x")
+    assert str(caught.value) == (f"the decoded images need 0.0 GB in {tmp_path / 'cache'}, 0.0 GB are free")
+    assert isinstance(caught.value, ValueError) and list((tmp_path / "cache").iterdir()) == []
+    assert decode(files, 8, tmp_path / "cache/x").bad == []
+
+
+def test_a_disk_that_fills_up_is_an_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    files = [saved(tmp_path / "a.png", noise(8, 8))]
+    number = errno.ENOSPC
+    with pytest.raises(images.CacheError, match="are free: No space left on device"):
+        decode(files, 8, tmp_path / "cache/x")
+    assert list((tmp_path / "cache").iterdir()) == []
+    number = errno.EINVAL  # a file system that cannot reserve
+    assert decode(files, 8, tmp_path / "cache/x").bad == []
+
+
+def test_digest_follows_the_pixels_and_their_order(tmp_path):
+    a, b = noise(8, 8), noise(8, 8, seed=1)
+    files = [saved(tmp_path / "a.png", a), saved(tmp_path / "b.png", b)]
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+
+    def digest(*sources, size=8, workers=2):
+        return decode(sources, size, tmp_path / f"cache{workers}", workers=workers).digest
+
+    assert digest(*files) == digest(*files) == digest(*files, workers=1) == digest(a, b)
+    others = [digest(b, a), digest(a), digest(a, b, size=4), digest(a, np.zeros_like(b)),
+              digest(files[0], tmp_path / "bad.png"), digest(np.stack([a] * 3, 2), b)]  # fmt: skip
+    assert len({digest(a, b), *others}) == 7
+
+
+@pytest.mark.parametrize("write", [png, tiff])
+def test_16_bit_colour_is_named_and_has_no_bit_depth(tmp_path, write):
+    values = noise(8, 8, 3, high=4096, dtype=np.uint16)
+    files = [write(tmp_path / "a", values), write(tmp_path / "b", values[..., 0])]
+    assert images.header(files[0]) == ("RGB;16", 8, 8)
+    pixels = decode(files, 8, tmp_path / "cache")
+    assert pixels.bad == [] and "1 RGB;16" in pixels.found
+    pixels = decode(files, 8, tmp_path / "cache", bits=12)
+    assert pixels.bad == [(0, "16-bit colour is read at full depth; --bit-depth is for grey")]
 
 
 def test_nothing_readable(tmp_path):

@@ -194,6 +194,56 @@ def test_folders_that_cannot_be_read_as_classes(tmp_path):
     assert "give a folder of class folders, a .csv or an .npz" in error(load_index, str(tmp_path / "x.zip"))
 
 
+def test_a_class_that_is_named_like_a_split(tmp_path):
+    touch(tmp_path, "lab/test/1.png", "lab/benign/2.png", "lab/malignant/3.png")
+    assert error(load_index, str(tmp_path / "lab")).endswith(
+        "expected lab/<class>/*.png or lab/train/<class>/*.png; test/ was read as the folder of a split and the "
+        "2 beside it left out: rename it if it is a class"
+    )
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        (
+            {"group_col": "patient"},
+            "--group-col is for a CSV, not {}; name the groups of a folder with --group-regex",
+        ),
+        ({"split_col": "side"}, "--split-col is for a CSV, not {}"),
+        ({"label_col": ("grade",)}, "--label-col is for a CSV, not {}"),
+        ({"path_col": "file"}, "--path-col is for a CSV, not {}"),
+        ({"fold": 2}, "--fold is for t1w and cholect50, not {}"),
+        ({"uncertain": "ones"}, "--uncertain is for chexpert, not {}"),
+        ({"region": "hand"}, "--region is for mura, not {}"),
+    ],
+)
+def test_options_that_a_folder_has_no_use_for(tmp_path, options, text):
+    touch(tmp_path, "a/1.png", "b/2.png")
+    assert error(load_index, str(tmp_path), None, Options(**options)) == text.format(tmp_path)
+
+
+def test_options_that_other_data_has_no_use_for(tmp_path):
+    label = np.arange(2)
+    file = save_npz(tmp_path, train_images=np.stack(grey(2)), train_labels=label)
+    text = "--group-regex is for a folder, a CSV and t1w, not "
+    assert error(load_index, file, None, Options(group_regex=".")) == text + file
+    assert error(load_index, "demo-tiny", None, Options(group_regex=".")) == text + "demo-tiny"
+    assert "--group-col is for a CSV, not " in error(load_index, file, None, Options(group_col="p"))
+    touch(tmp_path, "1.png")
+    assert "--views is for chexpert, not " in error(csv_index, tmp_path, "path,label\n1.png,a\n", views="all")
+
+
+def test_names_that_are_no_text(tmp_path):
+    touch(tmp_path, "a/1.png", "b/2.png")
+    try:
+        (tmp_path / "a" / "m\udcfcller.png").write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert error(load_index, str(tmp_path)) == (
+        f"{tmp_path}: 1 names are not valid UTF-8: 'a/m\\udcfcller.png'"
+    )
+
+
 def test_one_class_is_no_task(tmp_path):
     touch(tmp_path, *(f"images/{i}.png" for i in range(9)))
     index = load_index(str(tmp_path))
@@ -764,7 +814,12 @@ def test_folds_keep_an_official_test_set():
 
 
 def test_more_folds_than_groups():
-    assert "no image is in" in error(make_splits, by_hand([0, 1, 0, 1, 0, 1]), folds=7)
+    index = by_hand([0, 1, 0, 1, 0, 1])
+    assert error(make_splits, index, folds=7) == "--folds 7, but there are only 6 patients"
+    index.official = ["train"] * 4 + ["test"] * 2
+    assert error(make_splits, index, folds=5) == (
+        "--folds 5, but there are only 4 patients outside of the official test set"
+    )
 
 
 def test_identical_images_are_never_cut_apart():
@@ -867,8 +922,8 @@ PAIRS_SPLIT = np.repeat(["train", "val", "test"], 4)
 
 def edited(tmp_path, edit) -> Path:
     """The splits file of PAIRS with its lines (header first) edited."""
-    file = tmp_path / "splits.csv"
-    write_splits(file, PAIRS, [PAIRS_SPLIT])
+    (tmp_path / "splits.csv").unlink(missing_ok=True)
+    file = write_splits(tmp_path / "splits.csv", PAIRS, [PAIRS_SPLIT])
     lines = file.read_text().splitlines()
     edit(lines)
     file.write_text("\n".join(lines) + "\n")
@@ -895,6 +950,34 @@ def test_splits_file_edited(tmp_path):
     left_out = replaced((1, "train", ""), (8, "val", ""))
     expected = ["", "train", "train", "train", "val", "val", "val", "", "test", "test", "test", "test"]
     assert read_splits(edited(tmp_path, left_out), PAIRS)[0].tolist() == expected
+
+
+def test_an_edited_splits_file_is_never_overwritten(tmp_path):
+    first = tmp_path / "s.v1.csv"
+    assert write_splits(first, PAIRS, [PAIRS_SPLIT]) == first == write_splits(first, PAIRS, [PAIRS_SPLIT])
+    edited = first.read_text().replace("train", "val")
+    first.write_text(edited)
+    second = write_splits(first, PAIRS, [PAIRS_SPLIT])
+    assert second == tmp_path / "s.v1-2.csv" == write_splits(first, PAIRS, [PAIRS_SPLIT])
+    third = write_splits(first, PAIRS, [np.roll(PAIRS_SPLIT, 4)])
+    assert third == tmp_path / "s.v1-3.csv" and first.read_text() == edited
+    assert sorted(tmp_path.iterdir()) == sorted([first, second, third])
+    np.testing.assert_array_equal(read_splits(second, PAIRS)[0], PAIRS_SPLIT)
+
+
+def test_splits_file_with_other_labels(tmp_path):
+    swapped = edited(tmp_path, replaced(*((i, ",c0,", ",c1,") for i in (1, 3, 5, 7))))
+    assert error(read_splits, swapped, PAIRS) == (
+        f"{swapped}: 4 labels differ from those of hand: 0.png: 'c1', not 'c0', 2.png: 'c1', not 'c0', "
+        "4.png: 'c1', not 'c0' and 1 more"
+    )
+    multi = by_hand([[1, 1], [0, 0]] * 3, task="multilabel")
+    file = write_splits(tmp_path / "m.csv", multi, [np.repeat(SPLITS, 2)])
+    text = file.read_text()
+    file.write_text(text.replace("c0|c1", "c1 | c0"))
+    np.testing.assert_array_equal(read_splits(file, multi)[0], np.repeat(SPLITS, 2))
+    file.write_text(text.replace("c0|c1", "c1", 1))
+    assert "1 labels differ from those of hand: 0.png: 'c1', not 'c0|c1'" in error(read_splits, file, multi)
 
 
 def test_splits_file_from_a_spreadsheet(tmp_path):

@@ -465,6 +465,53 @@ def test_a_folder_that_cannot_be_written_is_built_for_in_the_cache(stub, monkeyp
     assert loader.find_or_build("rgn.cpp") == library
 
 
+def test_no_folder_to_build_in_is_an_obstacle(stub, monkeypatch, capsys):
+    (stub / "file").write_text("")
+    monkeypatch.setenv("FTCOMPARE_CACHE", str(stub / "file" / "below"))
+    assert loader.load("auto") is None and loader.load("auto") is None
+    assert capsys.readouterr().out == (
+        f"native kernels: cannot write to {stub}/file/below: set FTCOMPARE_CACHE to another folder; "
+        "the PyTorch reference does the work\n"
+    )
+    with pytest.raises(RuntimeError, match="cannot be had: cannot write to"):
+        loader.load("on")
+    with pytest.raises(RuntimeError, match="cannot write to"):
+        loader.find_or_build("rgn.cpp")
+
+
+def script(file: Path, *lines: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    file.chmod(0o755)
+    return file
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_a_compiler_that_does_not_run_is_an_error_with_its_output(stub, mode, monkeypatch):
+    compiler = script(stub.parent / "c++", "echo out of the licence", "echo out of order >&2", "exit 3")
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(RuntimeError, match="out of the licence|out of order"):
+        loader.load(mode)
+    assert libraries(stub.parent) == []
+
+
+def test_an_nvcc_that_does_not_run_is_an_error_with_its_output(stub, monkeypatch):
+    nvcc = script(stub.parent / "cuda/bin/nvcc", "echo no such driver >&2", "exit 3")
+    (stub.parent / "cuda/include").mkdir()
+    (stub.parent / "cuda/include/cuda_runtime.h").write_text("")
+    monkeypatch.setenv("CUDA_HOME", str(stub.parent / "cuda"))
+    with pytest.raises(RuntimeError, match=f"asking {nvcc} for its version failed: .*\nno such driver"):
+        loader.missing_tool("cuda")
+
+
+def test_a_library_that_cannot_be_loaded_is_an_error(stub):
+    library = stub / "build" / loader._library_name("rgn.cpp")
+    library.parent.mkdir(exist_ok=True)
+    library.write_text("no library")
+    with pytest.raises(RuntimeError, match=f"loading {library} failed"):
+        loader.load("auto")
+
+
 def test_two_processes_that_build_at_once_build_once(stub):
     counter = stub.parent / "c++"
     counter.write_text(

@@ -773,6 +773,11 @@ def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
         raise UsageError(f"--output-dir {s.output_dir} lies in the data folder {name}; put it elsewhere")
     options = {f: getattr(s, f) for f in datasets.Options.__dataclass_fields__}
     index = datasets.load_index(name, s.data_dir, datasets.Options(**options))
+    if (
+        name in datasets.DATASETS
+    ):  # another task, split or label set is another dataset: cholect50-verb-crossval-fold2
+        said = [(f, options[f]) for f, choices in datasets.CHOICES.items() if options[f] != choices[0]]
+        index.name += "".join(f"-{f}{value}" if f == "fold" else f"-{value}" for f, value in said)
     if s.positive or (index.task == "multiclass" and len(index.classes) == 2):
         set_positive(index, s.positive)
     if s.protocol and s.metric == DAVILA["metric"] and index.task == "multilabel":

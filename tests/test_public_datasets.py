@@ -244,3 +244,10 @@ def test_list_data_names_all_six(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert all(f"\n{name}: " in out for name in ("chexpert", "mura", "t1w", "bach", "isic2020", "cholect50"))
     assert out.count("citation") == 6
+
+
+def test_another_task_or_fold_has_run_folders_of_its_own(tmp_path, monkeypatch, capsys):
+    more = ("--task", "verb", "--variant", "crossval", "--fold", "2")
+    assert run_command("cholect50", tmp_path, monkeypatch, *more)[0] == 0, capsys.readouterr().err
+    folder = tmp_path / "runs" / "cholect50-verb-crossval-fold2" / "resnet18" / "autorgn" / "seed0-fold0"
+    assert "score_grasp" in rows_of(folder, "test")[0]

@@ -96,6 +96,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str = ""
+    fingerprint: str = ""  # of the index, taken once a dataset, not once a run
 
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
         return images.batch(
@@ -609,7 +610,7 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
         "task": data.index.task,
         "classes": data.index.classes,
         "metric": data.index.metric,
-        "data_hash": data.index.fingerprint(),
+        "data_hash": data.fingerprint,
         "pixels_hash": data.digest,
         "split_hash": split,
         "weights_sha256": weights.sha256,
@@ -759,11 +760,21 @@ class Prepared:
     folds: list[np.ndarray]
     settings: argparse.Namespace
     digest: str  # of the decoded pixels
+    fingerprint: str  # of the index
 
     def data(self, fold: int, weights: runs.Weights) -> Data:
         rows = {side: np.flatnonzero(self.folds[fold] == side) for side in datasets.SPLITS}
         self.pixels = on_device(self.pixels, self.settings.device)
-        return Data(self.index, self.pixels, self.lookup, rows, weights.mean, weights.std, self.digest)
+        return Data(
+            self.index,
+            self.pixels,
+            self.lookup,
+            rows,
+            weights.mean,
+            weights.std,
+            self.digest,
+            self.fingerprint,
+        )
 
 
 def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
@@ -843,7 +854,7 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
             f"  written: {datasets.write_splits(Path(s.output_dir) / 'splits' / name, index, folds)}",
             flush=True,
         )
-    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest)
+    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest, index.fingerprint())
 
 
 def cut_folds(index: Index, identical: list[list[int]], s: argparse.Namespace) -> list[np.ndarray]:

@@ -52,21 +52,14 @@ class Diverged(RuntimeError):
 # ---------------------------------------------------------------------------------- the model and its weights
 
 
-def new_model(arch: str) -> nn.Module:
-    """A torchvision classifier with random weights, without the auxiliary heads of GoogLeNet and
-    Inception."""
-    auxiliary = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(arch, weights=None, **auxiliary)
-
-
 def skeleton(arch: str) -> nn.Module:
     """The model without memory for its weights, where its builder allows that: RegNet computes with
     tensors."""
     try:
         with torch.device("meta"):
-            return new_model(arch)
+            return runs.new_model(arch)
     except NotImplementedError:
-        return new_model(arch)
+        return runs.new_model(arch)
 
 
 def build_model(
@@ -74,7 +67,7 @@ def build_model(
 ) -> tuple[nn.Module, nn.Module, str]:
     """(model, its new head, what was loaded). The head is the same for every strategy with the same seed."""
     torch.manual_seed(seed)
-    model, note = new_model(arch), "random weights"
+    model, note = runs.new_model(arch), "random weights"
     if weights.state is not None:
         note = runs.load_backbone(model, strategies.find_head(model)[0], weights, arch)
     torch.manual_seed(seed)
@@ -487,6 +480,7 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
             "img_size": s.img_size,
             "resize": s.resize,
             "bit_depth": s.bit_depth,
+            "transform_input": getattr(model, "transform_input", None),
             "version": VERSION,
         }
         reset_peak_memory(recipe.device)

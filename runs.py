@@ -167,7 +167,14 @@ class RunFolder:
         return load_checkpoint(self.file(name))
 
 
-# ----------------------------------------------------------------------------------------- pretrained weights
+# ------------------------------------------------------------------------------ the model, pretrained weights
+
+
+def new_model(arch: str) -> nn.Module:
+    """A torchvision classifier with random weights, without the auxiliary heads of GoogLeNet and
+    Inception."""
+    auxiliary = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(arch, weights=None, **auxiliary)
 
 
 @dataclass

@@ -163,7 +163,7 @@ def test_lp_leaves_the_backbone_bit_identical(swept):
 def test_auto_rgn_writes_a_ratio_for_every_layer_and_epoch(swept):
     folder = swept[0] / "demo-tiny" / ARCH / "autorgn" / "seed0-fold0"
     rows = read(folder / "ratios.csv")
-    model = ftcompare.new_model(ARCH)
+    model = runs.new_model(ARCH)
     layers = [n for n, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
     for epoch in ("1", "2"):
         mine = [r for r in rows if r["epoch"] == epoch]
@@ -419,7 +419,7 @@ def test_weights_of_a_run_load_like_a_torchvision_file(folder, tmp_path, run):
     assert code == 0 and "its head (fc, 2 outputs) left out" in out
     counted = [
         n
-        for n in ftcompare.new_model(ARCH).state_dict()
+        for n in runs.new_model(ARCH).state_dict()
         if not n.startswith("fc.") and "num_batches" not in n
     ]
     assert f"{len(counted)} of {len(counted)} backbone tensors" in out
@@ -429,7 +429,7 @@ def test_weights_of_a_run_load_like_a_torchvision_file(folder, tmp_path, run):
 
 
 def test_half_precision_and_wrapped_names_load_and_mismatches_are_refused(tmp_path):
-    model = ftcompare.new_model(ARCH)
+    model = runs.new_model(ARCH)
     state = {f"module.{n}": v.half() if v.is_floating_point() else v for n, v in model.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "half.pth")
     weights = runs.load_weights(str(tmp_path / "half.pth"), ARCH)
@@ -453,7 +453,7 @@ def test_half_precision_and_wrapped_names_load_and_mismatches_are_refused(tmp_pa
 
 
 def test_densenet_files_with_old_names_load(tmp_path):
-    model = ftcompare.new_model("densenet121")
+    model = runs.new_model("densenet121")
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12]\.)")
     state = {old.sub(r"\1.\2", n): v for n, v in model.state_dict().items()}
     assert any(".norm.1." in n for n in state)

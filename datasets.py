@@ -1741,6 +1741,50 @@ def label_parts(text: str) -> set[str]:
     return {part.strip() for part in text.split("|")} - {""}
 
 
+def nested_split(
+    index: Index,
+    outer: np.ndarray,
+    identical: list[list[int]] = (),
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.15,
+) -> np.ndarray:
+    """The split that tunes within one fold: its training images alone, cut into "train" and "val" by group and
+    stratified by label; every other image is "". No image that validates or scores the fold takes part.
+    outer: the fold, N strings. Returns N strings. Raises DataError."""
+    pool = np.flatnonzero(outer == "train")
+    shares = np.array([1 - val_fraction, val_fraction])
+    inner = np.full(len(outer), "", dtype="<U5")
+    units = tied_groups(index.groups, identical)
+    inner[pool] = np.array(["train", "val"])[
+        cut(index, units, pool, shares, np.random.default_rng([seed, 1]))
+    ]
+    check_nested(index, outer, inner)
+    return inner
+
+
+def check_nested(index: Index, outer: np.ndarray, inner: np.ndarray) -> None:
+    """DataError where tuning would see what the fold is judged by: an image, or another of the same group,
+    that validates or tests the fold; or where tuning's own train and val share a group or lack a class."""
+    where = f"{index.name}, tuning"
+    groups = np.array(index.groups)
+    refuse(
+        where,
+        np.array(index.paths)[(inner != "") & (outer != "train")],
+        "images are not training images of the fold",
+    )
+    judged = np.isin(groups, groups[np.isin(outer, ("val", "test"))])
+    refuse(
+        where,
+        np.unique(groups[(inner != "") & judged]),
+        f"{index.group_kind}s also validate or test the fold",
+    )
+    kept = np.flatnonzero(inner != "")
+    if "val" not in inner or "train" not in inner:
+        raise DataError(f"{where}: the fold's {len(kept)} training images cannot be cut in two; add data")
+    check_split(index.keep(kept), inner[kept], "tuning", complete=False)
+
+
 def spanning(identical: list[list[int]], split: np.ndarray) -> list[list[int]]:
     """The lists of identical images that stand in two splits."""
     return [rows for rows in identical if len({split[i] for i in rows} - {""}) > 1]

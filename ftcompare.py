@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import io
 import math
 import os
 import platform
@@ -22,7 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,7 @@ class Data:
     std: tuple[float, ...]
     digest: str = ""
     fingerprint: str = ""  # of the index, taken once a dataset, not once a run
+    identical: list[list[int]] = field(default_factory=list)  # rows with the same bytes
 
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
         return images.batch(
@@ -368,13 +370,17 @@ class Cell:
     strategy: str
     seed: int
     fold: int
+    trial: int | None = None  # of --tune
 
     def path(self, output_dir: str) -> Path:
-        return Path(output_dir) / self.data / self.arch / self.strategy / f"seed{self.seed}-fold{self.fold}"
+        name = f"seed{self.seed}-fold{self.fold}"
+        inner = name if self.trial is None else f"tune/{name}-trial{self.trial}"
+        return Path(output_dir) / self.data / self.arch / self.strategy / inner
 
     def __str__(self) -> str:
         name = strategies.STRATEGIES[self.strategy].name
-        return f"{self.data} {self.arch} {name} seed {self.seed} fold {self.fold}"
+        trial = "" if self.trial is None else f", tuning, trial {self.trial + 1}"
+        return f"{self.data} {self.arch} {name} seed {self.seed} fold {self.fold}{trial}"
 
 
 def judge_scores(
@@ -436,10 +442,19 @@ def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: 
     return [float(t) for t in chosen]
 
 
-def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, say: Progress) -> dict:
-    """Trains and scores a cell, or finds it done. Returns its metrics.json."""
+def run_cell(
+    cell: Cell,
+    data: Data,
+    weights: runs.Weights,
+    s: argparse.Namespace,
+    say: Progress,
+    tuned: dict | None = None,
+) -> dict:
+    """Trains and scores a cell, or finds it done. Returns its metrics.json. tuned: what tune() chose."""
     run = runs.RunFolder(cell.path(s.output_dir))
     settings = cell_settings(cell, data, weights, s)
+    if tuned:
+        s = argparse.Namespace(**(vars(s) | {name: tuned[name] for name in ("lr", "alpha") if name in tuned}))
     with run.locked():
         run.check(settings, s.overwrite)
         if run.done():
@@ -466,6 +481,8 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
         config = {
             "settings": settings,
             "strategy": name,
+            "tuning": tuned,
+            "data": describe_data(data),
             "environment": here,
             "arguments": vars(s),
             "command": sys.argv,
@@ -485,6 +502,8 @@ def run_cell(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespac
         }
         reset_peak_memory(recipe.device)
         try:
+            if tuned and "failed" in tuned:
+                raise Diverged(tuned["failed"])
             train(
                 model,
                 plan,
@@ -540,12 +559,18 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
     files."""
     best, last = run.load("best.pt"), run.load("last.pt")
     model.load_state_dict(best["model"])
-    scores = {split: predict(model, data, data.rows[split], recipe)[0] for split in ("val", "test")}
+    scores = {
+        split: predict(model, data, data.rows[split], recipe)[0]
+        for split in ("val", "test")
+        if len(data.rows[split])
+    }  # fmt: skip  (a trial of --tune has no test)
     thresholds = choose_thresholds(data.index, data.rows["val"], scores["val"], rule)
     result = {
         split: judge_scores(data.index, data.rows[split], scores[split], thresholds) for split in scores
     }
     write_predictions(run, data, scores)
+    if "test" in scores:
+        write_hardest(run.file("hardest.npz"), data, scores["test"])
     run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
     result = {
         "cell": asdict(cell),
@@ -591,6 +616,70 @@ def write_predictions(run: runs.RunFolder, data: Data, scores: dict[str, np.ndar
     run.write_csv("predictions.csv", rows)
 
 
+HARDEST, THUMBNAIL = 12, 96  # images, pixels a side
+
+
+def write_hardest(file: Path, data: Data, scores: np.ndarray) -> None:
+    """The test images that the run got most wrong, small, so that a report made without the data can show them.
+    image (n,) str, pixels (n, C, h, w) uint8."""
+    rows, labels = data.rows["test"], data.index.labels[data.rows["test"]]
+    if data.index.task == "multiclass":
+        right = scores[np.arange(len(rows)), labels]
+    else:
+        known = ~np.isnan(labels)
+        wrong = np.where(known, np.abs(scores - np.nan_to_num(labels)), 0.0).sum(axis=1)
+        right = 1 - wrong / np.maximum(known.sum(axis=1), 1)
+    worst = rows[np.argsort(right, kind="stable")[:HARDEST]]
+    pixels = data.pixels[torch.as_tensor(data.lookup[worst], device=data.pixels.device)].cpu().float()
+    if pixels.shape[-1] > THUMBNAIL:
+        pixels = nn.functional.interpolate(pixels, size=(THUMBNAIL, THUMBNAIL), mode="area")
+    out = io.BytesIO()
+    np.savez_compressed(
+        out, image=np.array([data.index.paths[i] for i in worst]), pixels=pixels.round().byte().numpy()
+    )
+    runs.write_atomically(file, out.getvalue())
+
+
+def describe_data(data: Data) -> dict:
+    """What a report must know of the data when the data is no longer there."""
+    index = data.index
+    groups, units = np.array(index.groups), np.array(index.units if index.units is not None else index.paths)
+    splits = {}
+    for split, rows in data.rows.items():
+        labels = index.labels[rows]
+        multiclass = index.task == "multiclass"
+        counts = [int((labels == c).sum()) if multiclass else int((labels[:, c] == 1).sum())
+                  for c in range(len(index.classes))]  # fmt: skip
+        splits[split] = {
+            "images": len(rows),
+            "groups": len(np.unique(groups[rows])),
+            "units": len(np.unique(units[rows])),
+            "classes": dict(zip(index.classes, counts)),
+        }
+    sides = np.full(len(index), "", dtype="<U5")
+    for split, rows in data.rows.items():
+        sides[rows] = split
+    known = [
+        d
+        for d in datasets.list_datasets()
+        if index.name == d["name"] or index.name.startswith(d["name"] + "-")
+    ]
+    return {
+        "name": index.name,
+        "citation": known[0]["citation"] if known else None,
+        "images": len(index),
+        "group_kind": index.group_kind,
+        "unit_kind": index.unit_kind,
+        "unit_score": index.unit_score if index.units is not None else None,
+        "leave_out": list(index.leave_out),
+        "splits": splits,
+        "official_test": "test" in index.official or bool(index.official_folds),
+        "groups_in_two_splits": shared_groups(index, sides),
+        "identical_across_splits": len(datasets.spanning(data.identical, sides)),
+        "notes": index.notes,
+    }
+
+
 def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace) -> dict:
     """Everything that decides a run's numbers. Two runs with equal settings are the same run."""
     split = {name: hashlib.sha256("\0".join(data.index.paths[i] for i in rows).encode()).hexdigest()[:16]
@@ -598,6 +687,7 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
     names = "img_size resize bit_depth epochs schedule_epochs batch_size grad_accum opt warmup augment class_weights"
     names += " clip_grad patience amp compile threshold"
     lr, hyper = strategies.resolved(cell.strategy, s.opt, s.lr, hyperparameters(s))
+    tunes = s.tune if cell.trial is None else 0
     used = ("bn", "stage_shares", *strategies.STRATEGIES[cell.strategy].uses)
     return {
         "cell": asdict(cell),
@@ -608,9 +698,12 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
         "pixels_hash": data.digest,
         "split_hash": split,
         "weights_sha256": weights.sha256,
-        "lr": lr,
+        "tune": tunes,
+        "lr": None if tunes else lr,
         **{name: getattr(s, name) for name in names.split()},
-        "hyperparameters": {name: getattr(hyper, name) for name in used},
+        "hyperparameters": {
+            name: None if tunes and name == "alpha" else getattr(hyper, name) for name in used
+        },
     }
 
 
@@ -676,6 +769,53 @@ def describe_plan(plan: strategies.Plan, note: str) -> list[str]:
 # -------------------------------------------------------------------------------------------------- the sweep
 
 
+def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, say: Progress) -> dict:
+    """--tune: trains s.tune trials of the cell's strategy on a split inside the training part of its fold, and chooses
+    by the validation metric there. Returns {"lr", "alpha" (SP), "edge", "trials", "optimizer_steps", "minutes", ...}, or
+    with "failed". The trials are drawn by --split-seed and shared by all --seed of a fold."""
+    sides = np.full(len(data.index), "", dtype="<U5")
+    for side, rows in data.rows.items():
+        sides[rows] = side
+    inner = datasets.nested_split(
+        data.index, sides, data.identical, seed=s.split_seed, val_fraction=s.val_fraction
+    )
+    datasets.check_nested(data.index, sides, inner)
+    nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
+    rows, metric = [], data.index.metric
+    for i, trial in enumerate(strategies.trials(cell.strategy, s.opt, s.tune, s.split_seed)):
+        at = replace(cell, seed=s.split_seed, trial=i)
+        setting = argparse.Namespace(**(vars(s) | {"lr": trial["lr"], "alpha": trial["alpha"]}))
+        if runs.RunFolder(at.path(s.output_dir)).done() and not s.overwrite:
+            say.skip(s.epochs)
+        result = run_cell(at, nested, weights, setting, say)
+        if "failed" not in result:  # its numbers are kept; checkpoints of all trials would fill a disk
+            for name in ("best.pt", "last.pt"):
+                (at.path(s.output_dir) / name).unlink(missing_ok=True)
+        value = result["val"]["values"][metric] if "failed" not in result else None
+        spent = {name: result.get(name) for name in ("optimizer_steps", "minutes", "failed")}
+        rows.append(trial | {"value": value} | spent)
+    summary = {
+        "trials": rows,
+        "images": {side: len(r) for side, r in nested.rows.items() if len(r)},
+        "optimizer_steps": sum(r["optimizer_steps"] or 0 for r in rows),
+        "minutes": sum(r["minutes"] or 0 for r in rows),
+    }
+    good = [r for r in rows if r["value"] is not None and math.isfinite(r["value"])]
+    if not good:
+        return summary | {"failed": f"all {len(rows)} trials of --tune diverged"}
+    best = (max if metrics.higher_is_better(metric) else min)(
+        good, key=lambda r: r["value"]
+    )  # of equals the first
+    chosen = {name: best[name] for name in ("lr", "alpha") if best[name] is not None}
+    shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+    say.line(f"{cell}: tuned, {len(rows)} trials, {metric} {number(best['value'])} with {shown}")
+    if best["edge"]:
+        say.line(
+            f"  WARNING: {' and '.join(best['edge'])} at the edge of the grid; the best may lie beyond it"
+        )
+    return summary | chosen | {"edge": best["edge"], "value": best["value"]}
+
+
 class Progress:
     """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's
     remaining time is the mean of the epochs so far times those that are left."""
@@ -726,7 +866,7 @@ class Progress:
 
     def result(self, result: dict) -> None:
         names = (result["metric"], result["second"])
-        for split in ("val", "test"):
+        for split in (split for split in ("val", "test") if split in result):
             values = ", ".join(f"{name} {number(result[split]['values'][name])}" for name in names)
             self.line(
                 f"  {split:<4} {values} (n = {result[split]['n']}, checkpoint of epoch {result['best_epoch']})"
@@ -755,6 +895,7 @@ class Prepared:
     settings: argparse.Namespace
     digest: str  # of the decoded pixels
     fingerprint: str  # of the index
+    identical: list[list[int]]
 
     def data(self, fold: int, weights: runs.Weights) -> Data:
         rows = {side: np.flatnonzero(self.folds[fold] == side) for side in datasets.SPLITS}
@@ -768,6 +909,7 @@ class Prepared:
             weights.std,
             self.digest,
             self.fingerprint,
+            self.identical,
         )
 
 
@@ -848,7 +990,7 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
             f"  written: {datasets.write_splits(Path(s.output_dir) / 'splits' / name, index, folds)}",
             flush=True,
         )
-    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest, index.fingerprint())
+    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest, index.fingerprint(), identical)
 
 
 def cut_folds(index: Index, identical: list[list[int]], s: argparse.Namespace) -> list[np.ndarray]:
@@ -905,9 +1047,7 @@ def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fol
             counts = np.nansum(labels, axis=0).astype(int).tolist()
         shown = ", ".join(f"{c} {n}" for c, n in zip(index.classes, counts))
         print(f"  {at}{side:<5} {len(labels):>6} images of {len(groups[side])} {index.group_kind}s: {shown}")
-    shared = sum(
-        len(groups[a] & groups[b]) for a, b in (("train", "val"), ("train", "test"), ("val", "test"))
-    )
+    shared = shared_groups(index, split)
     left_out = int((split == "").sum())
     spans = datasets.spanning(identical, split)
     print(
@@ -922,6 +1062,14 @@ def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fol
             f"  {at}WARNING: {len(spans)} groups of byte-identical images are in two splits ({said}), e.g. {example}; "
             "--drop-duplicates takes the copies out of training"
         )
+
+
+def shared_groups(index: Index, split: np.ndarray) -> int:
+    """How many groups stand in two splits: counted anew, whatever made the split."""
+    sides: dict[str, set] = {}
+    for group, side in zip(index.groups, split):
+        sides.setdefault(group, set()).add(str(side))
+    return sum(len(found - {""}) > 1 for found in sides.values())
 
 
 class DecodeProgress:
@@ -1007,14 +1155,22 @@ def sweep(s: argparse.Namespace) -> list[dict]:
                 runs.RunFolder(cell.path(s.output_dir)).check(settings, overwrite=False)
     if s.dry_run:
         return dry_run(cells, prepared)
-    say = Progress(len(cells), sum(prepared[cell.data].settings.epochs for cell in cells))
-    results = []
+    trained = [
+        *cells,
+        *(c for c in {replace(c, seed=0).path(""): c for c in cells}.values() for _ in range(s.tune)),
+    ]
+    say = Progress(len(cells), sum(prepared[cell.data].settings.epochs for cell in trained))
+    results, tuned = [], {}
     for say.number, cell in enumerate(cells, 1):
         ready, weights = prepared[cell.data], weights_of[cell.data, cell.arch]
-        if runs.RunFolder(cell.path(s.output_dir)).done() and not s.overwrite:
+        data, fold = ready.data(cell.fold, weights), replace(cell, seed=0)
+        done = runs.RunFolder(cell.path(s.output_dir)).done() and not s.overwrite
+        if done:
             say.skip(ready.settings.epochs)
         try:
-            result = run_cell(cell, ready.data(cell.fold, weights), weights, ready.settings, say)
+            if s.tune and not done and str(fold) not in tuned:
+                tuned[str(fold)] = tune(cell, data, weights, ready.settings, say)
+            result = run_cell(cell, data, weights, ready.settings, say, tuned.get(str(fold)))
         except runs.Busy as error:
             say.line(f"{cell}: left out, {error}")
             result = {"failed": "another process is at it"}
@@ -1057,6 +1213,7 @@ def dry_run(cells: list[Cell], prepared: dict[str, Prepared]) -> list[dict]:
     """Prints the cells, with hours from two timed steps of FT, the dearest strategy, and gigabytes of
     checkpoints."""
     hours, gigabytes, timed = 0.0, 0.0, {}
+    seen = set()
     for cell in cells:
         ready, s = prepared[cell.data], prepared[cell.data].settings
         if (key := (cell.data, cell.arch)) not in timed:
@@ -1064,9 +1221,14 @@ def dry_run(cells: list[Cell], prepared: dict[str, Prepared]) -> list[dict]:
         seconds, size = timed[key]
         done = runs.RunFolder(cell.path(s.output_dir)).done()
         steps = math.ceil((ready.folds[cell.fold] == "train").sum() / s.batch_size) * s.epochs
-        cost = 0.0 if done else seconds * steps / 3600
-        hours, gigabytes = hours + cost, gigabytes + 2 * size / 1e9
-        print(f"  {cell}: {'done before' if done else 'at most ' + duration(cost * 3600)}")
+        trials = (
+            0 if replace(cell, seed=0).path("") in seen else s.tune
+        )  # the seeds of a fold share its trials
+        seen.add(replace(cell, seed=0).path(""))
+        cost = 0.0 if done else (1 + trials) * seconds * steps / 3600
+        hours, gigabytes = hours + cost, gigabytes + 2 * (1 + trials) * size / 1e9
+        more = f", {trials} trials of --tune among it" if trials and not done else ""
+        print(f"  {cell}: {'done before' if done else 'at most ' + duration(cost * 3600)}{more}")
     print(
         f"{len(cells)} runs: at most {hours:.2f} h and {gigabytes:.2f} GB of checkpoints; nothing was trained"
     )
@@ -1178,6 +1340,13 @@ def parser() -> Parser:
         add(f"--{name}", choices=[c for c in choices if c is not None], **kind, help=which)
     add("--drop-duplicates", action="store_true", help="take byte-identical copies out of training")
     add("--skip-bad", action="store_true", help="go on without unreadable images")
+    add(
+        "--tune",
+        type=at_least_0,
+        default=0,
+        metavar="N",
+        help="trials a strategy and fold; 0: its default rate",
+    )
     add("--positive", metavar="CLASS", help="of two classes, the finding (the second in order of names)")
     add("--metric", help="metric that chooses the checkpoint on validation (the dataset's)")
     add("--threshold", default="youden", help="from validation scores: 0.5, youden or sensitivity=0.9")
@@ -1256,6 +1425,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(s, name)}: give a share between 0 and 1")
     if s.warmup > 1 or max(s.seed) >= 2**32 or (s.splits_file and s.folds > 1):
         raise UsageError("--warmup is at most 1, --seed under 2**32, and --splits-file has folds of its own")
+    if s.tune and (s.lr is not None or s.alpha is not None):
+        raise UsageError(
+            "--tune chooses lr and alpha: leave out --lr and --alpha (and --protocol, which sets lr)"
+        )
     if s.batch_size == 1 and s.bn == "train":
         raise UsageError("-b 1: BatchNorm cannot normalise a single image; give -b 2 or more, or --bn eval")
     models = torchvision.models.list_models(module=torchvision.models)

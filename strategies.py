@@ -897,6 +897,32 @@ def strategy_key(name: str) -> str:
     return key
 
 
+def trials(strategy: str, opt: str, n: int, seed: int = 0) -> list[dict]:
+    """n settings to try, the same number for every strategy: {"lr", "alpha" (None where it has none), "edge": names
+    of those at an end of their grid}.
+
+    The default first, then points drawn without replacement from the strategy's grid of learning rates, times alphas
+    where it has them: alpha is a dimension of the same n, no extra. Where n exceeds the grid, midpoints (geometric)
+    make the rates denser between the same ends. ValueError for n under 1."""
+    entry = STRATEGIES[strategy_key(strategy)]
+    if n < 1:
+        raise ValueError(f"{n} trials; give at least 1")
+    rates, alphas = list(entry.rates(opt)), entry.alphas or (None,)
+    while len(rates) * len(alphas) < n:
+        middles = [math.sqrt(rates[i] * rates[i + 1]) for i in range(len(rates) - 1)]
+        rates = sorted(rates + middles)
+    first = (entry.default_lr(opt), entry.alpha)
+    others = [(lr, alpha) for lr in rates for alpha in alphas if (lr, alpha) != first]
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed)).tolist()
+    drawn = [first, *(others[i] for i in order[: n - 1])]
+    ends = {"lr": (rates[0], rates[-1]), "alpha": (alphas[0], alphas[-1])}
+    return [
+        {"lr": lr, "alpha": alpha, "edge": [name for name, value in (("lr", lr), ("alpha", alpha))
+                                            if value is not None and value in ends[name]]}
+        for lr, alpha in drawn
+    ]  # fmt: skip
+
+
 def resolved(
     strategy: str, opt: str, lr: float | None, hyper: Hyperparameters
 ) -> tuple[float, Hyperparameters]:

@@ -418,9 +418,7 @@ def test_weights_of_a_run_load_like_a_torchvision_file(folder, tmp_path, run):
     code, out, _ = run("--data", "demo-tiny", *rest, "--weights", best, "--output-dir", tmp_path / "b")
     assert code == 0 and "its head (fc, 2 outputs) left out" in out
     counted = [
-        n
-        for n in runs.new_model(ARCH).state_dict()
-        if not n.startswith("fc.") and "num_batches" not in n
+        n for n in runs.new_model(ARCH).state_dict() if not n.startswith("fc.") and "num_batches" not in n
     ]
     assert f"{len(counted)} of {len(counted)} backbone tensors" in out
     probed = torch.load(next((tmp_path / "b").glob("*/*/lp/*/best.pt")), weights_only=True)["model"]

@@ -1,0 +1,727 @@
+"""The statistics of a comparison: bootstrap over groups, paired tests, ranks over datasets.
+
+>>> weights = resample_groups(60, resamples=2000)  # 60 patients, drawn 2,000 times
+>>> scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]] * 60)
+>>> labels, patient = np.array([0, 1, 1, 1] * 60), np.repeat(np.arange(60), 4)
+>>> interval(bootstrap_values("multiclass", "accuracy", scores, labels, patient, weights))
+(0.75, 0.75)
+>>> mcnemar(np.array([True] * 8 + [False]), np.array([False] * 8 + [True]))["p"]
+0.0390625
+
+Metrics of a resample are those of metrics.py on the rows as drawn. A statistic without its cases is nan, never
+0 or 1, and "reason" says why. A p is two-sided. All is computed in float64. Needs numpy only; copy this file
+alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+NAN = float("nan")
+NORMAL_975 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
+CHUNK_BYTES = 4 * 2**20  # temporaries of one chunk of resamples: bounds memory, and more is no faster
+RATES = ("sensitivity", "specificity", "ppv", "npv")  # of two classes, at a threshold
+FROM_CONFUSION = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")
+METRICS = {
+    "multiclass": (*FROM_CONFUSION, "auroc", "average_precision", "ece", "brier", *RATES),
+    "multilabel": ("auroc", "average_precision", "f1", "brier", "video_map"),
+}
+EXACT_MCNEMAR_BELOW = 25  # discordant pairs
+EXACT_WILCOXON_UP_TO = 50  # pairs: 2**50 sign patterns still count exactly in int64
+FEWEST_WILCOXON_PAIRS = 6  # with five, 2 / 2**5 = 0.0625
+# Demsar 2006, table 5(a): the studentized range quantile for infinite degrees of freedom over sqrt(2), by k.
+NEMENYI_Q = {
+    0.05: dict(zip(range(2, 11), (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164))),
+    0.10: dict(zip(range(2, 11), (1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920))),
+}
+
+
+# ---- the bootstrap over groups ----
+
+
+def resample_groups(groups: int, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """How often each group is drawn when as many groups as there are get drawn with replacement (Efron 1979;
+    whole clusters: Davison and Hinkley 1997, section 3.8). groups: how many there are, at least 1. Returns
+    (resamples, groups) int64, each row summing to groups; the same for the same seed. ValueError below 1."""
+    if groups < 1 or resamples < 1:
+        raise ValueError(f"needs at least one group and one resample, got {groups} and {resamples}")
+    rng, weights = np.random.default_rng(seed), np.empty((resamples, groups), np.int64)
+    for counts in weights:  # counted draws: a third of rng.multinomial's time at 700 groups
+        counts[:] = np.bincount(rng.integers(groups, size=groups), minlength=groups)
+    return weights
+
+
+def bootstrap_values(
+    task: str,
+    metric: str,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    group: np.ndarray,
+    weights: np.ndarray,
+    *,
+    thresholds: Sequence[float] | None = None,
+    leave_out: Sequence[int] = (),
+    bins: int = 15,
+) -> np.ndarray:
+    """The metric on every resample, as metrics.evaluate would give it on the rows as drawn.
+    task: "multiclass" with scores (N, C) softmax and labels (N,) int in 0..C-1, or "multilabel" with scores
+    (N, L) in [0, 1] and labels (N, L) 0, 1 or nan. metric: one of METRICS[task]; multilabel ones are means
+    over the labels where they are defined. "video_map" is metrics.video_mean_average_precision with the group
+    as video: a video that is drawn twice counts twice. group: (N,) int in 0..G-1, the group of each row.
+    weights: (B, G) int >= 0, how often each group is drawn. thresholds: score >= threshold is positive; of
+    two classes the first is used (the four rates), of labels there is one each (f1); 0.5 if None. leave_out:
+    labels not counted in video_map. bins: of ece. Returns (B,) float64, nan where the metric is undefined.
+    Memory of its temporaries: some 4 MiB, more only where one resample needs more. ValueError on an unknown
+    task or metric, other shapes, a group outside 0..G-1, a rate of other than two classes."""
+    if metric not in METRICS.get(task, ()):
+        known = "; ".join(f"{t}: {', '.join(names)}" for t, names in METRICS.items())
+        raise ValueError(f"unknown metric {metric!r} of task {task!r}; choose from {known}")
+    scores, group = np.asarray(scores, np.float64), np.asarray(group)
+    if scores.ndim != 2 or not np.isfinite(scores).all():
+        raise ValueError(f"scores must be finite, of shape (images, classes), got shape {scores.shape}")
+    weights = _check_weights(group, weights, len(scores))
+    labels = _check_labels(task, labels, scores.shape)
+    if task == "multiclass":
+        of = _multiclass(metric, scores, labels, group, weights.shape[1], thresholds, bins)
+    else:
+        of = _multilabel(metric, scores, labels, group, weights.shape[1], thresholds, leave_out)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.concatenate([of(w) for w in _chunks(weights, len(scores) + scores.shape[1])])
+
+
+def bootstrap_roc(
+    scores: np.ndarray, positive: np.ndarray, group: np.ndarray, weights: np.ndarray, grid: np.ndarray
+) -> np.ndarray:
+    """Sensitivity at each false positive rate of the grid, for every resample: a band around a ROC curve.
+    scores: (N,) float. positive: (N,) bool. group: (N,) int in 0..G-1. weights: (B, G) int. grid: (P,) float
+    in [0, 1]. Returns (B, P) float64: linear interpolation of the empirical ROC from (0, 0) to (1, 1), where
+    ties share a threshold; where it rises upright, the top. A row is nan without a positive or a negative.
+    ValueError on other shapes or a grid outside [0, 1]."""
+    grid = _check_grid(grid)
+    values = []
+    for tp, fp in _curves(scores, positive, group, weights):
+        if not tp[-1] or not fp[-1]:
+            values.append(np.full(len(grid), NAN))
+            continue
+        rate, sensitivity = np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])
+        # A grid's 0.3 may lie a rounding error below 3/10, at the foot of a step that starts there.
+        values.append(np.interp(grid + 1e-12, rate, sensitivity))
+    return np.array(values).reshape(-1, len(grid))
+
+
+def bootstrap_pr(
+    scores: np.ndarray, positive: np.ndarray, group: np.ndarray, weights: np.ndarray, grid: np.ndarray
+) -> np.ndarray:
+    """Interpolated precision at each recall of the grid, for every resample: the best precision of a
+    threshold whose recall is at least that (Manning et al. 2008, eq. 8.7). Arguments as in bootstrap_roc,
+    grid: (P,) recalls in [0, 1]. Returns (B, P) float64 in (0, 1]. A row is nan without a positive.
+    ValueError on other shapes or a grid outside [0, 1]."""
+    grid = _check_grid(grid)
+    values = []
+    for tp, fp in _curves(scores, positive, group, weights):
+        if not tp[-1]:
+            values.append(np.full(len(grid), NAN))
+            continue
+        precision = tp / np.maximum(tp + fp, 1)
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        values.append(best[np.searchsorted(tp / tp[-1], grid - 1e-12)])
+    return np.array(values).reshape(-1, len(grid))
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval (Efron and Tibshirani 1993, section 13.3) over the values that are not nan.
+    values: (B,) float. level: in (0, 1). Returns (low, high), linearly interpolated quantiles; (nan, nan) if
+    fewer than half of the values are defined, or none. ValueError on another level."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+    values = np.asarray(values, np.float64).ravel()
+    defined = values[~np.isnan(values)]
+    if not len(defined) or 2 * len(defined) < len(values):
+        return NAN, NAN
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided p from the bootstrap distribution of a paired difference: twice the smaller share of
+    resamples on one side of 0, with one added to count and number so that it is never 0 (Davison and Hinkley
+    1997, eq. 4.11). differences: (B,) float, nan left out. Returns a float in (0, 1], nan if all are nan."""
+    d = np.asarray(differences, np.float64).ravel()
+    d = d[~np.isnan(d)]
+    if not len(d):
+        return NAN
+    return min(1.0, 2 * (min(int((d <= 0).sum()), int((d >= 0).sum())) + 1) / (len(d) + 1))
+
+
+def _multiclass(metric, scores, labels, group, n_groups, thresholds, bins) -> Callable:
+    """The function (b, G) float64 weights -> (b,) values, with all that does not depend on weights done."""
+    n, n_classes = scores.shape
+    predicted = scores.argmax(1)
+    size = _table(group, n_groups, np.ones(n))
+    if metric in FROM_CONFUSION:
+        true = _one_hot(labels, n_classes)
+        right = true * (predicted == labels)[:, None]
+        table = _table(group, n_groups, np.hstack([right, true, _one_hot(predicted, n_classes)]))
+        return lambda w: _of_confusion(metric, *np.split(w @ table, 3, axis=1))
+    if metric in ("auroc", "average_precision"):
+        curve = _auroc if metric == "auroc" else _average_precision
+        classes = [1] if n_classes == 2 else range(n_classes)
+        each = [curve(scores[:, c], labels == c, group) for c in classes]
+        return lambda w: _mean_of(each, w)
+    if metric == "ece":
+        if bins < 1:
+            raise ValueError(f"bins must be at least 1, got {bins}")
+        confidence = np.clip(scores.max(1), 0, 1)
+        bin_of = np.searchsorted(np.arange(bins + 1) / bins, confidence, side="left") - 1
+        gap = _one_hot(bin_of, bins) * (confidence - (predicted == labels))[:, None]
+        table = _table(group, n_groups, gap)
+        return lambda w: _ratio(np.abs(w @ table).sum(1), w @ size)
+    if metric == "brier":
+        error = ((scores - np.eye(n_classes)[labels]) ** 2).sum(1)
+        error = (scores[:, 1] - labels) ** 2 if n_classes == 2 else error
+        table = _table(group, n_groups, error)
+        return lambda w: _ratio(w @ table, w @ size)
+    return _rate(metric, scores, labels == 1, group, n_groups, thresholds)
+
+
+def _rate(metric, scores, positive, group, n_groups, thresholds):
+    if scores.shape[1] != 2:
+        raise ValueError(f"{metric} is a metric of two classes, the scores have {scores.shape[1]}")
+    threshold = 0.5 if thresholds is None else float(np.ravel(thresholds)[0])
+    called = scores[:, 1] >= threshold
+    within = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}[metric]
+    right = within & (called == positive)
+    table = _table(group, n_groups, np.stack([right, within], axis=1))
+    return lambda w: _ratio(*(w @ table).T) + (NAN if np.isnan(threshold) else 0)
+
+
+def _of_confusion(metric, right, true, predicted):
+    """Each (b, C) float64 of integers: the diagonal, row sums and column sums of a confusion matrix."""
+    n = true.sum(1)
+    if metric == "accuracy":
+        return _ratio(right.sum(1), n)
+    if metric == "balanced_accuracy":
+        return _mean(_ratio(right, true))
+    if metric == "macro_f1":
+        return _mean(_ratio(2 * right, true + predicted))
+    chance = (true * predicted).sum(1)
+    return _ratio(n * right.sum(1) - chance, n * n - chance)
+
+
+def _multilabel(metric, scores, labels, group, n_groups, thresholds, leave_out) -> Callable:
+    """As _multiclass. labels: (N, L) float64 with nan."""
+    n_labels = scores.shape[1]
+    known, positive = ~np.isnan(labels), labels == 1
+    if metric in ("auroc", "average_precision"):
+        curve = _auroc if metric == "auroc" else _average_precision
+        rows = known.T
+        each = [curve(scores[k, c], positive[k, c], group[k]) for c, k in enumerate(rows)]
+        return lambda w: _mean_of(each, w)
+    if metric == "video_map":
+        ap = _average_precision_in_each_group(scores, known, positive, group, n_groups, leave_out)
+        defined = ~np.isnan(ap)
+        total, videos = np.where(defined, ap, 0), defined.astype(np.float64)
+        return lambda w: _mean(_ratio(w @ total, w @ videos))
+    if metric == "brier":
+        error = np.where(known, (scores - positive) ** 2, 0)
+        table = _table(group, n_groups, np.hstack([error, known]))
+        return lambda w: _mean(_ratio(*np.split(w @ table, 2, axis=1)))
+    threshold = np.full(n_labels, 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
+    if threshold.shape != (n_labels,):
+        raise ValueError(f"{threshold.size} thresholds for {n_labels} labels")
+    called = (scores >= threshold) & known
+    table = _table(group, n_groups, np.hstack([2.0 * (called & positive), 1.0 * called + positive]))
+    unknown = np.where(np.isnan(threshold), NAN, 0)
+    return lambda w: _mean(_ratio(*np.split(w @ table, 2, axis=1)) + unknown)
+
+
+def _auroc(scores, positive, group):
+    """The function (G, b) weights -> (b,) AUROC: metrics.auroc, where each row counts as often as drawn. A
+    negative loses to the positives above it, and half to those that tie with it."""
+    order, negative = np.argsort(-scores[positive]), -scores[~positive]
+    descending, of_positive, of_negative = -scores[positive][order], group[positive][order], group[~positive]
+    above = np.searchsorted(descending, negative, side="left")  # positives above each negative
+    above_or_tied = np.searchsorted(descending, negative, side="right")
+
+    def value(w):
+        tp = _running(w, of_positive)
+        w_negative = w[of_negative]
+        lost = tp[above]
+        lost += tp[above_or_tied]
+        lost *= w_negative
+        return _ratio(lost.sum(0), 2 * tp[-1] * w_negative.sum(0))
+
+    return value
+
+
+def _average_precision(scores, positive, group):
+    """The function (G, b) weights -> (b,) average precision: metrics.average_precision, where each row counts
+    as often as drawn: the mean over positives of the precision at their score."""
+    order_p, order_n = np.argsort(-scores[positive]), np.argsort(-scores[~positive])
+    at = -scores[positive][order_p]
+    of_positive, of_negative = group[positive][order_p], group[~positive][order_n]
+    tp_to = np.searchsorted(at, at, side="right")  # positives that score at least so
+    fp_to = np.searchsorted(-scores[~positive][order_n], at, side="right")
+
+    def value(w):
+        running_tp = _running(w, of_positive)
+        tp, called = running_tp[tp_to], _running(w, of_negative)[fp_to]
+        called += tp
+        tp /= np.maximum(called, 1, out=called)  # counts: where nothing is called, 0 / 1 with weight 0
+        tp *= w[of_positive]
+        return _ratio(tp.sum(0), running_tp[-1])
+
+    return value
+
+
+def _average_precision_in_each_group(scores, known, positive, group, n_groups, leave_out):
+    """(G, classes kept) float64: the average precision of each class in each video, nan without a positive."""
+    n_labels = scores.shape[1]
+    beyond = [c for c in leave_out if not 0 <= c < n_labels]
+    if beyond:
+        raise ValueError(f"cannot leave out class {beyond[0]}: the classes are 0..{n_labels - 1}")
+    keep = np.setdiff1d(np.arange(n_labels), np.asarray(leave_out, int))
+    ap, once = np.full((n_groups, n_labels), NAN), np.ones((1, 1))
+    order = np.argsort(group, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        for c in keep[positive[rows][:, keep].any(0)]:
+            k = rows[known[rows, c]]
+            of = _average_precision(scores[k, c], positive[k, c], np.zeros(len(k), int))
+            ap[group[rows[0]], c] = of(once)[0]
+    return ap[:, keep]
+
+
+def _curves(scores, positive, group, weights) -> Iterator:
+    """For each resample (tp, fp), counts at the distinct scores, descending: float64 arrays of integers."""
+    scores, positive, group = np.asarray(scores, np.float64), np.asarray(positive), np.asarray(group)
+    _check_positive(positive, scores)
+    weights = _check_weights(group, weights, len(scores))
+    order = np.argsort(-scores)
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    positive, group = positive[order], group[order]
+    for w in weights:
+        drawn = w[group].astype(np.float64)
+        called = np.cumsum(drawn)[last_of_tie]
+        tp = np.cumsum(drawn * positive)[last_of_tie]
+        yield tp, called - tp
+
+
+def _table(group, n_groups, columns):
+    """(G,) or (G, K) float64: sums of the rows' columns, (N,) or (N, K), within each group."""
+    total = np.zeros((n_groups, *columns.shape[1:]))
+    np.add.at(total, group, columns)
+    return total
+
+
+def _one_hot(index, n):
+    return (index[:, None] == np.arange(n)).astype(np.float64)
+
+
+def _running(w, rows):
+    """(len(rows) + 1, b): how many of the first 0, 1, 2, ... rows are drawn. w: (G, b). rows: their groups."""
+    total = np.zeros((len(rows) + 1, w.shape[1]))
+    np.cumsum(w[rows], axis=0, out=total[1:])
+    return total
+
+
+def _mean_of(each, w):
+    """The mean over curves of their values, where defined. w: (b, G). Returns (b,)."""
+    by_group = np.ascontiguousarray(w.T)  # rows are gathered and summed: each a contiguous run of resamples
+    return _mean(np.stack([value(by_group) for value in each], axis=1))
+
+
+def _mean(values):
+    """(b, K) -> (b,): the mean over what is not nan, nan if nothing is."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0).sum(1), defined.sum(1))
+
+
+def _ratio(numerator, denominator):
+    return np.where(denominator != 0, numerator / denominator, NAN)
+
+
+def _chunks(weights, floats_per_resample) -> Iterator[np.ndarray]:
+    """weights in float64 and in pieces whose temporaries, some five arrays of a row each, fit."""
+    size = max(1, CHUNK_BYTES // (8 * (2 * weights.shape[1] + 5 * floats_per_resample)))
+    for start in range(0, len(weights), size):
+        yield weights[start : start + size].astype(np.float64)
+
+
+# ---- paired tests on the same images ----
+
+
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> dict:
+    """McNemar's test of two classifiers on the same images (McNemar 1947). right_a, right_b: (N,) bool,
+    whether each is right. Returns {"only_a", "only_b": images that only one gets right, "statistic", "p",
+    "method"}. Below 25 discordant pairs the exact binomial test, its statistic the smaller of the two counts;
+    from there chi-square with 1 degree of freedom, (|only_a - only_b| - 1)^2 / (only_a + only_b) (Edwards
+    1948), 0 where the counts are equal. Without a discordant pair p is 1. It takes images to be independent.
+    ValueError on other shapes or dtypes."""
+    right_a, right_b = np.asarray(right_a), np.asarray(right_b)
+    if right_a.ndim != 1 or right_a.shape != right_b.shape:
+        raise ValueError(f"right_a and right_b must both be (N,), got {right_a.shape} and {right_b.shape}")
+    if right_a.dtype != bool or right_b.dtype != bool:
+        raise ValueError(f"right_a and right_b must be bool, got {right_a.dtype} and {right_b.dtype}")
+    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    n, fewer = only_a + only_b, min(only_a, only_b)
+    if n < EXACT_MCNEMAR_BELOW:
+        statistic, method = float(fewer), "exact binomial"
+        p = min(1.0, 2 * sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n)
+    else:
+        statistic, method = max(abs(only_a - only_b) - 1, 0) ** 2 / n, "chi-square, continuity corrected"
+        p = chi2_sf(statistic, 1)
+    return {"only_a": only_a, "only_b": only_b, "statistic": statistic, "p": p, "method": method}
+
+
+def delong(scores_a: np.ndarray, scores_b: np.ndarray, positive: np.ndarray) -> dict:
+    """The difference of two AUROCs on the same images (DeLong et al. 1988), by midranks (Sun and Xu 2014).
+    scores_a, scores_b: (N,) float, any monotone score. positive: (N,) bool. Returns {"auroc_a", "auroc_b",
+    "difference": a - b, "standard_error", "low", "high": 95 % normal interval of the difference, "z", "p"}.
+    It takes images to be independent. With variance 0 (identical scores, two AUROCs of 1) p is 1 where the
+    difference is 0 and nan where it is not; without two positives and two negatives there is no variance;
+    "reason" says so. ValueError on other shapes, non-finite scores."""
+    scores_a, scores_b = np.asarray(scores_a, np.float64), np.asarray(scores_b, np.float64)
+    positive = np.asarray(positive)
+    for scores in (scores_a, scores_b):
+        _check_positive(positive, scores)
+    keys = ("auroc_a", "auroc_b", "difference", "standard_error", "low", "high", "z", "p")
+    result = dict.fromkeys(keys, NAN)
+    m, n = int(positive.sum()), int((~positive).sum())
+    if not m or not n:
+        return result | {"reason": f"needs both classes: {m} positives, {n} negatives"}
+    # Integers: twice the negatives that a positive beats, twice the positives that a negative loses to. So
+    # an AUROC is correctly rounded, and a variance of 0 is exactly 0.
+    (won_a, lost_a), (won_b, lost_b) = (_twice_placements(s, positive) for s in (scores_a, scores_b))
+    result["auroc_a"], result["auroc_b"] = (float(won.sum() / (2 * m * n)) for won in (won_a, won_b))
+    difference = result["difference"] = float((won_a - won_b).sum() / (2 * m * n))
+    if m < 2 or n < 2:
+        return result | {"reason": f"no variance from {m} positives and {n} negatives: needs two of each"}
+    variance = (won_a - won_b).var(ddof=1) / (4 * n * n * m) + (lost_a - lost_b).var(ddof=1) / (4 * m * m * n)
+    error = result["standard_error"] = math.sqrt(variance)
+    if not variance and difference:
+        return result | {"reason": "the variance is 0: every image speaks for the same difference"}
+    z = difference / error if variance else 0.0
+    low, high = difference - NORMAL_975 * error, difference + NORMAL_975 * error
+    return result | {"low": low, "high": high, "z": z, "p": 2 * normal_sf(abs(z))}
+
+
+def _twice_placements(scores, positive):
+    """Sun and Xu 2014, eq. 5 and 6: a midrank among all less that among one's own class."""
+    rank = _twice_midranks(scores)
+    won = rank[positive] - _twice_midranks(scores[positive])
+    lost = 2 * int(positive.sum()) - (rank[~positive] - _twice_midranks(scores[~positive]))
+    return won, lost
+
+
+def _twice_midranks(values):
+    """(N,) int64: twice the 1-based ascending rank, where ties share their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (2 * np.cumsum(counts) - counts + 1)[inverse.reshape(-1)]
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's (1979) step-down adjustment of a family of p values: each reject at adjusted p <= alpha keeps
+    the family-wise error at alpha. p: (M,) float in [0, 1], nan for a test that could not be made. Returns
+    (M,) float64 in the input's order; nan stays nan and does not count in the family. ValueError on a p
+    outside [0, 1]."""
+    p = np.asarray(p, np.float64).ravel()
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError(f"p must be in [0, 1], got {p[(p < 0) | (p > 1)][0]}")
+    adjusted, order = np.full(len(p), NAN), np.argsort(p)  # nan last
+    order = order[: int((~np.isnan(p)).sum())]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1)
+    return adjusted
+
+
+# ---- paired tests over folds, seeds or datasets ----
+
+
+def corrected_resampled_t(differences: np.ndarray, test_share: float) -> dict:
+    """The corrected resampled t test over folds or splits (Nadeau and Bengio 2003, section 3): the training
+    sets overlap, so the variance of the mean is (1/n + n_test/n_train) s^2 and not s^2/n. differences: (n,)
+    float, one paired difference per fold. test_share: n_test/n_train > 0 (1/4 for five folds). Returns
+    {"mean", "sd": with ddof=1, "t", "df", "p", "low", "high": 95 % interval, "n"}, and "reason" where p is
+    nan: fewer than two folds, or folds that all have the same difference (up to rounding) other than 0; if
+    all are 0, p is 1. ValueError on a difference or share that is not finite, or a share not above 0."""
+    d = _check_differences(differences)
+    if not 0 < test_share < math.inf:
+        raise ValueError(f"test_share must be n_test / n_train, above 0, got {test_share}")
+    n = len(d)
+    result = {
+        "mean": float(d.mean()) if n else NAN,
+        "sd": float(d.std(ddof=1)) if n > 1 else NAN,
+        "t": NAN,
+        "df": n - 1,
+        "p": NAN,
+        "low": NAN,
+        "high": NAN,
+        "n": n,
+    }
+    if n < 2:
+        return result | {"reason": f"needs at least two differences, got {n}"}
+    if np.ptp(d) <= 1e-12 * np.abs(d).max():
+        if d.any():
+            return result | {"sd": 0.0, "reason": "all differences are the same: their variance is 0"}
+        return result | {"t": 0.0, "p": 1.0, "low": 0.0, "high": 0.0}
+    error = result["sd"] * math.sqrt(1 / n + test_share)
+    t, reach = result["mean"] / error, student_t_quantile(0.975, n - 1) * error
+    p = 2 * student_t_sf(abs(t), n - 1)
+    return result | {"t": t, "p": p, "low": result["mean"] - reach, "high": result["mean"] + reach}
+
+
+def wilcoxon(differences: np.ndarray) -> dict:
+    """Wilcoxon's signed-rank test (Wilcoxon 1945). differences: (N,) float; zeros are dropped, and what
+    agrees to 12 digits of the largest counts as equal, for 0.9 - 0.8 is not 0.8 - 0.7 in floats. Returns
+    {"n": differences other than 0, "statistic": the smaller of the two rank sums, ties sharing their mean
+    rank, "p", "method", "smallest_p": 2 / 2^n, what n differences of one sign give}. Up to n = 50 p is exact:
+    all 2^n signs of the given ranks, ties included, are counted; beyond, the normal approximation with the
+    variance corrected for ties, without continuity correction. Below n = 6 it cannot reach 0.05: p is nan,
+    and "reason" says so. ValueError on a difference that is not finite."""
+    d = _check_differences(differences)
+    d = np.round(d / np.abs(d).max(), 12) if d.any() else d[:0]
+    d = d[d != 0]
+    n, twice = len(d), _twice_midranks(np.abs(d))
+    total, positive = int(twice.sum()), int(twice[d > 0].sum())
+    smaller = min(positive, total - positive)  # twice the statistic: an integer even with ties
+    result = {
+        "n": n,
+        "statistic": smaller / 2,
+        "p": NAN,
+        "method": "none",
+        "smallest_p": min(1.0, 2.0 / 2**n),
+    }
+    if n == 0:
+        return result | {"reason": "no difference"}
+    if n < FEWEST_WILCOXON_PAIRS:
+        return result | {"reason": f"with {n} pairs the smallest p is {result['smallest_p']:g}, above 0.05"}
+    if n <= EXACT_WILCOXON_UP_TO:
+        at_most = int(_subset_sums(twice)[: smaller + 1].sum())
+        return result | {"p": min(1.0, 2 * at_most / 2**n), "method": "exact"}
+    ties = np.unique(twice, return_counts=True)[1].astype(np.float64)
+    variance = n * (n + 1) * (2 * n + 1) / 24 - (ties**3 - ties).sum() / 48
+    z = (smaller / 2 - n * (n + 1) / 4) / math.sqrt(variance)
+    return result | {"p": 2 * normal_sf(abs(z)), "method": "normal approximation"}
+
+
+def _subset_sums(parts):
+    """[s]: how many subsets of the parts (positive int) sum to s, int64; exact below 63 parts."""
+    ways = np.zeros(int(parts.sum()) + 1, np.int64)
+    ways[0] = 1
+    for part in parts:
+        ways[part:] = ways[part:] + ways[:-part]
+    return ways
+
+
+# ---- ranks over datasets ----
+
+
+def ranks(table: np.ndarray, higher_is_better: bool = True) -> np.ndarray:
+    """The rank of each method on each dataset, 1 for the best; ties share their mean rank (Demsar 2006,
+    section 3.2.2). table: (N datasets, k methods) float. Returns (N, k) float64 in [1, k]. ValueError on
+    another shape or a nan: a method without a result has no rank."""
+    table = np.asarray(table, np.float64)
+    if table.ndim != 2 or np.isnan(table).any():
+        missing = int(np.isnan(table).sum())
+        raise ValueError(f"needs a (datasets, methods) table, got shape {table.shape}, {missing} missing")
+    signed = -table if higher_is_better else table
+    return np.array([_twice_midranks(row) for row in signed]).reshape(table.shape) / 2
+
+
+def average_ranks(table: np.ndarray, higher_is_better: bool = True) -> np.ndarray:
+    """Each method's mean rank over the datasets. table: (N, k) as in ranks, N at least 1. Returns (k,)
+    float64 in [1, k]. ValueError as in ranks, and without a dataset."""
+    each = ranks(table, higher_is_better)
+    if not len(each):
+        raise ValueError(f"no dataset to rank on: the table's shape is {each.shape}")
+    return each.mean(0)
+
+
+def friedman(table: np.ndarray, higher_is_better: bool = True) -> dict:
+    """Whether k methods differ over N datasets (Demsar 2006, section 3.2.2). table: (N, k) as in ranks.
+    Returns {"chi2": Friedman's statistic as printed there, without a correction for ties, "df": k - 1, "p",
+    "f": Iman and Davenport's (1980), the less conservative, "f_df": (k - 1, (k - 1)(N - 1)), "f_p",
+    "average_ranks": (k,) array}. All tied: chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. With one
+    dataset or one method both p are nan, and "reason" says so. ValueError as in ranks, and without a
+    dataset."""
+    mean_ranks = average_ranks(table, higher_is_better)
+    n, k = np.shape(table)
+    f_df = (k - 1, (k - 1) * (n - 1))
+    result = {"chi2": NAN, "df": k - 1, "p": NAN, "f": NAN, "f_df": f_df, "f_p": NAN}
+    result["average_ranks"] = mean_ranks
+    if n < 2 or k < 2:
+        return result | {"reason": f"needs two datasets and two methods, got {n} and {k}"}
+    # 12 N / (k (k + 1)) (sum of R_j^2 - k (k + 1)^2 / 4), its numerator an integer in twice the rank sums: so
+    # that perfect agreement, chi2 = N (k - 1), is seen as such.
+    twice_sums = [round(s) for s in 2 * n * mean_ranks]
+    numerator, denominator = 3 * (sum(s * s for s in twice_sums) - k * (n * (k + 1)) ** 2), n * k * (k + 1)
+    chi2, left = numerator / denominator, n * (k - 1) * denominator - numerator
+    f = (n - 1) * numerator / left if left else math.inf
+    return result | {"chi2": chi2, "p": chi2_sf(chi2, k - 1), "f": f, "f_p": f_sf(f, *f_df)}
+
+
+def nemenyi_cd(k: int, n: int, alpha: float = 0.05) -> float:
+    """The Nemenyi test's critical difference: two of k methods differ if their average ranks over n datasets
+    are at least this far apart (Demsar 2006, section 3.2.2, table 5(a)): q sqrt(k (k + 1) / (6 n)). k: 2 to
+    10. n: at least 1. alpha: 0.05 or 0.10. ValueError on others."""
+    if alpha not in NEMENYI_Q:
+        raise ValueError(f"alpha must be 0.05 or 0.10, got {alpha}")
+    if k not in NEMENYI_Q[alpha]:
+        raise ValueError(f"the table has 2 to 10 methods, got {k}")
+    if n < 1:
+        raise ValueError(f"needs at least one dataset, got {n}")
+    return NEMENYI_Q[alpha][k] * math.sqrt(k * (k + 1) / (6 * n))
+
+
+# ---- distributions, from math alone ----
+
+
+def normal_sf(x: float) -> float:
+    """P(Z > x) of the standard normal distribution. x: float, inf allowed. Returns a float in [0, 1]."""
+    return 0.5 * math.erfc(x / math.sqrt(2))
+
+
+def student_t_sf(t: float, df: float) -> float:
+    """P(T > t) of Student's t (Abramowitz and Stegun 26.7.1). t: float, inf allowed. df: degrees of freedom
+    > 0, up to 1e5 to nine digits. Returns a float in [0, 1]. ValueError on a df not above 0."""
+    _check_df(df)
+    if not math.isfinite(t):
+        return NAN if math.isnan(t) else float(t < 0)
+    tail = 0.5 * _incomplete_beta(df / 2, 0.5, df / (df + t * t), t * t / (df + t * t))
+    return tail if t >= 0 else 1 - tail
+
+
+def student_t_quantile(p: float, df: float) -> float:
+    """The t with P(T <= t) = p, by bisection. p: in (0, 1). df: as in student_t_sf. ValueError on others."""
+    if not 0 < p < 1:
+        raise ValueError(f"p must be in (0, 1), got {p}")
+    tail, low, high = min(p, 1 - p), 0.0, 1.0
+    while student_t_sf(high, df) > tail:
+        low, high = high, 2 * high
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if student_t_sf(middle, df) > tail else (low, middle)
+    return -high if p < 0.5 else high if p > 0.5 else 0.0
+
+
+def chi2_sf(x: float, df: float) -> float:
+    """P(X > x) of the chi-square distribution (Abramowitz and Stegun 26.4.19). x: float, inf allowed, 1 below
+    0. df: degrees of freedom > 0. Returns a float in [0, 1]. ValueError on a df not above 0."""
+    _check_df(df)
+    if not 0 < x < math.inf:
+        return NAN if math.isnan(x) else float(x <= 0)
+    return _incomplete_gamma_q(df / 2, x / 2)
+
+
+def f_sf(f: float, df1: float, df2: float) -> float:
+    """P(F > f) of the F distribution (Abramowitz and Stegun 26.6.2). f: float, inf allowed, 1 below 0. df1,
+    df2: degrees of freedom > 0 of numerator and denominator. Returns a float in [0, 1]. ValueError on a df
+    not above 0."""
+    _check_df(df1)
+    _check_df(df2)
+    if not 0 < f < math.inf:
+        return NAN if math.isnan(f) else float(f <= 0)
+    return _incomplete_beta(df2 / 2, df1 / 2, df2 / (df2 + df1 * f), df1 * f / (df2 + df1 * f))
+
+
+def _incomplete_beta(a, b, x, y):
+    """Regularised I_x(a, b) with y = 1 - x given, for it would lose its digits (Numerical Recipes 6.4)."""
+    if x == 0 or y == 0:
+        return 0.0 if x == 0 else 1.0
+    if x > (a + 1) / (a + b + 2):  # the fraction is quick below, and the result is no small number above
+        return 1 - _incomplete_beta(b, a, y, x)
+    log_x, log_y = math.log(x) if x < 0.5 else math.log1p(-y), math.log(y) if y < 0.5 else math.log1p(-x)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * log_x + b * log_y
+
+    def term(i):  # Abramowitz and Stegun 26.5.8
+        m = i // 2
+        if i % 2:
+            return -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        return m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+
+    return math.exp(log_front) / a / _lentz(1.0, term, lambda i: 1.0)
+
+
+def _incomplete_gamma_q(a, x):
+    """Regularised upper Q(a, x): 1 less the series of P below a + 1, a continued fraction above, so that
+    neither is a small difference (Numerical Recipes 6.2)."""
+    log_front = a * math.log(x) - x - math.lgamma(a)
+    if x >= a + 1:
+        return math.exp(log_front) / _lentz(x + 1 - a, lambda i: i * (a - i), lambda i: x + 2 * i + 1 - a)
+    term = total = 1 / a
+    i = 0
+    while term > 1e-17 * total:
+        i += 1
+        term *= x / (a + i)
+        total += term
+    return 1 - math.exp(log_front) * total
+
+
+def _lentz(first, numerator, denominator, steps=100_000):
+    """first + numerator(1) / (denominator(1) + numerator(2) / (denominator(2) + ...)) by the modified Lentz
+    method (Numerical Recipes 5.2)."""
+    tiny = 1e-300
+    value = c = first or tiny
+    d = 0.0
+    for i in range(1, steps):
+        d = 1 / ((denominator(i) + numerator(i) * d) or tiny)
+        c = (denominator(i) + numerator(i) / c) or tiny
+        value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            return value
+    raise ArithmeticError(f"a continued fraction did not converge in {steps} steps")
+
+
+# ---- checks ----
+
+
+def _check_weights(group, weights, n):
+    weights = np.asarray(weights)
+    if group.shape != (n,) or group.dtype.kind not in "iu" or not n:
+        raise ValueError(f"group must be int of shape ({n},), not empty, got {group.dtype} of {group.shape}")
+    if weights.ndim != 2 or weights.dtype.kind not in "iu":
+        raise ValueError(f"weights must be int, (resamples, groups), got {weights.dtype} of {weights.shape}")
+    if group.min() < 0 or group.max() >= weights.shape[1]:
+        raise ValueError(f"groups are 0..{weights.shape[1] - 1}, got {group.min()}..{group.max()}")
+    return weights
+
+
+def _check_labels(task, labels, shape):
+    labels = np.asarray(labels)
+    if task == "multilabel":
+        if labels.shape != shape:
+            raise ValueError(f"multilabel labels must have the scores' shape {shape}, got {labels.shape}")
+        return labels.astype(np.float64)
+    if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be int of shape {shape[:1]}, got {labels.dtype} of {labels.shape}")
+    if labels.min() < 0 or labels.max() >= shape[1]:
+        raise ValueError(f"labels are 0..{shape[1] - 1}, got {labels.min()}..{labels.max()}")
+    return labels.astype(np.int64)
+
+
+def _check_positive(positive, scores):
+    if scores.ndim != 1 or positive.shape != scores.shape:
+        raise ValueError(f"scores and positive must both be (N,), got {scores.shape} and {positive.shape}")
+    if positive.dtype != bool:
+        raise ValueError(f"positive must be bool, got {positive.dtype}: pass labels == 1")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"scores are not finite in {(~np.isfinite(scores)).sum()} of {len(scores)} rows")
+
+
+def _check_grid(grid):
+    grid = np.asarray(grid, np.float64)
+    if grid.ndim != 1 or not ((grid >= 0) & (grid <= 1)).all():
+        raise ValueError(f"grid must be (P,) in [0, 1], got {grid}")
+    return grid
+
+
+def _check_differences(differences):
+    d = np.asarray(differences, np.float64)
+    if d.ndim != 1 or not np.isfinite(d).all():
+        raise ValueError(f"differences must be finite, of shape (N,), got {differences}")
+    return d
+
+
+def _check_df(df):
+    if not 0 < df < math.inf:
+        raise ValueError(f"degrees of freedom must be above 0, got {df}")

@@ -1,0 +1,706 @@
+"""stats.py against metrics.py on the rows as drawn, published examples, brute force, scipy and scikit-learn:
+
+    python -m pytest tests/test_stats.py                                               # about 10 seconds
+
+Expected values are written out from the definitions, from the papers, or computed here in another way."""
+
+import ast
+import doctest
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metrics
+import stats
+
+pytestmark = [pytest.mark.filterwarnings("error")]  # a RuntimeWarning of ours is a failure
+
+NAN = float("nan")
+SEEDS = range(3)
+KINDS = ("images", "patients", "tied", "rare", "one_class")
+
+
+def close(value, abs=1e-9):
+    return pytest.approx(value, abs=abs, rel=0, nan_ok=True)
+
+
+def within(value, rel):
+    return pytest.approx(value, abs=0, rel=rel)
+
+
+@pytest.fixture
+def scipy_stats():
+    return pytest.importorskip("scipy.stats")
+
+
+def test_imports_numpy_and_the_standard_library_only():
+    tree = ast.parse(Path(stats.__file__).read_text())
+    imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) == {"numpy"}
+
+
+def test_the_example_at_the_top():
+    result = doctest.testmod(stats)
+    assert (result.failed, result.attempted) == (0, 5)
+
+
+# ---- the bootstrap ----
+
+
+def groups_of(kind, rng):
+    """(N,) int: the group of each row, shuffled; every group has a row."""
+    if kind == "images":
+        return rng.permutation(40)
+    return rng.permutation(np.repeat(np.arange(12), rng.integers(1, 9, 12)))
+
+
+def multiclass_input(kind, n_classes, seed):
+    rng = np.random.default_rng([seed, n_classes, KINDS.index(kind)])
+    group = groups_of(kind, rng)
+    n = len(group)
+    labels = rng.integers(0, n_classes, n)
+    scores = rng.dirichlet(np.ones(n_classes), n)
+    if kind == "tied":
+        scores = rng.multinomial(4, scores) / 4
+    if kind == "rare":  # class 1 in one group only: a third of the resamples lose it
+        labels = np.where(group == 3, 1, 0)
+    if kind == "one_class":
+        labels = np.full(n, n_classes - 1)
+    return scores, labels, group
+
+
+def multilabel_input(kind, n_labels, seed):
+    rng = np.random.default_rng([seed, n_labels, 100 + KINDS.index(kind)])
+    group = groups_of(kind, rng)
+    labels = (rng.random((len(group), n_labels)) < 0.3).astype(np.float64)
+    labels[rng.random(labels.shape) < 0.2] = NAN
+    scores = rng.random(labels.shape)
+    if kind == "tied":
+        scores = np.round(scores * 4) / 4
+    if kind == "rare":
+        labels[:, 0] = group == 3
+    if kind == "one_class":
+        labels[:, 0], labels[:, 1], labels[:, 2] = 1, NAN, 0
+    return scores, labels, group
+
+
+def rows_as_drawn(group, weights):
+    """For each resample the rows, each as often as its group was drawn."""
+    return [np.repeat(np.arange(len(group)), w[group]) for w in weights]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_multiclass_metrics_of_resamples_are_those_of_the_rows_as_drawn(kind, n_classes, seed):
+    scores, labels, group = multiclass_input(kind, n_classes, seed)
+    weights = stats.resample_groups(group.max() + 1, 25, seed)
+    names = [str(c) for c in range(n_classes)]
+    want = [
+        metrics.evaluate("multiclass", scores[rows], labels[rows], names, threshold=0.25)["values"]
+        for rows in rows_as_drawn(group, weights)
+    ]
+    tested = [m for m in stats.METRICS["multiclass"] if n_classes == 2 or m not in stats.RATES]
+    assert set(tested) == set(want[0])
+    for metric in tested:
+        got = stats.bootstrap_values("multiclass", metric, scores, labels, group, weights, thresholds=[0.25])
+        assert got.dtype == np.float64
+        assert got == close([values[metric] for values in want]), metric
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_multilabel_metrics_of_resamples_are_those_of_the_rows_as_drawn(kind, seed):
+    scores, labels, group = multilabel_input(kind, 4, seed)
+    weights = stats.resample_groups(group.max() + 1, 25, seed)
+    for thresholds in (None, [0.25, 0.5, NAN, 0.75]):
+        want = [
+            metrics.evaluate("multilabel", scores[rows], labels[rows], list("abcd"), thresholds=thresholds)
+            for rows in rows_as_drawn(group, weights)
+        ]
+        for metric in ("auroc", "average_precision", "f1", "brier"):
+            got = stats.bootstrap_values(
+                "multilabel", metric, scores, labels, group, weights, thresholds=thresholds
+            )
+            assert got == close([result["values"][metric] for result in want]), metric
+
+
+@pytest.mark.parametrize("leave_out", [(), (1, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_video_map_of_resamples_is_that_of_the_videos_as_drawn(kind, leave_out):
+    scores, labels, video = multilabel_input(kind, 4, 0)
+    weights = stats.resample_groups(video.max() + 1, 25)
+    want = []
+    for w, rows in zip(weights, rows_as_drawn(video, weights)):
+        copy = np.concatenate([np.arange(times) for times in w[video]])  # the copies are videos of their own
+        videos = [f"{v}.{c}" for v, c in zip(video[rows], copy)]
+        want.append(metrics.video_mean_average_precision(scores[rows], labels[rows], videos, leave_out)[0])
+    got = stats.bootstrap_values(
+        "multilabel", "video_map", scores, labels, video, weights, leave_out=leave_out
+    )
+    assert got == close(want)
+    assert np.isnan(got).all() == (len(leave_out) == 4)
+
+
+def test_undefined_resamples_are_nan_and_only_those():
+    scores = np.array([[0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
+    labels, group = np.array([0, 1, 0]), np.arange(3)
+    weights = np.array([[1, 1, 1], [3, 0, 0], [0, 3, 0], [2, 1, 0]])
+
+    def values(metric):
+        return stats.bootstrap_values("multiclass", metric, scores, labels, group, weights)
+
+    assert values("auroc") == close([1, NAN, NAN, 1])
+    assert values("sensitivity") == close([1, NAN, 1, 1])
+    assert values("specificity") == close([1, 1, NAN, 1])
+    assert values("kappa") == close([1, NAN, NAN, 1])
+    assert values("balanced_accuracy") == close([1, 1, 1, 1])
+
+
+def test_chunks_do_not_change_the_values(monkeypatch):
+    scores, labels, group = multiclass_input("tied", 3, 0)
+    weights = stats.resample_groups(group.max() + 1, 50)
+    args = ("multiclass", "auroc", scores, labels, group, weights)
+    whole = stats.bootstrap_values(*args)
+    sizes = []
+    monkeypatch.setattr(stats, "CHUNK_BYTES", 8 * 6 * 7 * len(scores))
+    chunks = stats._chunks
+    monkeypatch.setattr(stats, "_chunks", lambda *a: (sizes.append(len(w)) or w for w in chunks(*a)))
+    assert stats.bootstrap_values(*args).tolist() == whole.tolist()
+    assert len(sizes) > 3 and sum(sizes) == 50
+
+
+def test_resample_groups_draws_as_many_as_there_are():
+    weights = stats.resample_groups(30, 4000, seed=3)
+    assert weights.shape == (4000, 30) and weights.dtype.kind == "i"
+    assert (weights.sum(1) == 30).all() and weights.min() == 0
+    # Binomial(30, 1/30) each: the mean over 4,000 is 1 with sd sqrt(29/30/4000) = 0.0155, the variance 29/30
+    assert weights.mean(0) == close(np.ones(30), abs=5 * 0.0155)
+    assert weights.var() == close(29 / 30, abs=0.03)
+    assert (weights == stats.resample_groups(30, 4000, seed=3)).all()
+    assert (weights != stats.resample_groups(30, 4000, seed=4)).any()
+    assert stats.resample_groups(1, 2).tolist() == [[1], [1]]
+
+
+CURVE_GRID = np.array([0, 0.07, 0.2, 1 / 3, 0.5, 0.81, 1])
+
+
+@pytest.mark.parametrize("kind", ["images", "patients", "tied"])
+def test_roc_of_resamples_is_that_of_the_rows_as_drawn(kind):
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    scores, labels, group = multiclass_input(kind, 2, 1)
+    weights = stats.resample_groups(group.max() + 1, 40)
+    got = stats.bootstrap_roc(scores[:, 1], labels == 1, group, weights, CURVE_GRID)
+    for values, rows in zip(got, rows_as_drawn(group, weights)):
+        fpr, tpr, _ = sklearn_metrics.roc_curve(labels[rows], scores[rows, 1], drop_intermediate=False)
+        want = [np.interp(x, fpr, tpr) if x not in fpr else tpr[fpr == x].max() for x in CURVE_GRID]
+        assert values == close(want)
+
+
+def test_roc_by_hand():
+    positive = np.array([True, False, True, False])
+    grid = np.array([0, 0.25, 0.5, 0.75, 1])
+    once, group = np.ones((1, 4), int), np.arange(4)
+
+    def roc(scores):
+        return stats.bootstrap_roc(np.array(scores), positive, group, once, grid).tolist()
+
+    assert roc([0.9, 0.8, 0.7, 0.6]) == [close([0.5, 0.5, 1, 1, 1], abs=1e-11)]
+    assert roc([0.5, 0.5, 0.5, 0.5]) == [close([0, 0.25, 0.5, 0.75, 1], abs=1e-11)]  # one threshold: chance
+    assert roc([0.9, 0.9, 0.7, 0.7]) == [close([0, 0.25, 0.5, 0.75, 1], abs=1e-11)]
+    lost = np.array([[2, 0, 2, 0], [0, 2, 0, 2], [1, 1, 1, 1]])
+    curves = stats.bootstrap_roc(np.array([0.9, 0.8, 0.7, 0.6]), positive, group, lost, grid)
+    assert np.isnan(curves).all(1).tolist() == [True, True, False]
+
+
+def test_a_grid_point_is_not_below_a_step_by_rounding():
+    # ten negatives; between the third and the fourth, a positive: at rate 3/10 the sensitivity is 1
+    scores, positive = -np.arange(11.0), np.arange(11) == 3
+    grid = np.array([0.3 - 5e-17, 0.1 * 3])
+    assert stats.bootstrap_roc(scores, positive, np.arange(11), np.ones((1, 11), int), grid).tolist() == [
+        [1, 1]
+    ]
+
+
+@pytest.mark.parametrize("kind", ["images", "patients", "tied"])
+def test_pr_of_resamples_is_the_best_precision_at_the_recall(kind):
+    scores, labels, group = multiclass_input(kind, 2, 2)
+    weights = stats.resample_groups(group.max() + 1, 40)
+    got = stats.bootstrap_pr(scores[:, 1], labels == 1, group, weights, CURVE_GRID)
+    for values, rows in zip(got, rows_as_drawn(group, weights)):
+        p, positive = scores[rows, 1], labels[rows] == 1
+        points = [((positive & (p >= t)).sum(), (p >= t).sum()) for t in np.unique(p)]
+        want = [max(tp / n for tp, n in points if tp >= r * positive.sum()) for r in CURVE_GRID]
+        assert values == close(want)
+
+
+def test_pr_without_a_positive_is_nan():
+    weights = np.array([[2, 0], [1, 1]])
+    got = stats.bootstrap_pr(np.array([0.2, 0.9]), np.array([False, True]), np.arange(2), weights, CURVE_GRID)
+    assert np.isnan(got[0]).all() and (got[1] == 1).all()
+
+
+def test_interval_takes_percentiles_of_what_is_defined():
+    values = np.arange(101.0)
+    assert stats.interval(values) == close((2.5, 97.5))
+    assert stats.interval(values[::-1], level=0.8) == close((10, 90))
+    assert stats.interval(np.r_[values, np.full(101, NAN)]) == close((2.5, 97.5))  # just half
+    assert stats.interval(np.r_[values, np.full(102, NAN)]) == close((NAN, NAN))
+    assert stats.interval(np.full(5, NAN)) == close((NAN, NAN))
+    assert stats.interval(np.array([])) == close((NAN, NAN))
+    assert stats.interval(np.array([0.7])) == close((0.7, 0.7))
+
+
+def test_bootstrap_p_by_hand():
+    assert stats.bootstrap_p(np.full(1999, 0.1)) == close(2 / 2000)
+    assert stats.bootstrap_p(np.full(1999, -0.1)) == close(2 / 2000)
+    assert stats.bootstrap_p(np.r_[np.full(96, 0.1), -1, -1, NAN, 0]) == close(2 * 4 / 100)  # 0 on both sides
+    assert stats.bootstrap_p(np.zeros(50)) == 1
+    assert stats.bootstrap_p(np.array([1.0, -1.0])) == 1
+    assert stats.bootstrap_p(np.array([NAN])) == close(NAN)
+    assert stats.bootstrap_p(np.array([])) == close(NAN)
+
+
+# ---- paired tests on the same images ----
+
+
+def discordant(only_a, only_b, both=7, neither=3):
+    a = np.repeat([True, False, True, False], [only_a, only_b, both, neither])
+    return a, np.repeat([False, True, True, False], [only_a, only_b, both, neither])
+
+
+def test_mcnemar_by_hand():
+    result = stats.mcnemar(*discordant(1, 9))
+    assert (result["only_a"], result["only_b"], result["statistic"]) == (1, 9, 1)
+    assert result["p"] == close(2 * (1 + 10) / 1024)
+    assert result["method"] == "exact binomial"
+    result = stats.mcnemar(*discordant(30, 10))
+    assert result["statistic"] == close(19**2 / 40)
+    assert result["method"] == "chi-square, continuity corrected"
+    assert stats.mcnemar(*discordant(5, 5))["p"] == 1
+    assert stats.mcnemar(*discordant(20, 20))["p"] == 1
+    nothing = stats.mcnemar(*discordant(0, 0))
+    assert (nothing["p"], nothing["statistic"], nothing["method"]) == (1, 0, "exact binomial")
+
+
+@pytest.mark.parametrize("only_a, only_b", [(0, 1), (3, 0), (5, 8), (0, 24), (12, 12), (23, 1)])
+def test_exact_mcnemar_agrees_with_scipy(scipy_stats, only_a, only_b):
+    want = scipy_stats.binomtest(only_a, only_a + only_b, 0.5).pvalue
+    assert stats.mcnemar(*discordant(only_a, only_b))["p"] == within(want, 1e-9)
+
+
+@pytest.mark.parametrize("only_a, only_b", [(0, 25), (12, 13), (40, 20), (300, 200), (1, 999)])
+def test_large_mcnemar_agrees_with_scipy(scipy_stats, only_a, only_b):
+    want = scipy_stats.chi2.sf((abs(only_a - only_b) - 1) ** 2 / (only_a + only_b), 1)
+    assert stats.mcnemar(*discordant(only_a, only_b))["p"] == within(want, 1e-9)
+
+
+def delong_by_placements(scores_a, scores_b, positive):
+    """DeLong et al. 1988, eq. 1 to 6, over all pairs: difference and standard error."""
+    kernels = [
+        np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in s[~positive]] for x in s[positive]])
+        for s in (scores_a, scores_b)
+    ]
+    m, n = kernels[0].shape
+    theta = [k.mean() for k in kernels]
+    s10, s01 = (np.cov([k.mean(axis) for k in kernels]) for axis in (1, 0))
+    s = s10 / m + s01 / n
+    contrast = np.array([1, -1])
+    return theta, math.sqrt(contrast @ s @ contrast)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_delong_agrees_with_placements_over_all_pairs(scipy_stats, seed, ties):
+    rng = np.random.default_rng(seed)
+    n = 60 + 20 * seed
+    positive = rng.random(n) < 0.3
+    a, b = positive + rng.normal(0, 1, n), 0.5 * positive + rng.normal(0, 1, n)
+    if ties:
+        a, b = np.round(a), np.round(2 * b)
+    (auroc_a, auroc_b), error = delong_by_placements(a, b, positive)
+    got = stats.delong(a, b, positive)
+    assert (got["auroc_a"], got["auroc_b"]) == close((auroc_a, auroc_b), abs=1e-12)
+    assert (got["auroc_a"], got["auroc_b"]) == close((metrics.auroc(a, positive), metrics.auroc(b, positive)))
+    assert got["difference"] == close(auroc_a - auroc_b, abs=1e-12)
+    assert got["standard_error"] == close(error, abs=1e-12)
+    assert got["z"] == close((auroc_a - auroc_b) / error)
+    assert got["p"] == close(2 * scipy_stats.norm.sf(abs(auroc_a - auroc_b) / error))
+    low, high = scipy_stats.norm.interval(0.95, auroc_a - auroc_b, error)
+    assert (got["low"], got["high"]) == close((low, high))
+    assert "reason" not in got
+
+
+def test_delong_does_not_change_with_order_scale_or_sides():
+    rng = np.random.default_rng(0)
+    positive = rng.random(50) < 0.5
+    a, b = rng.random(50), rng.random(50)
+    one, other = stats.delong(a, b, positive), stats.delong(b, a, positive)
+    assert (one["z"], one["p"]) == close((-other["z"], other["p"]), abs=1e-14)
+    order = rng.permutation(50)
+    assert stats.delong(np.exp(a)[order], 3 * b[order] - 5, positive[order])["p"] == close(
+        one["p"], abs=1e-14
+    )
+
+
+def test_delong_by_hand():
+    # placements of the two positives: a 1 and 1/2, b 1/2 and 1; of the two negatives: a 1 and 1/2, b 1/2, 1
+    positive = np.array([True, True, False, False])
+    result = stats.delong(np.array([4.0, 2, 1, 3]), np.array([2.0, 4, 3, 1]), positive)
+    assert (result["auroc_a"], result["auroc_b"], result["difference"]) == (0.75, 0.75, 0)
+    # differences +-1/2 in both classes: variances 1/2, 1/2/2 + 1/2/2 = 1/2
+    assert result["standard_error"] == close(math.sqrt(1 / 2))
+    assert (result["z"], result["p"]) == (0, 1)
+
+
+def test_delong_without_variance():
+    positive = np.array([True, True, True, False, False])
+    perfect, scores = np.array([5.0, 4, 3, 2, 1]), np.array([5.0, 1, 3, 2, 1])
+    for a, b in ((perfect, perfect**2), (scores, scores + 1)):
+        result = stats.delong(a, b, positive)
+        assert [result[k] for k in ("difference", "standard_error", "z", "p", "low", "high")] == [
+            0,
+            0,
+            0,
+            1,
+            0,
+            0,
+        ]
+    result = stats.delong(perfect, -perfect, positive)
+    assert (result["difference"], result["standard_error"]) == (1, 0)
+    assert [result[k] for k in ("z", "p", "low", "high")] == close([NAN] * 4)
+    assert "variance is 0" in result["reason"]
+
+
+def test_delong_without_cases():
+    scores = np.arange(4.0)
+    for positive in (np.ones(4, bool), np.zeros(4, bool)):
+        result = stats.delong(scores, -scores, positive)
+        assert "needs both classes" in result.pop("reason")
+        assert all(math.isnan(value) for value in result.values()) and len(result) == 8
+    result = stats.delong(scores, -scores, scores == 3)
+    assert (result["auroc_a"], result["auroc_b"], result["p"]) == close((1, 0, NAN))
+    assert "1 positives and 3 negatives" in result["reason"]
+
+
+def test_holm_by_hand():
+    # Holm: the smallest of four times 4, the next times 3, ...; never less than the one before, at most 1
+    assert stats.holm(np.array([0.01, 0.04, 0.03, 0.005])) == close([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm(np.array([0.6, 0.5])) == close([1, 1])
+    assert stats.holm(np.array([0.02, NAN, 0.03])) == close([0.04, NAN, 0.04])
+    assert stats.holm(np.array([0.01])) == close([0.01])
+    assert stats.holm(np.array([0.02, 0.02, 0.02])) == close([0.06, 0.06, 0.06])
+    assert stats.holm(np.array([NAN, NAN])) == close([NAN, NAN])
+    assert stats.holm(np.array([])).shape == (0,)
+
+
+# ---- over folds ----
+
+
+def test_corrected_resampled_t_by_hand(scipy_stats):
+    # five folds: mean 0.03, sum of squares 0.001, s^2 = 0.00025; (1/5 + 1/4) s^2 = 0.0001125
+    result = stats.corrected_resampled_t(np.array([0.01, 0.02, 0.03, 0.04, 0.05]), 1 / 4)
+    error = math.sqrt(0.0001125)
+    assert (result["n"], result["df"]) == (5, 4)
+    assert (result["mean"], result["sd"], result["t"]) == close((0.03, math.sqrt(0.00025), 0.03 / error))
+    assert result["p"] == close(2 * scipy_stats.t.sf(0.03 / error, 4))
+    assert (result["low"], result["high"]) == close(scipy_stats.t.interval(0.95, 4, 0.03, error))
+    assert "reason" not in result
+
+
+def test_corrected_resampled_t_is_the_paired_t_test_without_the_correction(scipy_stats):
+    d = np.random.default_rng(0).normal(-0.5, 1, 12)
+    want = scipy_stats.ttest_1samp(d, 0)
+    got = stats.corrected_resampled_t(d, 1e-15)
+    assert (got["t"], got["p"]) == close((want.statistic, want.pvalue))
+    assert stats.corrected_resampled_t(d, 0.25)["p"] > got["p"]
+
+
+def test_corrected_resampled_t_without_cases():
+    for d in ([], [0.3]):
+        result = stats.corrected_resampled_t(np.array(d), 0.25)
+        assert (result["n"], result["p"], result["t"], result["low"]) == close((len(d), NAN, NAN, NAN))
+        assert f"got {len(d)}" in result["reason"]
+    result = stats.corrected_resampled_t(np.zeros(5), 0.25)
+    assert [result[k] for k in ("mean", "t", "p", "low", "high")] == [0, 0, 1, 0, 0]
+    for d in ([0.5] * 5, [0.9 - 0.8, 0.8 - 0.7, 0.7 - 0.6]):  # the latter differ by rounding only
+        result = stats.corrected_resampled_t(np.array(d), 0.25)
+        assert (result["p"], result["t"], result["sd"]) == close((NAN, NAN, 0))
+        assert "variance is 0" in result["reason"]
+
+
+def wilcoxon_by_enumeration(d):
+    """Two-sided p: the share of all sign patterns whose smaller rank sum is at most the observed one."""
+    size = np.abs(d)
+    rank = np.array([(size < s).sum() + ((size == s).sum() + 1) / 2 for s in size])
+    signs = np.array(list(itertools.product([0, 1], repeat=len(d))))
+    sums = signs @ rank
+    smaller = np.minimum(sums, rank.sum() - sums)
+    observed = min(rank[d > 0].sum(), rank[d < 0].sum())
+    return observed, (smaller <= observed).mean()
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("n", [6, 9, 13])
+def test_wilcoxon_with_ties_agrees_with_all_sign_flips(n, seed):
+    rng = np.random.default_rng([n, seed])
+    d = rng.integers(1, 6, n) * rng.choice([-1.0, 1.0, 1.0], n)
+    statistic, p = wilcoxon_by_enumeration(d)
+    got = stats.wilcoxon(np.r_[d, 0, 0] / 7)
+    assert (got["n"], got["statistic"], got["method"]) == (n, statistic, "exact")
+    assert got["p"] == close(p, abs=1e-14)
+
+
+@pytest.mark.parametrize("n", [6, 10, 25, 50])
+def test_exact_wilcoxon_agrees_with_scipy(scipy_stats, n):
+    d = np.random.default_rng(n).normal(0.3, 1, n)
+    want = scipy_stats.wilcoxon(d, method="exact")
+    got = stats.wilcoxon(d)
+    assert (got["statistic"], got["p"], got["method"]) == (want.statistic, within(want.pvalue, 1e-9), "exact")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_wilcoxon_of_many_agrees_with_scipy(scipy_stats, tied):
+    d = np.random.default_rng(1).normal(0.2, 1, 80)
+    d = np.round(2 * d) if tied else d
+    d = d[d != 0]
+    assert len(d) > 50
+    want = scipy_stats.wilcoxon(d, method="approx", correction=False)
+    got = stats.wilcoxon(d)
+    assert (got["statistic"], got["p"]) == (want.statistic, within(want.pvalue, 1e-9))
+    assert got["method"] == "normal approximation"
+
+
+def test_wilcoxon_of_few():
+    five = stats.wilcoxon(np.array([0.1, 0.2, 0.3, 0.4, 0.5]))
+    assert (five["n"], five["p"], five["smallest_p"], five["statistic"]) == close((5, NAN, 0.0625, 0))
+    assert five["reason"] == "with 5 pairs the smallest p is 0.0625, above 0.05"
+    six = stats.wilcoxon(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+    assert six["p"] == six["smallest_p"] == 2 / 64 and "reason" not in six
+    assert stats.wilcoxon(np.array([0.1, 0, 0.3, 0.4, 0.5, 0.6]))["n"] == 5
+    for d in ([], [0.0, 0.0]):
+        none = stats.wilcoxon(np.array(d))
+        assert (none["n"], none["p"]) == close((0, NAN)) and none["reason"] == "no difference"
+    assert stats.wilcoxon(np.array([-0.2]))["smallest_p"] == 1
+
+
+def test_wilcoxon_takes_differences_that_rounding_makes_unequal_for_ties():
+    exact = stats.wilcoxon(np.array([1, 1, -1, 1, 2, 3, -2.0]))
+    floats = np.array([0.9 - 0.8, 0.8 - 0.7, 0.6 - 0.7, 0.4 - 0.3, 0.9 - 0.7, 0.6 - 0.3, 0.1 - 0.3])
+    assert len(np.unique(np.abs(floats))) > 3
+    assert stats.wilcoxon(floats) == exact
+    assert stats.wilcoxon(np.r_[floats, 0.1 + 0.2 - 0.3])["n"] == 7  # 5.6e-17 is no difference
+
+
+# ---- over datasets ----
+
+# Demsar 2006, table 6: AUC of C4.5, C4.5+m, C4.5+cf, C4.5+m+cf. The paper prints three digits and ranks the
+# wine data's two 0.975 second and third, so they differ further on: hence 0.97501.
+DEMSAR = np.array(
+    [
+        [0.763, 0.768, 0.771, 0.798],
+        [0.599, 0.591, 0.590, 0.569],
+        [0.954, 0.971, 0.968, 0.967],
+        [0.628, 0.661, 0.654, 0.657],
+        [0.882, 0.888, 0.886, 0.898],
+        [0.936, 0.931, 0.916, 0.931],
+        [0.661, 0.668, 0.609, 0.685],
+        [0.583, 0.583, 0.563, 0.625],
+        [0.775, 0.838, 0.866, 0.875],
+        [1.000, 1.000, 1.000, 1.000],
+        [0.940, 0.962, 0.965, 0.962],
+        [0.619, 0.666, 0.614, 0.669],
+        [0.972, 0.981, 0.97501, 0.975],
+        [0.957, 0.978, 0.946, 0.970],
+    ]
+)
+
+
+def test_friedman_of_demsar_s_example(scipy_stats):
+    result = stats.friedman(DEMSAR)
+    assert np.round(result["average_ranks"], 3).tolist() == [3.143, 2.000, 2.893, 1.964]
+    assert (round(result["chi2"], 2), round(result["f"], 2)) == (9.28, 3.69)
+    assert (result["df"], result["f_df"]) == (3, (3, 39))
+    assert result["f"] > 2.85  # the critical value at 0.05 that the paper gives
+    assert result["p"] == within(scipy_stats.chi2.sf(result["chi2"], 3), 1e-9)
+    assert result["f_p"] == within(scipy_stats.f.sf(result["f"], 3, 39), 1e-9)
+    losses = stats.friedman(1 - DEMSAR, higher_is_better=False)
+    assert losses["chi2"] == result["chi2"]
+
+
+def test_nemenyi_of_demsar_s_example():
+    assert round(stats.nemenyi_cd(4, 14), 2) == 1.25
+    assert round(stats.nemenyi_cd(4, 14, alpha=0.10), 2) == 1.12
+    worst, second, _, best = stats.average_ranks(DEMSAR)
+    assert worst - best < stats.nemenyi_cd(4, 14)
+    assert worst - second > stats.nemenyi_cd(4, 14, alpha=0.10)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.10])
+@pytest.mark.parametrize("k", range(2, 11))
+def test_nemenyi_agrees_with_the_studentized_range(scipy_stats, k, alpha):
+    q = scipy_stats.studentized_range.ppf(1 - alpha, k, 1e6) / math.sqrt(2)
+    assert stats.nemenyi_cd(k, 20, alpha) == close(q * math.sqrt(k * (k + 1) / 120), abs=2e-3)
+    assert stats.NEMENYI_Q[alpha][k] == close(q, abs=1.1e-3)  # the table's third digit is not always rounded
+
+
+def test_friedman_agrees_with_scipy_without_ties(scipy_stats):
+    table = np.random.default_rng(0).normal(size=(12, 5)) + np.arange(5) / 3
+    want = scipy_stats.friedmanchisquare(*table.T)
+    got = stats.friedman(table)
+    assert (got["chi2"], got["p"]) == close((want.statistic, want.pvalue))
+    assert got["f"] == close(11 * got["chi2"] / (12 * 4 - got["chi2"]))
+    assert got["f_p"] == close(scipy_stats.f.sf(got["f"], 4, 44))
+
+
+def test_friedman_without_cases():
+    tied = stats.friedman(np.full((5, 3), 0.8))
+    assert [tied[k] for k in ("chi2", "p", "f", "f_p")] == [0, 1, 0, 1]
+    assert tied["average_ranks"].tolist() == [2, 2, 2]
+    agreed = stats.friedman(np.tile([0.7, 0.9, 0.8], (7, 1)))
+    assert (agreed["chi2"], agreed["f"], agreed["f_p"]) == (14, math.inf, 0)
+    assert agreed["p"] == within(math.exp(-7), 1e-12)  # chi-square with two degrees of freedom
+    for table in (np.array([[0.1, 0.2, 0.3]]), np.ones((4, 1))):
+        result = stats.friedman(table)
+        assert [result[k] for k in ("chi2", "p", "f", "f_p")] == close([NAN] * 4)
+        assert "needs two datasets and two methods" in result["reason"]
+
+
+def test_ranks_by_hand():
+    table = np.array([[0.9, 0.8, 0.7], [0.5, 0.5, 0.6], [0.1, 0.1, 0.1]])
+    assert stats.ranks(table).tolist() == [[1, 2, 3], [2.5, 2.5, 1], [2, 2, 2]]
+    assert stats.ranks(table, higher_is_better=False).tolist() == [[3, 2, 1], [1.5, 1.5, 3], [2, 2, 2]]
+    assert stats.average_ranks(table) == close([5.5 / 3, 6.5 / 3, 2])
+
+
+def test_ranks_agree_with_scipy(scipy_stats):
+    table = np.random.default_rng(0).integers(0, 5, (30, 7)) / 5
+    assert stats.ranks(table).tolist() == scipy_stats.rankdata(-table, axis=1).tolist()
+
+
+# ---- distributions ----
+
+DFS = [0.5, 1, 2, 3, 4.7, 10, 39, 200, 5000, 100_000]
+
+
+@pytest.mark.parametrize("df", DFS)
+def test_student_t_agrees_with_scipy(scipy_stats, df):
+    for t in [0.0, 1e-3, 0.01, 0.5, 1, 1.96, 3, 8, 25, 1e3]:
+        for signed in (t, -t):
+            want = scipy_stats.t.sf(signed, df)
+            if want > 1e-250:
+                assert stats.student_t_sf(signed, df) == within(want, 1e-9), signed
+    for p in [1e-6, 0.01, 0.025, 0.3, 0.5, 0.6, 0.975, 0.9995]:
+        assert stats.student_t_quantile(p, df) == pytest.approx(scipy_stats.t.ppf(p, df), rel=1e-9, abs=1e-12)
+
+
+def test_student_t_in_closed_form():
+    for t in (-3.0, 1e-8, 0.2, 40.0):  # at 1e-8 scipy 1.x is off by 1.6e-9
+        assert stats.student_t_sf(t, 1) == within(math.atan2(1, t) / math.pi, 1e-12)  # Cauchy
+        assert stats.student_t_sf(t, 2) == close(0.5 - t / (2 * math.sqrt(2 + t * t)), abs=1e-14)
+    assert stats.student_t_quantile(0.975, 1) == within(math.tan(0.475 * math.pi), 1e-12)
+
+
+@pytest.mark.parametrize("df", DFS)
+def test_chi2_agrees_with_scipy(scipy_stats, df):
+    for x in [1e-8, 0.01, 0.5, 1, 3.84, 10, 50, 400, *(df * np.array([0.5, 0.9, 0.99, 1, 1.01, 1.1, 2]))]:
+        want = scipy_stats.chi2.sf(x, df)
+        if want > 1e-250:
+            assert stats.chi2_sf(x, df) == within(want, 1e-9), x
+
+
+@pytest.mark.parametrize("df2", DFS)
+@pytest.mark.parametrize("df1", [1, 2, 3, 7, 60, 1000])
+def test_f_agrees_with_scipy(scipy_stats, df1, df2):
+    for f in [1e-6, 0.1, 0.7, 1, 1.3, 3.69, 20, 500]:
+        want = scipy_stats.f.sf(f, df1, df2)
+        if want > 1e-250:
+            assert stats.f_sf(f, df1, df2) == within(want, 1e-9), f
+
+
+def test_normal_agrees_with_scipy(scipy_stats):
+    for x in [-30, -3, -0.1, 0, 1e-9, 0.5, 1.96, 5, 12, 35]:
+        assert stats.normal_sf(x) == within(scipy_stats.norm.sf(x), 1e-12)
+    assert scipy_stats.norm.ppf(0.975) == within(stats.NORMAL_975, 1e-15)
+
+
+def test_ends_of_the_distributions():
+    inf = math.inf
+    assert [stats.normal_sf(x) for x in (-inf, inf)] == [1, 0]
+    assert [stats.student_t_sf(t, 3) for t in (-inf, 0, inf)] == [1, 0.5, 0]
+    assert [stats.chi2_sf(x, 3) for x in (-1, 0, inf)] == [1, 1, 0]
+    assert [stats.f_sf(f, 3, 4) for f in (-1, 0, inf)] == [1, 1, 0]
+    assert [stats.student_t_sf(NAN, 3), stats.chi2_sf(NAN, 3), stats.f_sf(NAN, 3, 4)] == close([NAN] * 3)
+
+
+# ---- bad input ----
+
+ONE = np.array([[1, 1]])
+TWO = np.array([[0.4, 0.6], [0.9, 0.1]])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: stats.resample_groups(0), "at least one group and one resample, got 0 and 2000"),
+        (lambda: stats.resample_groups(3, 0), "got 3 and 0"),
+        (lambda: boot("multiclas", "auroc"), "unknown metric 'auroc' of task 'multiclas'"),
+        (lambda: boot("multiclass", "aucroc"), "unknown metric 'aucroc' of task 'multiclass'; choose from"),
+        (lambda: boot("multiclass", "video_map"), "unknown metric 'video_map'"),
+        (lambda: boot(scores=TWO[0]), r"got shape \(2,\)"),
+        (lambda: boot(scores=TWO * NAN), "finite"),
+        (lambda: boot(labels=[0, 2]), r"labels are 0\.\.1, got 0\.\.2"),
+        (lambda: boot(labels=[0.0, 1.0]), "float64"),
+        (lambda: boot(labels=[0, 1, 1]), r"of \(3,\)"),
+        (lambda: boot(group=[0, 2]), r"groups are 0\.\.1, got 0\.\.2"),
+        (lambda: boot(group=[0, -1]), r"got -1\.\.0"),
+        (lambda: boot(group=[0]), r"group must be int of shape \(2,\)"),
+        (lambda: boot(weights=ONE[0]), r"weights must be int, \(resamples, groups\)"),
+        (lambda: boot(weights=ONE / 2), "weights must be int"),
+        (lambda: boot(metric="ece", bins=0), "bins must be at least 1, got 0"),
+        (lambda: boot(metric="ppv", scores=np.eye(3)[:2]), "two classes, the scores have 3"),
+        (lambda: boot("multilabel", "f1", labels=np.eye(2), thresholds=[0.5]), "1 thresholds for 2 labels"),
+        (lambda: boot("multilabel", "f1"), r"must have the scores' shape \(2, 2\)"),
+        (
+            lambda: boot("multilabel", "video_map", labels=np.eye(2), leave_out=[2]),
+            "cannot leave out class 2",
+        ),
+        (lambda: stats.bootstrap_roc(TWO[0], TWO[0] > 0.5, np.arange(2), ONE, [0, 1.1]), "grid must be"),
+        (
+            lambda: stats.bootstrap_pr(TWO[0], np.array([0, 1]), np.arange(2), ONE, [0.5]),
+            "positive must be bool",
+        ),
+        (lambda: stats.interval([1.0], level=95), "level must be in .*, got 95"),
+        (lambda: stats.mcnemar([True], [True, False]), r"\(1,\) and \(2,\)"),
+        (lambda: stats.mcnemar([0, 1], [True, False]), "int64 and bool"),
+        (lambda: stats.delong([0.1], [0.1, 0.2], [True, False]), r"got \(1,\) and \(2,\)"),
+        (lambda: stats.delong([0.1, NAN], [0.1, 0.2], [True, False]), "not finite in 1 of 2"),
+        (lambda: stats.holm([0.1, 1.2]), "got 1.2"),
+        (lambda: stats.corrected_resampled_t([0.1, NAN], 0.25), "must be finite"),
+        (lambda: stats.corrected_resampled_t([0.1, 0.2], 0), "above 0, got 0"),
+        (lambda: stats.wilcoxon([0.1, math.inf]), "must be finite"),
+        (lambda: stats.ranks(np.array([[1, NAN]])), "1 missing"),
+        (lambda: stats.average_ranks(np.ones((0, 3))), r"\(0, 3\)"),
+        (lambda: stats.friedman(np.ones(3)), r"got shape \(3,\)"),
+        (lambda: stats.nemenyi_cd(11, 5), "2 to 10 methods, got 11"),
+        (lambda: stats.nemenyi_cd(1, 5), "got 1"),
+        (lambda: stats.nemenyi_cd(3, 5, alpha=0.01), "0.05 or 0.10, got 0.01"),
+        (lambda: stats.nemenyi_cd(3, 0), "at least one dataset, got 0"),
+        (lambda: stats.student_t_sf(1, 0), "above 0, got 0"),
+        (lambda: stats.chi2_sf(1, -1), "above 0, got -1"),
+        (lambda: stats.f_sf(1, 2, NAN), "above 0, got nan"),
+        (lambda: stats.student_t_quantile(1.0, 4), "got 1.0"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def boot(task="multiclass", metric="auroc", scores=TWO, labels=(0, 1), group=(0, 1), weights=ONE, **options):
+    return stats.bootstrap_values(task, metric, scores, labels, group, weights, **options)

@@ -31,6 +31,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+import apply
 import datasets
 import images
 import metrics
@@ -1176,7 +1177,39 @@ def sweep(s: argparse.Namespace) -> list[dict]:
             result = {"failed": "another process is at it"}
         name = strategies.STRATEGIES[cell.strategy].name
         results.append({"cell": asdict(cell), "strategy": name} | result)
+    if s.gradcam:
+        for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
+            gradcam([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], prepared[key], s)
     return results
+
+
+def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
+    """--gradcam N: a panel of N test images, drawn class by class, the same for every strategy, from the first seed
+    and fold of a dataset and backbone."""
+    first, rng = cells[0], np.random.default_rng(s.split_seed)
+    folders = {strategies.STRATEGIES[cell.strategy].name: cell.path(s.output_dir) for cell in cells
+               if (cell.seed, cell.fold) == (first.seed, first.fold) and runs.RunFolder(cell.path(s.output_dir)).done()}  # fmt: skip
+    if not folders:
+        return
+    test = rng.permutation(np.flatnonzero(ready.folds[first.fold] == "test"))
+    turn: Counter = Counter()  # the n-th image of its class
+    place = {}
+    for i in test.tolist():
+        label = ready.index.label_text(i)
+        place[i] = (turn[label], label)
+        turn[label] += 1
+    rows = np.array(sorted(test.tolist(), key=place.get)[: s.gradcam])
+    pixels = ready.pixels[torch.as_tensor(ready.lookup[rows], device=ready.pixels.device)].cpu()
+    out = Path(s.output_dir) / "figures" / f"gradcam-{first.data}-{first.arch}.png"
+    notes = apply.gradcam_panel(
+        folders,
+        pixels,
+        [ready.index.label_text(i) for i in rows],
+        [ready.index.paths[i] for i in rows],
+        out,
+        device=s.device,
+    )
+    print(f"\nGrad-CAM of {len(rows)} test images: {out}" + "".join(f"\n  note: {note}" for note in notes))
 
 
 def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
@@ -1372,11 +1405,32 @@ def parser() -> Parser:
     add("--compile", action="store_true", help="torch.compile")
     add("--workers", "-j", type=whole, default=min(16, os.cpu_count() or 1), help="threads that decode")
     add("--output-dir", default="runs", help="folder of the runs, splits, cache and tables")
+    add(
+        "--gradcam",
+        type=at_least_0,
+        default=0,
+        metavar="N",
+        help="Grad-CAM of N test images, for every strategy",
+    )
     add("--overwrite", action="store_true", help="do finished and differing runs again")
 
     add = p.add_argument_group("instead of training").add_argument
     add("--dry-run", action="store_true", help="print the runs, hours and gigabytes")
     add("--check-data", action="store_true", help="check the data; exit code 1 if something must be mended")
+    add("--report", metavar="DIR", help="make the report of a folder of runs anew")
+    add(
+        "--predict",
+        nargs="+",
+        metavar="PATH",
+        help="score images, folders of them or a CSV by --run; CSV out",
+    )
+    add(
+        "--export",
+        metavar="FILE.pt2",
+        help="write the model of --run by torch.export, its constants in FILE.json",
+    )
+    add("--run", metavar="DIR", help="the finished run that --predict and --export use")
+    add("--out", metavar="FILE", help="where --predict writes, - for the terminal (<run>/predicted.csv)")
     add("--list-data", action="store_true", help="print the known datasets and how to get them")
     add("--show-blocks", action="store_true", help="print the blocks of --arch")
     add("--version", action="version", version=f"ftcompare {VERSION}")
@@ -1502,6 +1556,24 @@ def list_data() -> None:
             print(f"  {name:<10} {value}")
 
 
+def use_run(s: argparse.Namespace) -> int:
+    """--predict and --export: a finished run put to use."""
+    if not s.run:
+        raise UsageError(
+            "--predict and --export need --run DIR, a run's folder: runs/<data>/<arch>/<strategy>/seed0-fold0"
+        )
+    if s.predict:
+        how = {"path_col": s.path_col, "data_dir": s.data_dir, "skip_bad": s.skip_bad, "workers": s.workers}
+        file = apply.predict(s.predict, s.run, out=s.out, device=s.device, batch_size=s.batch_size, **how)
+        if s.out != "-":
+            print(f"written: {file}")
+    if s.export:
+        said = apply.export(s.run, s.export, device=s.device)
+        print(f"written: {s.export} and {Path(s.export).with_suffix('.json')}; scores differ from the run's by at most "
+              f"{said['max_difference']:.1e}")  # fmt: skip
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     s = parse_arguments(arguments)
     if s.show_blocks:
@@ -1510,6 +1582,11 @@ def main(arguments: list[str]) -> int:
     if s.list_data:
         list_data()
         return 0
+    if s.report:
+        print(f"{report.text(report.build(s.report))}\n\n{report.written(s.report)}")
+        return 0
+    if s.predict or s.export:
+        return use_run(s)
     if not s.data:
         raise UsageError("say what to train on: --data demo, --data FOLDER or --data NAME (see --help)")
     torch.set_flush_denormal(True)  # vanishing gradients otherwise slow AdamW on a CPU several times
@@ -1518,9 +1595,12 @@ def main(arguments: list[str]) -> int:
         return int(any(found))
     results = sweep(s)
     if results:
-        folders = sorted({str(Path(s.output_dir) / r["cell"]["data"] / r["cell"]["arch"]) for r in results})
-        print(report.table(results))
-        print(f"\nruns: {', '.join(folders)}\nall runs so far: {report.write_results(s.output_dir)}")
+        print(
+            report.text(
+                report.build(s.output_dir), only={(r["cell"]["data"], r["cell"]["arch"]) for r in results}
+            )
+        )
+        print(f"\n{report.written(s.output_dir)}")
     return 1 if any("failed" in r for r in results) else 0
 
 
@@ -1530,7 +1610,7 @@ def command_line() -> int:
             stream.reconfigure(errors="replace")  # a class name that the terminal cannot write
     try:
         return main(sys.argv[1:])
-    except (UsageError, DataError, runs.RunError, images.CacheError) as error:
+    except (UsageError, DataError, runs.RunError, images.CacheError, report.ReportError) as error:
         print(f"ftcompare: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, head for one, has gone

@@ -1,154 +1,183 @@
-"""Run folders -> results.csv and the table of strategies. Never trains, needs no data.
+"""Run folders -> results.csv, comparisons.csv, report.md, report.html, tables/ and figures/.
 
-    python report.py runs/
+    python report.py runs/                # the same as: python ftcompare.py --report runs/
 
-Reads every metrics.json (a finished run) and failed.json (a run that diverged) below the folder. Imports
-numpy."""
+Never trains; needs neither the data nor a GPU nor torch, only what the runs left: config.json, log.csv, ratios.csv,
+predictions.csv, hardest.npz, metrics.json."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import sys
 from pathlib import Path
 
-import numpy as np
+import figures
+import page
 
-ORDER = {
-    name: i for i, name in enumerate(("FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN"))
-}
+from analysis import ReportError, analyse
+from results import NAN, Run, plural, read_runs
+
 SETTINGS = (
     "epochs",
     "batch_size",
     "grad_accum",
     "opt",
-    "lr",
     "img_size",
     "augment",
+    "tune",
     "weights_sha256",
     "data_hash",
 )
 BUDGET = ("best_epoch", "epochs", "optimizer_steps", "minutes", "peak_memory_bytes", "trainable_parameters")
 
 
-def read_runs(folder: str | Path) -> list[dict]:
-    """The metrics.json of every finished run below the folder, and {"cell", "failed"} of every one that diverged, each
-    with its "settings" and the "strategy" by the paper's name. A damaged file is named on stderr and left out."""
-    results = []
-    for file in sorted(Path(folder).glob("*/*/*/seed*-fold*/config.json")):
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            result = {key: config[key] for key in ("settings", "strategy")} | {
-                "cell": config["settings"]["cell"]
-            }
-            if (done := file.with_name("metrics.json")).is_file():
-                results.append(result | json.loads(done.read_text(encoding="utf-8")))
-            elif (failed := file.with_name("failed.json")).is_file():
-                results.append(result | {"failed": json.loads(failed.read_text(encoding="utf-8"))["reason"]})
-        except (ValueError, KeyError) as error:
-            print(f"report.py: left out, {file.parent} is damaged: {error}", file=sys.stderr)
-    return sorted(results, key=lambda r: (r["cell"]["data"], r["cell"]["arch"], ORDER.get(r["strategy"], 99)))
-
-
-def incomparable(results: list[dict]) -> list[str]:
-    """Settings in which runs of one table differ that should be compared: 'epochs: 1, 2'."""
-    own = ("cell", "lr", "hyperparameters", "split_hash")  # a strategy's own, or the fold's
-    found: dict[str, set] = {}
-    for result in results:
-        settings = result.get("settings", {})
-        for name in (name for name in settings if name not in own):
-            found.setdefault(name, set()).add(json.dumps(settings[name]))
-        found.setdefault(f"split of fold {result['cell']['fold']}", set()).add(
-            json.dumps(settings.get("split_hash"))
-        )
-    return [f"{name}: {', '.join(sorted(values)[:3])}" for name, values in found.items() if len(values) > 1]
-
-
-def results_rows(results: list[dict]) -> list[dict]:
-    """A row per run: the cell, every metric on validation and test, the budget."""
+def results_rows(runs: list[Run]) -> list[dict]:
+    """A row per run: the cell, its state, every metric on validation and test, the budget."""
     rows = []
-    for result in results:
-        row = result["cell"] | {"metric": result.get("metric", ""), "failed": result.get("failed", "")}
-        row |= {f"set_{name}": result.get("settings", {}).get(name) for name in SETTINGS}
+    for run in runs:
+        settings, tuning = run.config["settings"], run.config.get("tuning") or {}
+        row = {k: v for k, v in run.cell.items() if k != "trial"}
+        row |= {"status": run.status, "reason": run.reason, "metric": settings["metric"]}
+        row |= {f"set_{name}": settings.get(name) for name in SETTINGS}
+        row["set_lr"] = tuning.get("lr", settings["lr"])
+        row["set_alpha"] = tuning.get("alpha", settings["hyperparameters"].get("alpha"))
         for split in ("val", "test"):
             row |= {
-                f"{split}_{name}": value for name, value in result.get(split, {}).get("values", {}).items()
+                f"{split}_{name}": value
+                for name, value in run.result.get(split, {}).get("values", {}).items()
             }
-        rows.append(row | {name: result.get(name) for name in BUDGET})
+        row |= {"tuning_trials": len(tuning.get("trials", [])), "tuning_minutes": tuning.get("minutes", "")}
+        rows.append(row | {name: run.result.get(name) for name in BUDGET})
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "") for name in names} for row in rows]
 
 
-def table(results: list[dict]) -> str:
-    """A line per data, architecture and strategy, over seeds and folds."""
-    rows: dict[tuple, list[dict]] = {}
-    for result in results:
-        cell = result["cell"]
-        rows.setdefault((cell["data"], cell["arch"]), {}).setdefault(result["strategy"], []).append(result)
-    lines = []
-    for (data, arch), by_strategy in rows.items():
-        good = [r for runs in by_strategy.values() for r in runs if "failed" not in r]
-        metric, second = (good[0]["metric"], good[0]["second"]) if good else ("metric", "second metric")
-        head = [f"val {metric}", f"test {metric}", f"test {second}"]
-        width = max(20, *map(len, head)) + 1
-        lines += ["", f"{data}, {arch}: mean ± standard deviation over the runs (seeds, folds); ddof 1"]
-        lines += [
-            f"{'strategy':<9}{'runs':>5}  "
-            + "".join(f"{h:<{width}}" for h in head)
-            + f"{'trainable':>12}{'minutes':>9}"
-        ]
-        if differ := incomparable([r for runs in by_strategy.values() for r in runs]):
-            lines.append(f"NOT COMPARABLE, these runs differ in {'; '.join(differ)}")
-        for strategy, cells in by_strategy.items():
-            good = [c for c in cells if "failed" not in c]
-            shown = [mean_sd([c[split]["values"][name] for c in good])
-                     for split, name in (("val", metric), ("test", metric), ("test", second))]  # fmt: skip
-            line = f"{strategy:<9}{len(good):>5}  " + "".join(f"{text:<{width}}" for text in shown)
-            if good:
-                line += f"{good[0]['trainable_parameters']:>12,}{np.mean([c['minutes'] for c in good]):>9.2f}"
-            lines.append(line + (f"  {len(cells) - len(good)} failed" if len(good) < len(cells) else ""))
-    return "\n".join(lines)
+def comparison_rows(analysis: dict) -> list[dict]:
+    """A row per pair of strategies in a block; the p-values and why one is missing."""
+    rows = []
+    for block in analysis["blocks"]:
+        for pair in block["pairs"]:
+            row = {
+                "data": block["data"],
+                "arch": block["arch"],
+                "metric": block["metric"],
+                "groups": block["test_groups"],
+            }
+            row |= {k: v for k, v in pair.items() if not isinstance(v, dict) and v is not None}
+            for test, names in (("mcnemar", ("only_a", "only_b", "p", "method")), ("delong", ("difference", "low", "high", "p")),
+                                ("t", ("t", "df", "p", "low", "high")), ("wilcoxon", ("statistic", "n", "p"))):  # fmt: skip
+                row |= {f"{test}_{name}": (pair.get(test) or {}).get(name, "") for name in names}
+            rows.append(row | {"notes": " ".join(block["pair_notes"])})
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: plain(row.get(name, "")) for name in names} for row in rows]
 
 
-def mean_sd(values: list[float | None]) -> str:
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    if not known:
-        return "undefined"
-    spread = f" ± {np.std(known, ddof=1):.4f}" if len(known) > 1 else ""
-    return f"{np.mean(known):.4f}{spread}" + (f" (of {len(known)})" if len(known) < len(values) else "")
+def plain(value: object) -> object:
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
-def write_results(folder: str | Path) -> Path | None:
-    """results.csv of all the runs in the folder, whole or not at all."""
-    rows = results_rows(read_runs(folder))
-    if not rows:
-        return None
+def write(file: Path, data: str | bytes) -> Path:
+    """Readers, and a power cut, see the old content or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data.encode("utf-8", "replace") if isinstance(data, str) else data)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def to_csv(rows: list[dict]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    file = Path(folder) / "results.csv"
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(out.getvalue(), encoding="utf-8")
-    os.replace(temporary, file)
-    return file
+    return out.getvalue()
 
 
-def main(folder: str) -> int:
-    if not Path(folder).is_dir():
-        print(__doc__ if folder in ("-h", "--help") else f"report.py: {folder} is no folder", file=sys.stderr)
+def build(folder: str | Path) -> dict:
+    """Writes everything into the folder of runs and returns the analysis. Raises ReportError."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ReportError(f"{folder} is no folder; --report takes the --output-dir of the runs")
+    analysis = analyse(folder)
+    write(folder / "results.csv", to_csv(results_rows(read_runs(folder)[0])))
+    if rows := comparison_rows(analysis):
+        write(folder / "comparisons.csv", to_csv(rows))
+    else:
+        (folder / "comparisons.csv").unlink(missing_ok=True)  # of other runs
+    for name, text in page.latex(analysis).items():
+        write(folder / "tables" / name, text)
+    drawn = figures.draw(analysis, folder / "figures")
+    for panel in sorted((folder / "figures").glob("gradcam-*.png")):
+        for block in analysis["blocks"]:
+            if panel.stem == f"gradcam-{block['data']}-{block['arch']}":
+                drawn.setdefault((block["data"], block["arch"]), []).append(("Grad-CAM", panel.read_bytes()))
+    write(folder / "report.md", page.markdown(analysis))
+    write(folder / "report.html", page.html(analysis, drawn))
+    return analysis
+
+
+def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
+    """What the terminal shows of each block: the table and the verdict. only: (data, arch) to show."""
+    lines = []
+    for block in analysis["blocks"]:
+        if only is not None and (block["data"], block["arch"]) not in only:
+            continue
+        n = f"{len(block['seeds'])} seeds x {len(block['folds'])} folds"
+        tested = plural(block["group_kind"], block["test_groups"])
+        what = f"mean over runs ({n}) [95 % interval over {tested}] ± standard deviation of runs"
+        lines += ["", f"{block['data']}, {block['arch']}: {what}"]
+        columns = [f"test {block['metric']}", f"test {block['second']}", f"val {block['metric']}"]
+        lines.append(
+            f"{'strategy':<9}{'runs':>5}  {columns[0]:<34}{columns[1]:<34}{columns[2]:<22}{'trainable':>12}{'minutes':>9}"
+        )
+        for row in block["rows"]:
+            mark = "*" if row["best"] else " "
+            cells = f"{estimate_text(row['test']):<34}{estimate_text(row['second']):<34}{estimate_text(row['val']):<22}"
+            cost = f"{row['trainable_parameters']:>12,}{row['minutes']:>9.2f}" if row["done"] else ""
+            lost = {"failed": row["failed"], "unfinished": row["unfinished"], "not run": row["missing"]}
+            said = "".join(f"  {n} {kind}" for kind, n in lost.items() if n)
+            lines.append(f"{row['strategy']:<8}{mark}{row['done']:>5}  {cells}{cost}{said}")
+        lines += [*(f"note: {note}" for note in block["notes"]), block["verdict"]]
+    return "\n".join(lines + [f"warning: {warning}" for warning in analysis["warnings"]])
+
+
+def estimate_text(found: dict) -> str:
+    if not found["n"]:
+        return "undefined"
+    said = f"{found['mean']:.3f}"
+    said += f" [{found['low']:.3f}, {found['high']:.3f}]" if math.isfinite(found.get("low", NAN)) else ""
+    return said + (f" ± {found['sd']:.3f}" if math.isfinite(found["sd"]) else "")
+
+
+def written(folder: str | Path) -> str:
+    """The last lines of a report on the terminal."""
+    said = f"report: {Path(folder) / 'report.html'} (also report.md, results.csv, comparisons.csv, tables/, figures/)"
+    return (
+        said
+        if figures.available()
+        else f"{said}\nno figures: matplotlib is not installed (pip install matplotlib)"
+    )
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        print(__doc__, file=sys.stderr)
         return 2
     sys.stdout.reconfigure(errors="replace")
-    file = write_results(folder)
-    if file is None:
-        print(f"report.py: no finished run below {folder}", file=sys.stderr)
+    try:
+        analysis = build(arguments[0])
+    except ReportError as error:
+        print(f"report.py: {error}", file=sys.stderr)
         return 2
-    print(table(read_runs(folder)) + f"\n\nwritten: {file}")
+    print(f"{text(analysis)}\n\n{written(arguments[0])}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "runs"))
+    sys.exit(main(sys.argv[1:]))

@@ -834,7 +834,7 @@ def test_runs_of_other_settings_in_one_folder_are_called_not_comparable(folder, 
     done = subprocess.run(
         [sys.executable, ROOT / "report.py", tmp_path], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0 and "NOT COMPARABLE, these runs differ in epochs: 1, 2" in done.stdout
+    assert done.returncode == 0 and "NOT COMPARABLE: these runs differ in epochs: 1, 2" in done.stdout
     rows = read(tmp_path / "results.csv")
     assert [(r["strategy"], r["set_epochs"]) for r in rows] == [("ft", "2"), ("lp", "1")]
 
@@ -853,6 +853,6 @@ def test_squeezenet_can_say_no():
 
 
 def test_the_names_in_the_report_are_those_of_the_strategies():
-    import report
+    import results
 
-    assert list(report.ORDER) == [entry.name for entry in strategies.STRATEGIES.values()]
+    assert list(results.ORDER) == [entry.name for entry in strategies.STRATEGIES.values()]

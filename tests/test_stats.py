@@ -348,6 +348,42 @@ def test_delong_does_not_change_with_order_scale_or_sides():
     )
 
 
+# DeLong, DeLong and Clarke-Pearson's own example (1988), the 43 ovarian cancer patients without a missing test: albumin,
+# total protein, Krebs-Goplerud score, and the outcome as SAS codes it (popind).
+OVARIAN = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
+3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0
+4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1
+4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1
+2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1  3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("column", "auroc", "estimate", "error", "low", "high", "chi2", "p"),
+    [
+        (0, 0.7366, 0.0108, 0.0953, -0.1761, 0.1976, 0.0127, 0.9102),
+        (1, 0.6478, -0.0780, 0.1046, -0.2830, 0.1271, 0.5554, 0.4561),
+    ],
+)
+def test_delong_on_the_papers_own_data_is_what_sas_prints(column, auroc, estimate, error, low, high, chi2, p):
+    """SAS/STAT User's Guide, PROC LOGISTIC, "Comparing Receiver Operating Characteristic Curves": areas, and the
+    contrasts with the K-G score (area 0.7258), to the four digits of that page."""
+    table = np.array(OVARIAN.split(), float).reshape(-1, 4)
+    got = stats.delong(table[:, column], 10 - table[:, 2], table[:, 3] == 1)
+    assert len(table) == 43 and got["auroc_b"] == pytest.approx(0.7258, abs=5e-5)
+    published = {
+        "auroc_a": auroc,
+        "difference": estimate,
+        "standard_error": error,
+        "low": low,
+        "high": high,
+        "p": p,
+    }
+    assert {name: got[name] for name in published} == pytest.approx(published, abs=6e-5)
+    assert got["z"] ** 2 == pytest.approx(chi2, abs=6e-5)
+
+
 def test_delong_by_hand():
     # placements of the two positives: a 1 and 1/2, b 1/2 and 1; of the two negatives: a 1 and 1/2, b 1/2, 1
     positive = np.array([True, True, False, False])

@@ -1,0 +1,628 @@
+"""Every number of a report, from the run folders: analyse("runs/") -> a dict of plain Python.
+
+A block is a dataset and a backbone; a row of it is a strategy; a pair is a comparison of two on the same test images.
+Order of this file: one block, its pairs, its verdict, over blocks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+import metrics
+import stats
+import views
+from results import NAN, ORDER, Run, listed, mean_over_runs, plural, read_runs, read_scored, spread
+
+RESAMPLES = 2000  # of the bootstrap over groups
+ALPHA = 0.05
+
+
+class ReportError(ValueError):
+    """A folder that no report can be made of; the message says why."""
+
+
+# ------------------------------------------------------------------------------------------------ one block
+
+
+def analyse(folder: str | Path) -> dict:
+    """Everything that a report says, from the run folders below: the blocks, what holds over them, the two headline
+    claims of the paper. Raises ReportError without a run."""
+    runs, warnings = read_runs(folder)
+    if not runs:
+        also = f" ({'; '.join(warnings)})" if warnings else ""
+        raise ReportError(
+            f"no run below {folder}{also}; a run is <data>/<arch>/<strategy>/seed0-fold0/config.json"
+        )
+    blocks = []
+    for key in dict.fromkeys(run.block for run in runs):
+        inside, scored = [run for run in runs if run.block == key], {}
+        for run in [r for r in inside if r.status == "done"]:
+            try:
+                scored[run.strategy, run.at] = read_scored(run)
+            except (ValueError, KeyError, IndexError, StopIteration) as error:
+                warnings.append(
+                    f"left out, {run.folder}/predictions.csv is damaged: {type(error).__name__}: {error}"
+                )
+                run.status, run.reason = "unfinished", "damaged"
+        blocks.append(analyse_block(inside, scored))
+    across, note = over_blocks(blocks)
+    return {
+        "folder": str(folder),
+        "blocks": blocks,
+        "across": across,
+        "across_note": note,
+        "claims": headline_claims(blocks),
+        "warnings": warnings,
+    }
+
+
+def analyse_block(runs: list[Run], scored: dict) -> dict:
+    """One dataset and backbone: a row a strategy, a pair of them a comparison, and what the page shows."""
+    done = [run for run in runs if run.status == "done"]
+    of = {s: [r for r in done if r.strategy == s] for s in dict.fromkeys(r.strategy for r in runs)}
+    first = (done or runs)[0]
+    settings, data = first.config["settings"], first.config["data"]
+    metric = settings["metric"]
+    second = first.result.get("second", "")
+    block = {
+        "data": first.cell["data"],
+        "arch": first.cell["arch"],
+        "task": settings["task"],
+        "classes": settings["classes"],
+        "metric": metric,
+        "second": second,
+        "higher_is_better": metrics.higher_is_better(metric),
+        "unit_kind": data["unit_kind"] if data["unit_score"] not in (None, "video") else "image",
+        "group_kind": data["group_kind"],
+        "seeds": sorted({run.at[0] for run in runs}),
+        "folds": sorted({run.at[1] for run in runs}),
+        "positive": first.result.get("positive"),
+        "citation": data["citation"],
+        "data_notes": data["notes"],
+        "official_test": data["official_test"],
+        "splits": [
+            {"fold": r.at[1]}
+            | {k: r.config["data"][k] for k in ("splits", "groups_in_two_splits", "identical_across_splits")}
+            for r in {r.at[1]: r for r in reversed(runs)}.values()
+        ][::-1],
+        "settings": shared_settings(runs),
+        "environment": shared_environment(runs),
+        "commands": list(dict.fromkeys(" ".join(map(str, r.config.get("command", []))) for r in runs)),
+        "cells": unfinished_cells(runs),
+        "threshold_rule": settings["threshold"],
+    }
+    block |= test_counts(scored)
+    boot = bootstrap(done, scored, metric, second)
+    block["rows"] = [strategy_row(s, runs, mine, boot, metric, second) for s, mine in of.items()]
+    block["pairs"], block["pair_notes"] = compare_pairs(of, scored, boot, block)
+    mark_best(block)
+    block["notes"] = block_notes(block, runs)
+    block["verdict"] = verdict(block)
+    block["curves"] = {s: views.learning_curve(mine, metric) for s, mine in of.items() if mine}
+    block["confusion"] = {
+        s: np.sum([r.result["test"]["confusion_matrix"] for r in mine], axis=0).tolist()
+        for s, mine in of.items()
+        if mine and block["task"] == "multiclass"
+    }
+    block |= views.roc_and_pr(of, scored, block)
+    block["calibration"] = {
+        s: views.calibration(mine, scored, block["task"]) for s, mine in of.items() if mine
+    }
+    block["thresholds"] = views.threshold_rows(of, scored, block)
+    block["ratios"] = views.mean_rates(of.get("Auto-RGN", []))
+    block["hardest"] = views.hardest_images(of, scored, block)
+    return block
+
+
+OWN_TO_A_ROW = (
+    "cell",
+    "hyperparameters",
+    "split_hash",
+    "lr",
+    "alpha",
+    "strategy",
+    "data",
+    "arch",
+    "seed",
+    "fold",
+)
+SAYS_NOTHING = ("dry_run", "check_data", "list_data", "show_blocks", "overwrite", "report", "gradcam", "predict", "export",
+                "run", "out", "labels", "uncertain", "views", "region", "variant", "workers", "path_col", "label_col")  # fmt: skip
+
+
+def shared_settings(runs: list[Run]) -> dict:
+    """What the runs share: settings and arguments that are the same in all. A strategy's own are left to its row, a
+    dataset's to its name; what was not set is left out."""
+    shown = [
+        r.config["arguments"] | r.config["settings"] | {"weights": r.config["environment"].get("weights")}
+        for r in runs
+    ]
+    left_out = (*OWN_TO_A_ROW, *SAYS_NOTHING)
+    return {k: v for k, v in shown[0].items()
+            if k not in left_out and v is not None and all(s.get(k) == v for s in shown)}  # fmt: skip
+
+
+def shared_environment(runs: list[Run]) -> dict:
+    """Versions and machines; 'a, b' where the runs differ."""
+    names = dict.fromkeys(name for run in runs for name in run.config["environment"] if name != "weights")
+    values = {n: dict.fromkeys(str(r.config["environment"].get(n)) for r in runs) for n in names}
+    return {name: ", ".join(found) for name, found in values.items()}
+
+
+def unfinished_cells(runs: list[Run]) -> list[dict]:
+    """Cells without a result: failed, unfinished, or never begun where another strategy has that seed and fold."""
+    cells = [{"strategy": r.strategy, "seed": r.at[0], "fold": r.at[1], "status": r.status, "reason": r.reason}
+             for r in runs if r.status != "done"]  # fmt: skip
+    there = {(r.strategy, r.at) for r in runs}
+    for strategy in dict.fromkeys(r.strategy for r in runs):
+        for at in sorted({r.at for r in runs}):
+            if (strategy, at) not in there:
+                cells.append(
+                    {"strategy": strategy, "seed": at[0], "fold": at[1], "status": "not run", "reason": ""}
+                )
+    return cells
+
+
+def bootstrap(done: list[Run], scored: dict, metric: str, second: str) -> dict:
+    """(strategy, at, metric) -> (RESAMPLES,) values. Groups are drawn once for a test set, so that all strategies
+    and seeds see the same resamples: what is compared is paired. Folds whose test sets share no group are drawn apart;
+    where they share some, the groups of all are drawn together."""
+    sets = {key: frozenset(s.groups.tolist()) for key, s in scored.items()}
+    distinct = sorted(set(sets.values()), key=sorted)
+    union = frozenset().union(*distinct)
+    if sum(map(len, distinct)) > len(union):
+        distinct, sets = [union], dict.fromkeys(sets, union)
+    drawn = {}
+    for number, groups in enumerate(distinct):
+        drawn[groups] = sorted(groups), stats.resample_groups(len(groups), RESAMPLES, seed=number)
+    values = {}
+    for run in done:
+        key = (run.strategy, run.at)
+        s, (names, weights) = scored[key], drawn[sets[key]]
+        group = np.searchsorted(names, s.groups)
+        settings = run.config["settings"]
+        extra = {"thresholds": run.result.get("thresholds"), "leave_out": run.config["data"]["leave_out"]}
+        for name in dict.fromkeys((metric, second)):
+            values[(*key, name)] = stats.bootstrap_values(
+                settings["task"], name, s.scores, s.labels, group, weights, **extra
+            )
+    return values
+
+
+def strategy_row(
+    strategy: str, runs: list[Run], mine: list[Run], boot: dict, metric: str, second: str
+) -> dict:
+    """A strategy in a block: how good, how sure, how dear."""
+    all_of_it = [r for r in runs if r.strategy == strategy]
+    counts = Counter(r.status for r in all_of_it)
+
+    def estimate(name: str) -> dict:
+        found = spread(r.value("test", name) for r in mine)
+        resampled = mean_over_runs([boot[strategy, r.at, name] for r in mine]) if mine else np.array([])
+        found["low"], found["high"] = stats.interval(resampled)
+        return found
+
+    tuned = {
+        r.at[1]: r.config["tuning"] for r in all_of_it if r.config.get("tuning")
+    }  # the seeds of a fold share it
+    trials = sum(len(t["trials"]) for t in tuned.values())
+    minutes = [r.result["minutes"] for r in mine]
+    used = [r.config.get("tuning") or {"lr": r.config["settings"]["lr"]} | r.config["settings"]["hyperparameters"]
+            for r in all_of_it]  # fmt: skip
+    names = dict.fromkeys(n for r in mine for n in r.result["test"]["values"])
+    classes = mine[0].result["test"]["per_class"] if mine else {}
+    return {
+        "strategy": strategy,
+        "done": counts["done"],
+        "failed": counts["failed"],
+        "unfinished": counts["unfinished"],
+        "missing": len({r.at for r in runs}) - len(all_of_it),
+        "val": spread(r.value("val", metric) for r in mine),
+        "test": estimate(metric),
+        "second": estimate(second),
+        "metrics": {name: spread(r.value("test", name) for r in mine) for name in names},
+        "per_class": {c: {k: spread(r.result["test"]["per_class"][c].get(k) for r in mine)["mean"] for k in classes[c]}
+                      for c in classes},
+        "epochs": spread(r.result["epochs"] for r in mine)["mean"],
+        "optimizer_steps": spread(r.result["optimizer_steps"] for r in mine)["mean"],
+        "trials": trials // len(tuned) if tuned else 0,
+        "tuning_steps": float(sum(t["optimizer_steps"] for t in tuned.values())),
+        "minutes": spread(minutes)["mean"],
+        "minutes_total": float(sum(minutes) + sum(t["minutes"] for t in tuned.values())),
+        "peak_memory_bytes": max((r.result["peak_memory_bytes"] for r in mine if r.result["peak_memory_bytes"]), default=None),
+        "trainable_parameters": mine[0].result["trainable_parameters"] if mine else 0,
+        "parameters": mine[0].result["parameters"] if mine else 0,
+        "lr": sorted({u["lr"] for u in used if u.get("lr") is not None}),
+        "alpha": sorted({u["alpha"] for u in used if u.get("alpha") is not None}),
+        "edge": [f"{name} in fold {fold}" for fold, t in sorted(tuned.items()) for name in t.get("edge", [])],
+        "hyperparameters": all_of_it[0].config["settings"]["hyperparameters"],
+        "best": False,
+        "beside_best": False,
+    }  # fmt: skip
+
+
+def test_counts(scored: dict) -> dict:
+    """Distinct images, units and groups that were tested, over all folds."""
+    images = {image for s in scored.values() for image in s.images}
+    groups = {group for s in scored.values() for group in s.groups.tolist()}
+    sets = {tuple(s.images): len(s.labels) for s in scored.values()}
+    apart = sum(len(images) for images in sets) == len(images)
+    units = sum(sets.values()) if apart else max(sets.values(), default=0)
+    return {"test_images": len(images), "test_groups": len(groups), "test_units": units}
+
+
+# ------------------------------------------------------------------------------------------------ pairs
+
+
+def compare_pairs(
+    of: dict[str, list[Run]], scored: dict, boot: dict, block: dict
+) -> tuple[list[dict], list[str]]:
+    """Every pair of strategies on the runs (seed, fold) that both have; and why a test is left out, in words."""
+    pairs, notes = [], {}
+    names = [s for s, mine in of.items() if mine]
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            runs_a, runs_b = ({r.at: r for r in of[s]} for s in (a, b))
+            both = sorted(set(runs_a) & set(runs_b))
+            common = [at for at in both if scored[a, at].images == scored[b, at].images]
+            if len(common) < len(both):
+                notes[a, b] = (
+                    f"{a} and {b}: {len(both) - len(common)} runs left out, tested on different images."
+                )
+            if common:
+                pairs.append(compare(a, b, runs_a, runs_b, common, scored, boot, block, notes))
+    adjusted = stats.holm([pair["p_bootstrap"] for pair in pairs]) if pairs else []
+    for pair, p in zip(pairs, adjusted):
+        better = (pair["difference"] > 0) == block["higher_is_better"]
+        pair["p_holm"] = float(p)
+        pair["verdict"] = ("better" if better else "worse") if p <= ALPHA else "not separable"
+    return pairs, list(notes.values())
+
+
+def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: dict, boot: dict, block: dict, notes: dict) -> dict:  # fmt: skip
+    """One pair, a minus b. notes: filled with why a test is left out, by the test's name."""
+    metric = block["metric"]
+    each = {at: runs_a[at].value("test", metric) - runs_b[at].value("test", metric) for at in common}
+    differences = mean_over_runs([boot[a, at, metric] - boot[b, at, metric] for at in common])
+    low, high = stats.interval(differences)
+    pair = {
+        "a": a,
+        "b": b,
+        "runs": len(common),
+        "difference": spread(each.values())["mean"],
+        "low": low,
+        "high": high,
+        "p_bootstrap": stats.bootstrap_p(differences),
+        "mcnemar": None,
+        "delong": None,
+        "t": None,
+        "wilcoxon": None,
+    }
+    seed = common[0][0]
+    sides = {}  # of the first seed, each test set once
+    for at in (at for at in common if at[0] == seed):
+        sides.setdefault(tuple(scored[a, at].images), at)
+    grouped = any(len(set(scored[a, at].groups.tolist())) < len(scored[a, at].groups) for at in common)
+    if block["task"] == "multiclass":
+        right = [np.concatenate([scored[s, at].scores.argmax(1) == scored[s, at].labels for at in sides.values()])
+                 for s in (a, b)]  # fmt: skip
+        pair["mcnemar"] = stats.mcnemar(*right)
+        which = f"McNemar: runs of seed {seed}" + (
+            ", test sets of all folds together" if len(sides) > 1 else ""
+        )
+        notes["mcnemar"] = which + (
+            f"; it takes {block['unit_kind']}s of one {block['group_kind']} for independent, which the bootstrap does not"
+            if grouped else ""
+        ) + "."  # fmt: skip
+    else:
+        notes["mcnemar"] = (
+            "McNemar: left out, it compares one called class an image; these have several labels."
+        )
+    pair["delong"] = delong(a, b, sides, grouped, scored, block, notes)
+    pair["t"], pair["wilcoxon"] = over_folds(each, common, runs_a, notes, block)
+    return pair
+
+
+def delong(a: str, b: str, sides: dict, grouped: bool, scored: dict, block: dict, notes: dict) -> dict | None:
+    """DeLong's test of two AUROCs, where its assumptions hold."""
+    if block["task"] != "multiclass" or len(block["classes"]) != 2:
+        notes["delong"] = "DeLong: left out, it compares AUROCs of two classes."
+    elif grouped:
+        notes["delong"] = (
+            f"DeLong: left out, it needs independent images, and some {block['group_kind']}s have several; "
+            "the bootstrap over groups stands in its place."
+        )
+    elif len(sides) > 1:
+        notes["delong"] = (
+            "DeLong: left out, the folds were scored by different models, whose scores share no scale."
+        )
+    else:
+        at = next(iter(sides.values()))
+        notes["delong"] = f"DeLong: AUROC, run of seed {at[0]}, fold {at[1]}."
+        x, y = scored[a, at], scored[b, at]
+        return stats.delong(x.scores[:, 1], y.scores[:, 1], x.labels == 1)
+    return None
+
+
+def over_folds(
+    each: dict, common: list, runs: dict, notes: dict, block: dict
+) -> tuple[dict | None, dict | None]:
+    """(corrected resampled t-test, Wilcoxon) over folds, the seeds of a fold averaged: they share its test set."""
+    common = [at for at in common if math.isfinite(each[at])]
+    folds = sorted({at[1] for at in common})
+    mean = [np.mean([each[at] for at in common if at[1] == fold]) for fold in folds]
+    if len(folds) < 2:
+        left_out = "Corrected resampled t-test, Wilcoxon: left out, there is one fold (--folds 5 gives them)."
+        notes.setdefault("t", left_out)
+        return None, None
+    counts = [runs[at].config["data"]["splits"] for at in common]
+    share = float(np.mean([c["test"]["images"] / c["train"]["images"] for c in counts]))
+    notes["t"] = (
+        f"t: corrected resampled t-test (Nadeau and Bengio) over {len(folds)} folds, n_test / n_train = {share:.3g}"
+        + (", seeds averaged within a fold" if len(block["seeds"]) > 1 else "")
+        + (
+            "; all folds share the official test set and differ in what they train on"
+            if block["official_test"]
+            else ""
+        )
+        + "."
+    )
+    t, w = stats.corrected_resampled_t(mean, share), stats.wilcoxon(mean)
+    if len(folds) < 6:
+        notes["wilcoxon"] = (
+            f"Wilcoxon: left out, with {len(folds)} folds its smallest possible p is {2 / 2 ** len(folds):.4g}, above 0.05."
+        )
+    else:
+        notes["wilcoxon"] = f"Wilcoxon: signed ranks over {len(folds)} folds."
+    return t, (w if len(folds) >= 6 else None)
+
+
+def find_pair(block: dict, a: str, b: str) -> dict | None:
+    """The pair as a against b, whichever way it is kept."""
+    for pair in block["pairs"]:
+        if (pair["a"], pair["b"]) == (a, b):
+            return pair
+        if (pair["a"], pair["b"]) == (b, a):
+            turned = {"better": "worse", "worse": "better"}
+            return pair | {
+                "a": a,
+                "b": b,
+                "difference": -pair["difference"],
+                "low": -pair["high"],
+                "high": -pair["low"],
+                "verdict": turned.get(pair["verdict"], pair["verdict"]),
+            }
+    return None
+
+
+def mark_best(block: dict) -> None:
+    """The row with the best point estimate, and those that are not separable from it: among the strategies with
+    the most runs, because a mean over fewer seeds and folds is no match for one over all."""
+    most = max((row["done"] for row in block["rows"]), default=0)
+    known = [row for row in block["rows"] if row["done"] == most and math.isfinite(row["test"]["mean"])]
+    if not known:
+        return
+    best = (max if block["higher_is_better"] else min)(known, key=lambda row: row["test"]["mean"])
+    best["best"] = True
+    for row in known:
+        pair = find_pair(block, best["strategy"], row["strategy"])
+        row["beside_best"] = pair is not None and pair["verdict"] == "not separable"
+
+
+def verdict(block: dict) -> str:
+    """The answer in a sentence or two: what is best, what it cannot be told from, what it is better than FT by."""
+    metric = block["metric"].replace("_", " ")
+    best = next((row for row in block["rows"] if row["best"]), None)
+    tested = plural(block["group_kind"], block["test_groups"])
+    if best is None:
+        return f"No run has finished with a defined {metric}: there is nothing to compare yet."
+    t, name = best["test"], best["strategy"]
+    said = f"{name} has the {'highest' if block['higher_is_better'] else 'lowest'} {metric}, {t['mean']:.3f}"
+    said += f" [{t['low']:.3f}, {t['high']:.3f}]" if math.isfinite(t["low"]) else ""
+    others = [row["strategy"] for row in block["rows"] if row["beside_best"]]
+    if not block["pairs"]:
+        return f"{said}; no other strategy has a run to compare it with."
+    if others:
+        said += f"; it is not separable from {listed(others)}"
+    ft = find_pair(block, name, "FT") if name != "FT" else None
+    if ft and ft["verdict"] == "better":
+        said += f"; it is better than FT by {abs(ft['difference']):.3f} [{min(abs(ft['low']), abs(ft['high'])):.3f}, "
+        said += f"{max(abs(ft['low']), abs(ft['high'])):.3f}]"
+    with_ft = [p for row in block["rows"] if (p := find_pair(block, row["strategy"], "FT"))]
+    if with_ft and all(p["verdict"] == "not separable" for p in with_ft):
+        said += f". No strategy is separable from FT at n = {tested}"
+    else:
+        said += f" (n = {tested})"
+    said += "."
+    if len(block["seeds"]) * len(block["folds"]) == 1:
+        said += (
+            " One run each: how much two trainings of the same strategy differ is not known (--seed 0 1 2)."
+        )
+    return said
+
+
+def block_notes(block: dict, runs: list[Run]) -> list[str]:
+    """What a reader must know before the numbers."""
+    notes = []
+    if differ := incomparable(runs):
+        notes.append(f"NOT COMPARABLE: these runs differ in {'; '.join(differ)}. Run them alike (--overwrite) or keep "
+                     "them in different folders (--output-dir).")  # fmt: skip
+    status = Counter(cell["status"] for cell in block["cells"])
+    if status:
+        named = listed([f"{n} {kind}" for kind, n in status.items()])
+        lost, all_runs = (
+            sum(status.values()),
+            sum(status.values()) + sum(row["done"] for row in block["rows"]),
+        )
+        most = max(row["done"] for row in block["rows"])
+        short = [row["strategy"] for row in block["rows"] if row["done"] < most]
+        notes.append(
+            f"{lost} of {all_runs} runs have no result ({named}). A mean runs over the runs that a strategy has, a pair "
+            "is compared on the seeds and folds that both have"
+            + (f"; with fewer runs than the others and not ranked: {listed(short)}." if short else ".")
+        )
+    if any(cell["status"] == "failed" for cell in block["cells"]):
+        notes.append(
+            "A strategy whose runs failed looks better than it is: its mean leaves the failures out."
+        )
+    if not block["official_test"] and block["group_kind"] == "image":
+        notes.append("Split by image: no patients are known, so images of one patient may be on both sides.")
+    if leaks := sum(split["groups_in_two_splits"] for split in block["splits"]):
+        notes.append(f"LEAK: {leaks} {block['group_kind']}s are in two splits.")
+    if copies := sum(split["identical_across_splits"] for split in block["splits"]):
+        notes.append(
+            f"{copies} sets of byte-identical images stand in two splits (all folds added): --drop-duplicates."
+        )
+    for row in block["rows"]:
+        if row["edge"]:
+            notes.append(
+                f"{row['strategy']}: chosen at the edge of the grid ({', '.join(row['edge'])}); the best may lie beyond it."
+            )
+    return notes
+
+
+def incomparable(runs: list[Run]) -> list[str]:
+    """Settings in which runs of one block differ that should be compared: 'epochs: 1, 2'."""
+    own = ("cell", "lr", "hyperparameters", "split_hash")  # a strategy's own, or the fold's
+    found: dict[str, set] = {}
+    for run in runs:
+        settings = run.config["settings"]
+        for name in (name for name in settings if name not in own):
+            found.setdefault(name, set()).add(json.dumps(settings[name]))
+        found.setdefault(f"split of fold {run.at[1]}", set()).add(json.dumps(settings.get("split_hash")))
+    return [f"{name}: {', '.join(sorted(values)[:3])}" for name, values in found.items() if len(values) > 1]
+
+
+# ------------------------------------------------------------------------------------------------ over blocks
+
+
+def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
+    """Ranks over datasets and backbones (Demsar 2006), on those blocks and strategies that leave no gap."""
+    score = {(i, r["strategy"]): r["test"]["mean"] * (1 if b["higher_is_better"] else -1)
+             for i, b in enumerate(blocks) for r in b["rows"] if math.isfinite(r["test"]["mean"])}  # fmt: skip
+    used = [i for i in range(len(blocks)) if any(key[0] == i for key in score)]
+    strategies = [s for s in dict.fromkeys(key[1] for key in score) if all((i, s) in score for i in used)]
+    strategies.sort(key=lambda s: ORDER.get(s, 99))
+    if len(used) < 2 or len(strategies) < 2:
+        return None, ("Ranks over datasets need two or more datasets or backbones, each with the same two or more "
+                      f"strategies; here are {len(used)} with {len(strategies)} in common.")  # fmt: skip
+    names = [f"{blocks[i]['data']}/{blocks[i]['arch']}" for i in used]
+    table = np.array([[score[i, s] for s in strategies] for i in used])
+    friedman = stats.friedman(table)
+    averages = dict(zip(strategies, map(float, friedman["average_ranks"])))
+    cd = stats.nemenyi_cd(len(strategies), len(used)) if len(strategies) <= 10 else None
+    left_out = [s for s in dict.fromkeys(key[1] for key in score) if s not in strategies]
+    notes = [
+        f"N = {len(used)} combinations of dataset and backbone; backbones on one dataset are not independent."
+    ]
+    notes += [f"left out, not run everywhere: {listed(left_out)}."] if left_out else []
+    notes += ["N is small: Friedman's test and the critical difference say little below about 10."] * (
+        len(used) < 10
+    )
+    return {
+        "datasets": names,
+        "strategies": strategies,
+        "table": np.abs(table).tolist(),
+        "ranks": stats.ranks(table).tolist(),
+        "average_ranks": averages,
+        "friedman": {k: v for k, v in friedman.items() if k != "average_ranks"},
+        "cd": cd,
+        "alpha": ALPHA,
+        "cliques": cliques(averages, cd) if cd else [],
+        "pairs": wilcoxon_pairs(table, strategies),
+        "beats_ft": beats_ft(blocks, strategies),
+        "notes": notes,
+    }, f"over {listed(names)}"
+
+
+def cliques(averages: dict[str, float], cd: float) -> list[list[str]]:
+    """The largest runs of neighbours in rank that lie within the critical difference."""
+    order = sorted(averages, key=averages.get)
+    runs = [[s for s in order[i:] if averages[s] - averages[order[i]] <= cd] for i in range(len(order))]
+    return [run for i, run in enumerate(runs) if len(run) > 1 and (i == 0 or run[-1] != runs[i - 1][-1])]
+
+
+def wilcoxon_pairs(table: np.ndarray, strategies: list[str]) -> list[dict]:
+    """Wilcoxon's signed rank test of every pair over the blocks, Holm over all of them."""
+    pairs = []
+    for i, a in enumerate(strategies):
+        for j in range(i + 1, len(strategies)):
+            w = stats.wilcoxon(table[:, i] - table[:, j])
+            pairs.append({"a": a, "b": strategies[j], "n": w["n"], "p": w["p"], "note": w.get("reason", "")})
+    for pair, p in zip(pairs, stats.holm([pair["p"] for pair in pairs])):
+        pair["p_holm"] = float(p)
+    return pairs
+
+
+def beats_ft(blocks: list[dict], strategies: list[str]) -> list[dict]:
+    """How often each strategy is better than FT, how often separably, and by how much at most."""
+    rows = []
+    for strategy in (s for s in strategies if s != "FT"):
+        found = against_ft(blocks, strategy)
+        gains = [row["gain"] for row in found]
+        if found:
+            top = found[int(np.argmax(gains))]
+            rows.append({"strategy": strategy, "better": sum(g > 0 for g in gains), "of": len(found),
+                         "separable": sum(row["verdict"] == "better" for row in found),
+                         "largest": top["gain"], "largest_at": f"{top['data']}/{top['arch']}"})  # fmt: skip
+    return rows
+
+
+def against_ft(blocks: list[dict], strategy: str) -> list[dict]:
+    """The strategy's difference to FT in every block that has both; gain: positive where the strategy is better."""
+    rows = []
+    for block in blocks:
+        pair = find_pair(block, strategy, "FT")
+        if pair and math.isfinite(pair["difference"]):
+            gain = pair["difference"] if block["higher_is_better"] else -pair["difference"]
+            ft = next(row["test"]["mean"] for row in block["rows"] if row["strategy"] == "FT")
+            row = {name: pair[name] for name in ("difference", "low", "high", "verdict")}
+            rows.append({"data": block["data"], "arch": block["arch"], **row, "gain": gain,
+                         "relative": gain / ft if ft else NAN, "metric": block["metric"]})  # fmt: skip
+    return rows
+
+
+def headline_claims(blocks: list[dict]) -> list[dict]:
+    """The two headline claims of Davila, Colan and Hasegawa (2024), on the user's own runs."""
+    lpft, rgn = against_ft(blocks, "LP-FT"), against_ft(blocks, "Auto-RGN")
+    none = "not to be said: no dataset and backbone has finished runs of both"
+    better, sure = sum(r["gain"] > 0 for r in lpft), sum(r["verdict"] == "better" for r in lpft)
+    first = (
+        f"better in {better} of {len(lpft)} cases ({better / len(lpft):.0%}), separably in {sure}"
+        if lpft
+        else none
+    )
+    second = none
+    if rgn:
+        top = max(rgn, key=lambda r: r["gain"])
+        low, high = (
+            sorted((abs(top["low"]), abs(top["high"])))
+            if top["gain"] == -top["difference"]
+            else (top["low"], top["high"])
+        )
+        how = (
+            f"by {top['gain']:.3f} [{low:.3f}, {high:.3f}], {top['relative']:.1%} of FT's value,"
+            if top["gain"] > 0
+            else "nowhere;"
+        )
+        second = f"at most {how} on {top['data']}/{top['arch']} ({top['metric'].replace('_', ' ')}; {top['verdict']})"
+        if top["gain"] <= 0:
+            second = f"better than FT nowhere; nearest on {top['data']}/{top['arch']} ({top['gain']:+.3f})"
+    return [
+        {
+            "claim": "LP-FT is better than FT",
+            "paper": "in over half of the evaluated cases",
+            "here": first,
+            "rows": lpft,
+        },
+        {
+            "claim": "Auto-RGN is better than FT",
+            "paper": "by up to 11 % for some modalities",
+            "here": second,
+            "rows": rgn,
+        },
+    ]

@@ -1,0 +1,154 @@
+"""What finished runs left: their settings, their test predictions, and means over them.
+
+    runs, warnings = read_runs("runs/")
+
+Standard library, numpy and metrics.py; no torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import metrics
+
+ORDER = {n: i for i, n in enumerate(("FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN"))}
+NAN = float("nan")
+
+
+@dataclass
+class Scored:
+    """The test split of a run: of every image, and of every unit of evaluation (study, patient) where they differ."""
+
+    images: list[str]
+    image_labels: np.ndarray  # (N,) int, or (N, L) 0, 1, nan
+    image_scores: np.ndarray  # (N, C)
+    labels: np.ndarray
+    scores: np.ndarray
+    groups: np.ndarray  # (U,) str: what is resampled
+
+
+@dataclass
+class Run:
+    """A run folder. status: done, failed or unfinished; reason: why it is not done. result: its metrics.json."""
+
+    folder: Path
+    cell: dict
+    strategy: str  # the paper's name
+    config: dict
+    status: str
+    reason: str = ""
+    result: dict = field(default_factory=dict)
+
+    @property
+    def block(self) -> tuple[str, str]:
+        return self.cell["data"], self.cell["arch"]
+
+    @property
+    def at(self) -> tuple[int, int]:
+        return self.cell["seed"], self.cell["fold"]
+
+    def value(self, split: str, metric: str) -> float:
+        value = self.result[split]["values"].get(metric)
+        return NAN if value is None else value
+
+    def rows(self, name: str) -> list[dict]:
+        """A CSV of the folder; none where it is missing."""
+        file = self.folder / name
+        if not file.is_file():
+            return []
+        with open(file, encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines))
+
+
+def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
+    """(runs, warnings): every run folder below, in the order of the tables; a damaged one is left out and named."""
+    found, warnings = [], []
+    for file in sorted(Path(folder).glob("*/*/*/seed*-fold*/config.json")):
+        try:
+            found.append(read_run(file.parent))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            warnings.append(f"left out, {file.parent} is damaged: {type(error).__name__}: {error}")
+    found.sort(key=lambda r: (*r.block, ORDER.get(r.strategy, 99), r.strategy, *r.at))
+    return found, warnings
+
+
+def read_run(folder: Path) -> Run:
+    """One run. ValueError or KeyError where its files are damaged."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    cell = config["settings"]["cell"]
+    config["data"]["splits"], config["environment"], config["arguments"]  # all of them are needed
+    run = Run(folder, cell, config["strategy"], config, "unfinished")
+    if (folder / "metrics.json").is_file():
+        run.result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        run.result["test"]["values"], run.result["val"]["values"], run.result["minutes"]
+        if not (folder / "predictions.csv").is_file():
+            raise ValueError("predictions.csv is missing")
+        run.status = "done"
+    elif (folder / "failed.json").is_file():
+        run.status = "failed"
+        run.reason = json.loads((folder / "failed.json").read_text(encoding="utf-8"))["reason"]
+    else:
+        run.reason = f"{len(run.rows('log.csv'))} of {config['settings']['epochs']} epochs"
+    return run
+
+
+def read_scored(run: Run) -> Scored:
+    """The run's test predictions. ValueError where predictions.csv does not fit config.json."""
+    settings, data = run.config["settings"], run.config["data"]
+    classes, multiclass = settings["classes"], settings["task"] == "multiclass"
+    with open(run.folder / "predictions.csv", encoding="utf-8", newline="") as lines:
+        reader = csv.reader(lines)
+        head = next(reader)
+        at = {name: i for i, name in enumerate(head)}
+        rows = [row for row in reader if row[at["split"]] == "test"]
+    if not rows:
+        raise ValueError("no test image is in it")
+    scores = np.array([[float(row[at[f"score_{c}"]]) for c in classes] for row in rows])
+    if multiclass:
+        number = {c: i for i, c in enumerate(classes)}
+        labels = np.array([number[row[at["label"]]] for row in rows])
+    else:
+        columns = [at[f"label_{c}"] for c in classes]
+        labels = np.array([[float(row[i]) if row[i] else NAN for i in columns] for row in rows])
+    images, groups = [row[at["image"]] for row in rows], np.array([row[at["group"]] for row in rows])
+    how = data["unit_score"]
+    if how in (None, "video"):
+        return Scored(images, labels, scores, labels, scores, groups)
+    units = np.array([row[at[data["unit_kind"]]] for row in rows])
+    unit_scores, unit_labels, names = metrics.aggregate(scores, labels, units, how)
+    group_of = dict(zip(units.tolist(), groups.tolist()))
+    return Scored(
+        images, labels, scores, unit_labels, unit_scores, np.array([group_of[u] for u in names.tolist()])
+    )
+
+
+def spread(values: Iterable[float]) -> dict:
+    """Mean and standard deviation (ddof 1) of the values that are defined, and how many they are."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return {
+        "mean": float(np.mean(known)) if known else NAN,
+        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else NAN,
+        "n": len(known),
+    }
+
+
+def mean_over_runs(values: list[np.ndarray]) -> np.ndarray:
+    """The mean over runs of each resample, (R,) or (R, P), over those where it is defined."""
+    stacked = np.stack(values)
+    known = ~np.isnan(stacked)
+    total = np.where(known, stacked, 0.0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), NAN)
+
+
+def listed(names: list[str], last: str = "and") -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def plural(kind: str, n: int) -> str:
+    return f"{n} {kind if n == 1 else kind[:-1] + 'ies' if kind.endswith('y') else kind + 's'}"

@@ -1,0 +1,566 @@
+"""From run folders to the report: run folders are written here by hand, so that every number is known."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import analysis
+import metrics
+import report
+import results
+import stats
+import views
+
+CLASSES = ["benign", "malignant"]
+KEYS = {"FT": "ft", "LP": "lp", "G-LF": "glf", "LP-FT": "lpft", "Auto-RGN": "autorgn", "L2-SP": "l2sp"}
+
+
+def right_scores(labels, right, confidence=0.8, classes=2):
+    """(N, C) scores that call the true class where right, else the next one."""
+    called = np.where(right, labels, (labels + 1) % classes)
+    scores = np.full((len(labels), classes), (1 - confidence) / (classes - 1))
+    scores[np.arange(len(labels)), called] = confidence
+    return scores
+
+
+def all_right(labels):
+    return right_scores(labels, np.full(len(labels), True))
+
+
+def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0, fold=0, groups=None, images=None,
+              classes=CLASSES, task="multiclass", metric="accuracy", unit=None, units=None, changed=None, tuning=None,
+              status="done", train=100):  # fmt: skip
+    """A run folder as ftcompare leaves it, with these test predictions (and the same for validation)."""
+    folder = root / data / arch / KEYS[strategy] / f"seed{seed}-fold{fold}"
+    folder.mkdir(parents=True)
+    n = len(labels)
+    images = images or [f"i{k:03d}.png" for k in range(n)]
+    groups = groups or images
+    cell = {"data": data, "arch": arch, "strategy": KEYS[strategy], "seed": seed, "fold": fold, "trial": None}
+    settings = {"cell": cell, "task": task, "classes": classes, "metric": metric, "lr": 1e-4, "epochs": 2, "threshold": "youden",
+                "hyperparameters": {"bn": "train"}, "split_hash": {"test": str(hash(tuple(images)))}, "tune": 0}  # fmt: skip
+    kinds = {
+        "group_kind": "patient",
+        "unit_kind": unit or "image",
+        "unit_score": "mean" if unit == "study" else unit,
+    }
+    counts = {"images": n, "groups": len(set(groups)), "units": n, "classes": dict.fromkeys(classes, 1)}
+    about = {"name": data, "citation": None, "images": 2 * n + train, "leave_out": [], "official_test": False, **kinds,
+             "splits": {"train": counts | {"images": train}, "val": counts, "test": counts},
+             "groups_in_two_splits": 0, "identical_across_splits": 0, "notes": []}  # fmt: skip
+    config = {"settings": settings | (changed or {}), "strategy": strategy, "tuning": tuning, "data": about,
+              "environment": {"torch": "9", "weights": "none"}, "arguments": {"epochs": 2}, "command": ["ftcompare.py"]}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "log.csv").write_text(
+        f"epoch,train_loss,val_loss,val_{metric}\n1,1.0,1.2,0.{seed + 4}\n2,0.5,0.8,0.{seed + 6}\n"
+    )
+    if status == "failed":
+        (folder / "failed.json").write_text(json.dumps({"reason": "the training loss is nan"}))
+    if status != "done":
+        return folder
+    rows = []
+    for split in ("val", "test"):
+        for k in range(n):
+            row = {"image": images[k], "group": groups[k]} | ({unit: units[k]} if unit else {})
+            if task == "multiclass":
+                row["label"] = classes[labels[k]]
+            else:
+                row |= {f"label_{c}": "" if math.isnan(y) else int(y) for c, y in zip(classes, labels[k])}
+            rows.append(
+                row | {f"score_{c}": repr(float(x)) for c, x in zip(classes, scores[k])} | {"split": split}
+            )
+    with open(folder / "predictions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    scored = (scores, labels)
+    if unit == "study":
+        scored = metrics.aggregate(scores, labels, np.array(units), "mean")[:2]
+    value = metrics.evaluate(task, *scored, classes)
+    result = {"cell": cell, "metric": metric, "second": "auroc", "best_epoch": 2, "epochs": 2, "optimizer_steps": 8,
+              "minutes": 1.5, "peak_memory_bytes": 2**20, "trainable_parameters": 10, "parameters": 20, "positive": classes[1],
+              "thresholds": [0.5] * (1 if task == "multiclass" else len(classes)), "val": value, "test": value}  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(result).replace("NaN", "null"))
+    return folder
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def toy(rng, n=200):
+    return rng.integers(0, 2, n)
+
+
+def pair_of(block, a, b):
+    return analysis.find_pair(block, a, b)
+
+
+# ---------------------------------------------------------------------------------------------- one block
+
+
+def test_a_row_holds_mean_standard_deviation_and_the_group_bootstrap_of_its_runs(tmp_path, rng):
+    labels, groups = toy(rng, 60), [f"p{k // 3}" for k in range(60)]
+    accuracy = []
+    for seed in range(3):
+        right = rng.random(60) < 0.7
+        accuracy.append(right.mean())
+        write_run(tmp_path, "FT", right_scores(labels, right), labels, seed=seed, groups=groups)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    row = block["rows"][0]
+    assert row["test"]["mean"] == pytest.approx(np.mean(accuracy), abs=1e-12) and row["test"]["n"] == 3
+    assert row["test"]["sd"] == pytest.approx(np.std(accuracy, ddof=1), abs=1e-12)
+    assert (block["test_images"], block["test_groups"], block["seeds"]) == (60, 20, [0, 1, 2])
+    # the same interval by a plain loop over resamples: patients drawn, the three runs averaged
+    weights = stats.resample_groups(20, analysis.RESAMPLES, seed=0)
+    order = sorted({g for g in groups})
+    runs, _ = results.read_runs(tmp_path)
+    scored = [results.read_scored(run) for run in runs]
+    looped = []
+    for w in weights[:400]:
+        rows = np.concatenate(
+            [np.repeat([k for k in range(60) if groups[k] == g], n) for g, n in zip(order, w)]
+        ).astype(int)
+        looped.append(np.mean([(s.scores.argmax(1) == s.labels)[rows].mean() for s in scored]))
+    boot = analysis.bootstrap(
+        runs, {(r.strategy, r.at): s for r, s in zip(runs, scored)}, "accuracy", "auroc"
+    )
+    ours = results.mean_over_runs([boot["FT", r.at, "accuracy"] for r in runs])
+    assert ours[:400] == pytest.approx(looped, abs=1e-12)
+    assert (row["test"]["low"], row["test"]["high"]) == pytest.approx(
+        tuple(np.percentile(ours, [2.5, 97.5])), abs=1e-12
+    )
+
+
+def test_a_pair_is_paired_and_counts_what_only_one_has_right(tmp_path, rng):
+    labels = toy(rng)
+    a, b = rng.random(200) < 0.9, rng.random(200) < 0.6
+    write_run(tmp_path, "FT", right_scores(labels, b), labels)
+    write_run(tmp_path, "LP-FT", right_scores(labels, a), labels)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = pair_of(block, "LP-FT", "FT")
+    assert pair["difference"] == pytest.approx(a.mean() - b.mean(), abs=1e-12)
+    assert pair["verdict"] == "better" and pair["low"] > 0
+    turned = pair_of(block, "FT", "LP-FT")
+    assert turned["difference"] == -pair["difference"] and (turned["low"], turned["high"]) == (
+        -pair["high"],
+        -pair["low"],
+    )
+    assert turned["verdict"] == "worse"
+    kept = block["pairs"][0]
+    assert (kept["mcnemar"]["only_a"], kept["mcnemar"]["only_b"]) == ((b & ~a).sum(), (a & ~b).sum())
+    assert block["verdict"].startswith(f"LP-FT has the highest accuracy, {a.mean():.3f} [")
+    assert "better than FT by" in block["verdict"] and "One run each" in block["verdict"]
+
+
+def test_two_strategies_with_the_same_predictions_are_not_separable_and_nothing_divides_by_zero(
+    tmp_path, rng
+):
+    labels = toy(rng)
+    scores = right_scores(labels, rng.random(200) < 0.8)
+    for fold in range(5):
+        images = [f"f{fold}-{k}" for k in range(200)]
+        for strategy in ("FT", "LP"):
+            write_run(tmp_path, strategy, scores, labels, fold=fold, images=images)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = block["pairs"][0]
+    assert (pair["difference"], pair["low"], pair["high"], pair["p_bootstrap"]) == (0, 0, 0, 1)
+    assert pair["mcnemar"]["p"] == 1 and pair["t"]["p"] == 1 and pair["verdict"] == "not separable"
+    assert "No strategy is separable from FT at n = 1000 patients" in block["verdict"]
+
+
+def test_over_five_folds_the_t_test_is_corrected_and_wilcoxon_is_left_out_with_its_reason(tmp_path, rng):
+    labels, differences = toy(rng, 50), []
+    for fold in range(5):
+        images = [f"f{fold}-{k}" for k in range(50)]
+        per_seed = []
+        for seed in range(2):
+            a, b = rng.random(50) < 0.8, rng.random(50) < 0.7
+            per_seed.append(a.mean() - b.mean())
+            write_run(
+                tmp_path,
+                "FT",
+                right_scores(labels, a),
+                labels,
+                seed=seed,
+                fold=fold,
+                images=images,
+                train=200,
+            )
+            write_run(
+                tmp_path,
+                "LP",
+                right_scores(labels, b),
+                labels,
+                seed=seed,
+                fold=fold,
+                images=images,
+                train=200,
+            )
+        differences.append(np.mean(per_seed))
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = block["pairs"][0]
+    t = np.mean(differences) / math.sqrt(
+        (1 / 5 + 50 / 200) * np.var(differences, ddof=1)
+    )  # Nadeau and Bengio 2003
+    assert pair["t"]["t"] == pytest.approx(t, rel=1e-12) and pair["t"]["df"] == 4 and pair["wilcoxon"] is None
+    notes = " ".join(block["pair_notes"])
+    assert "smallest possible p is 0.0625" in notes and "n_test / n_train = 0.25" in notes
+    assert block["test_images"] == 250 and pair["runs"] == 10
+
+
+def test_with_six_folds_wilcoxon_is_there(tmp_path, rng):
+    labels = toy(rng, 40)
+    for fold in range(6):
+        images = [f"f{fold}-{k}" for k in range(40)]
+        write_run(
+            tmp_path, "FT", right_scores(labels, np.arange(40) >= fold), labels, fold=fold, images=images
+        )
+        write_run(
+            tmp_path,
+            "LP",
+            right_scores(labels, np.arange(40) >= 2 * fold + 1),
+            labels,
+            fold=fold,
+            images=images,
+        )
+    pair = analysis.analyse(tmp_path)["blocks"][0]["pairs"][0]
+    assert (
+        pair["wilcoxon"]["p"] == pytest.approx(2 / 2**6) and pair["wilcoxon"]["n"] == 6
+    )  # all six differ one way
+
+
+def test_delong_is_there_for_independent_images_and_else_its_reason(tmp_path, rng):
+    labels = toy(rng, 80)
+    scores = {}
+    for strategy in ("FT", "LP"):
+        p = np.clip(0.5 + (labels - 0.5) * 0.5 + rng.normal(0, 0.25, 80), 0, 1)
+        scores[strategy] = np.stack([1 - p, p], 1)
+    for strategy, values in scores.items():
+        write_run(tmp_path / "apart", strategy, values, labels)
+        write_run(tmp_path / "grouped", strategy, values, labels, groups=[f"p{k // 2}" for k in range(80)])
+    apart = analysis.analyse(tmp_path / "apart")["blocks"][0]
+    expected = stats.delong(scores["FT"][:, 1], scores["LP"][:, 1], labels == 1)
+    assert apart["pairs"][0]["delong"]["p"] == pytest.approx(expected["p"], abs=1e-12)
+    grouped = analysis.analyse(tmp_path / "grouped")["blocks"][0]
+    assert grouped["pairs"][0]["delong"] is None
+    assert any("DeLong: left out, it needs independent images" in note for note in grouped["pair_notes"])
+    assert any("which the bootstrap does not" in note for note in grouped["pair_notes"])
+
+
+def test_holm_runs_over_the_pairs_of_a_block(tmp_path, rng):
+    labels = toy(rng)
+    for strategy, share in (("FT", 0.6), ("LP", 0.7), ("LP-FT", 0.75)):
+        write_run(tmp_path, strategy, right_scores(labels, rng.random(200) < share), labels)
+    pairs = analysis.analyse(tmp_path)["blocks"][0]["pairs"]
+    assert len(pairs) == 3
+    ordered = sorted(pairs, key=lambda p: p["p_bootstrap"])
+    expected, worst = [], 0.0
+    for i, pair in enumerate(ordered):  # Holm 1979: times the number of hypotheses still open, never falling
+        worst = max(worst, min(1.0, (3 - i) * pair["p_bootstrap"]))
+        expected.append(worst)
+    assert [p["p_holm"] for p in ordered] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):
+    labels = toy(rng)
+    write_run(tmp_path, "FT", right_scores(labels, rng.random(200) < 0.95, 0.9), labels, metric="brier")
+    write_run(tmp_path, "LP", right_scores(labels, rng.random(200) < 0.6, 0.9), labels, metric="brier")
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert block["verdict"].startswith("FT has the lowest brier") and block["pairs"][0]["verdict"] == "better"
+    assert [row["best"] for row in block["rows"]] == [True, False]
+
+
+def test_strategies_on_different_images_are_not_compared(tmp_path, rng):
+    labels = toy(rng, 30)
+    write_run(tmp_path, "FT", all_right(labels), labels)
+    write_run(
+        tmp_path,
+        "LP",
+        all_right(labels),
+        labels,
+        images=[f"other{k}" for k in range(30)],
+    )
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert block["pairs"] == [] and any("tested on different images" in note for note in block["pair_notes"])
+    assert any(note.startswith("NOT COMPARABLE") for note in block["notes"])
+
+
+def test_unfinished_failed_and_missing_runs_are_shown_and_the_short_strategy_is_not_ranked(tmp_path, rng):
+    labels = toy(rng, 100)
+    for fold in range(2):
+        images = [f"f{fold}-{k}" for k in range(100)]
+        write_run(
+            tmp_path, "FT", right_scores(labels, rng.random(100) < 0.6), labels, fold=fold, images=images
+        )
+    write_run(tmp_path, "LP", all_right(labels), labels, images=[f"f0-{k}" for k in range(100)])
+    write_run(tmp_path, "LP", None, labels, fold=1, status="failed")
+    write_run(tmp_path, "L2-SP", None, labels, status="unfinished")
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert {(c["strategy"], c["fold"], c["status"], c["reason"]) for c in block["cells"]} == {
+        ("LP", 1, "failed", "the training loss is nan"),
+        ("L2-SP", 0, "unfinished", "2 of 2 epochs"),
+        ("L2-SP", 1, "not run", ""),
+    }
+    rows = {row["strategy"]: row for row in block["rows"]}
+    assert (rows["LP"]["done"], rows["LP"]["failed"], rows["L2-SP"]["missing"]) == (1, 1, 1)
+    assert rows["FT"]["best"] and not rows["LP"]["best"]  # LP has 1.0, from one fold of two
+    assert "not ranked: LP and L2-SP" in " ".join(block["notes"])
+    assert pair_of(block, "LP", "FT")["runs"] == 1
+    assert math.isnan(rows["L2-SP"]["test"]["mean"])
+
+
+def test_a_damaged_run_is_left_out_by_name_and_the_others_are_reported(tmp_path, rng):
+    labels = toy(rng, 30)
+    write_run(tmp_path, "FT", all_right(labels), labels)
+    (write_run(tmp_path, "LP", all_right(labels), labels) / "metrics.json").write_text('{"cel')
+    (write_run(tmp_path, "L2-SP", all_right(labels), labels) / "predictions.csv").write_text("image\n")
+    found = analysis.analyse(tmp_path)
+    assert [row["strategy"] for row in found["blocks"][0]["rows"] if row["done"]] == ["FT"]
+    assert sum("lp/seed0-fold0" in w for w in found["warnings"]) == 1
+    assert sum("l2sp/seed0-fold0" in w and "predictions.csv is damaged" in w for w in found["warnings"]) == 1
+
+
+def test_a_study_is_scored_once_and_patients_are_resampled(tmp_path, rng):
+    labels = np.repeat(toy(rng, 20), 3)
+    studies, patients = [f"s{k // 3}" for k in range(60)], [f"p{k // 6}" for k in range(60)]
+    scores = rng.dirichlet([1, 1], 60)
+    write_run(tmp_path, "FT", scores, labels, unit="study", units=studies, groups=patients)
+    run = results.read_runs(tmp_path)[0][0]
+    scored = results.read_scored(run)
+    assert scored.scores == pytest.approx(scores.reshape(20, 3, 2).mean(1), abs=1e-12)
+    assert scored.groups.tolist() == [f"p{k // 2}" for k in range(20)] and len(scored.images) == 60
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert (block["test_units"], block["test_groups"], block["unit_kind"]) == (20, 10, "study")
+    right = scores.reshape(20, 3, 2).mean(1).argmax(1) == labels[::3]
+    assert block["rows"][0]["test"]["mean"] == pytest.approx(right.mean(), abs=1e-12)
+
+
+def test_several_labels_with_unknown_ones_are_reported(tmp_path, rng):
+    labels = rng.integers(0, 2, (60, 3)).astype(float)
+    labels[rng.random((60, 3)) < 0.2] = np.nan
+    scores = rng.random((60, 3))
+    for strategy in ("FT", "LP"):
+        write_run(
+            tmp_path,
+            strategy,
+            scores,
+            labels,
+            classes=["a", "b", "c"],
+            task="multilabel",
+            metric="average_precision",
+        )
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    expected = metrics.evaluate("multilabel", scores, labels, ["a", "b", "c"])["values"]["average_precision"]
+    assert block["rows"][0]["test"]["mean"] == pytest.approx(expected, abs=1e-12)
+    assert block["confusion"] == {} and len(block["roc"]["FT"]) == 3 and len(block["thresholds"]) == 6
+
+
+# ------------------------------------------------------------------------------------------------ over blocks
+
+
+def four_blocks(root, rng):
+    """LP-FT beats FT in three of four; Auto-RGN in one, by 0.3."""
+    labels = np.tile([0, 1], 50)
+    accuracy = {
+        ("a", "net"): (60, 70, 50),
+        ("a", "wide"): (60, 65, 90),
+        ("b", "net"): (60, 90, 55),
+        ("b", "wide"): (60, 55, 50),
+    }
+    for (data, arch), counts in accuracy.items():
+        for strategy, n in zip(("FT", "LP-FT", "Auto-RGN"), counts):
+            write_run(root, strategy, right_scores(labels, np.arange(100) < n), labels, data=data, arch=arch)
+
+
+def test_the_papers_two_claims_are_counted_on_the_users_runs(tmp_path, rng):
+    four_blocks(tmp_path, rng)
+    found = analysis.analyse(tmp_path)
+    first, second = found["claims"]
+    assert first["here"].startswith("better in 3 of 4 cases (75%)")
+    assert [round(row["gain"], 6) for row in first["rows"]] == [0.1, 0.05, 0.3, -0.05]
+    assert (
+        second["here"].startswith("at most by 0.300 [")
+        and "50.0% of FT's value, on a/wide" in second["here"]
+    )
+
+
+def test_ranks_over_blocks_are_those_worked_by_hand(tmp_path, rng):
+    four_blocks(tmp_path, rng)
+    across = analysis.analyse(tmp_path)["across"]
+    assert across["ranks"] == [[2, 1, 3], [3, 2, 1], [2, 1, 3], [1, 2, 3]]
+    assert across["average_ranks"] == {"FT": 2.0, "LP-FT": 1.5, "Auto-RGN": 2.5}
+    assert across["friedman"]["chi2"] == pytest.approx(
+        12 * 4 / (3 * 4) * (4 + 2.25 + 6.25 - 3 * 16 / 4), abs=1e-12
+    )
+    assert across["cd"] == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 4)), abs=1e-9)
+    assert across["cliques"] == [["LP-FT", "FT", "Auto-RGN"]]
+    assert {row["strategy"]: (row["better"], row["of"]) for row in across["beats_ft"]} == {
+        "LP-FT": (3, 4),
+        "Auto-RGN": (1, 4),
+    }
+    assert all(
+        math.isnan(p["p"]) and "pairs" in p["note"] for p in across["pairs"]
+    )  # four are fewer than six
+
+
+def test_one_block_has_no_ranks_and_says_why(tmp_path, rng):
+    labels = toy(rng, 30)
+    write_run(tmp_path, "FT", all_right(labels), labels)
+    found = analysis.analyse(tmp_path)
+    assert found["across"] is None and "two or more" in found["across_note"]
+    assert "not to be said" in found["claims"][0]["here"]
+
+
+# ---------------------------------------------------------------------------------------- what the page shows
+
+
+def test_curves_calibration_and_thresholds_are_what_the_predictions_say(tmp_path, rng):
+    labels = np.array([1, 1, 1, 0, 0, 0, 0, 1])
+    p = np.array([0.95, 0.85, 0.35, 0.05, 0.15, 0.65, 0.45, 0.75])
+    write_run(tmp_path, "FT", np.stack([1 - p, p], 1), labels)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    roc = block["roc"]["FT"][0]
+    assert roc["class"] == "malignant" and roc["auroc"] == pytest.approx(14 / 16)  # 16 pairs, 0.35 loses two
+    at = {round(x, 2): y for x, y in zip(roc["grid"], roc["mean"])}
+    assert (
+        at[0.0] == 0.75 and at[0.24] == 0.75 and at[1.0] == 1.0
+    )  # of four positives three stand above every negative
+    bins = {
+        round(b["confidence"], 2): (b["accuracy"], b["count"]) for b in block["calibration"]["FT"]["bins"]
+    }
+    assert bins[0.95] == (1.0, 2) and bins[0.65] == (
+        0.0,
+        2,
+    )  # 0.35 for a positive and 0.65 for a negative are wrong
+    row = block["thresholds"][0]
+    assert (row["sensitivity"], row["specificity"], row["ppv"], row["npv"]) == (0.75, 0.75, 0.75, 0.75)
+    assert block["confusion"]["FT"] == [[3, 1], [1, 3]]
+    assert block["hardest"][0]["image"] in ("i002.png", "i005.png") and block["hardest"][0][
+        "mean_right"
+    ] == pytest.approx(0.35)
+    assert block["hardest"][0]["predictions"]["FT"]["right"] is False
+
+
+def test_learning_curves_are_means_over_runs_with_their_range(tmp_path, rng):
+    labels = toy(rng, 30)
+    for seed in range(3):
+        write_run(tmp_path, "FT", all_right(labels), labels, seed=seed)
+    curve = analysis.analyse(tmp_path)["blocks"][0]["curves"]["FT"]
+    assert [(c["epoch"], round(c["val_metric"], 9), c["low"], c["high"], c["runs"]) for c in curve] == [
+        (1, 0.5, 0.4, 0.6, 3),
+        (2, 0.7, 0.6, 0.8, 3),
+    ]
+
+
+def test_rates_are_means_over_runs(tmp_path, rng):
+    labels = toy(rng, 30)
+    for seed in range(2):
+        folder = write_run(tmp_path, "Auto-RGN", all_right(labels), labels, seed=seed)
+        lines = [
+            "epoch,layer,block,grad_norm,weight_norm,ratio,lr",
+            f"1,conv1,stem,1,1,1,{0.1 + 0.2 * seed}",
+            "1,fc,head,1,1,1,0.5",
+        ]
+        (folder / "ratios.csv").write_text("\n".join(lines) + "\n")
+    ratios = analysis.analyse(tmp_path)["blocks"][0]["ratios"]
+    assert ratios == {
+        "layers": ["conv1", "fc"],
+        "blocks": ["stem", "head"],
+        "epochs": [1],
+        "rate": [[pytest.approx(0.2)], [0.5]],
+    }
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_thumbnail_is_the_picture_that_pillow_reads(tmp_path, rng, channels):
+    pixels = rng.integers(0, 256, (channels, 7, 5), dtype=np.uint8)
+    (tmp_path / "x.png").write_bytes(views.png(pixels))
+    read = np.asarray(Image.open(tmp_path / "x.png"))
+    assert np.array_equal(
+        read if channels == 1 else read.transpose(2, 0, 1), pixels[0] if channels == 1 else pixels
+    )
+
+
+# ------------------------------------------------------------------------------------------ what is written
+
+
+@pytest.fixture
+def runs_folder(tmp_path, rng):
+    four_blocks(tmp_path, rng)
+    write_run(tmp_path, "LP", None, np.zeros(3, int), data="a", status="failed")
+    return tmp_path
+
+
+def test_everything_is_written_and_no_temporary_file_stays(runs_folder):
+    report.build(runs_folder)
+    assert {"results.csv", "comparisons.csv", "report.md", "report.html", "tables"} <= {
+        f.name for f in runs_folder.iterdir()
+    }
+    assert not list(runs_folder.rglob("*.tmp"))
+    with open(runs_folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 13 and [r["status"] for r in rows].count("failed") == 1
+    assert {r["reason"] for r in rows if r["status"] == "failed"} == {"the training loss is nan"}
+    with open(runs_folder / "comparisons.csv", newline="") as file:
+        pairs = list(csv.DictReader(file))
+    assert len(pairs) == 4 * 3
+    first = next(r for r in pairs if (r["data"], r["arch"], r["a"], r["b"]) == ("a", "net", "FT", "LP-FT"))
+    assert float(first["difference"]) == pytest.approx(-0.1) and first["wilcoxon_p"] == ""
+    page = (runs_folder / "report.html").read_text()
+    assert "LP-FT has the highest accuracy, 0.700" in page and "the training loss is nan" in page
+    assert "nan" not in {r["p_holm"] for r in pairs}
+
+
+def test_both_commands_write_the_same_report_and_neither_needs_torch(runs_folder):
+    """With torch and torchvision made impossible to import, report.py works; --report gives the same bytes."""
+    block = "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; sys.argv = sys.argv[1:]; "
+    script = block + "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+    one = subprocess.run([sys.executable, "-c", script, ROOT / "report.py", runs_folder], capture_output=True, text=True,
+                         check=False, cwd=ROOT)  # fmt: skip
+    assert one.returncode == 0, one.stderr
+    names = ("results.csv", "comparisons.csv", "report.md", "report.html")
+    first = {name: (runs_folder / name).read_bytes() for name in names}
+    two = subprocess.run([sys.executable, ROOT / "ftcompare.py", "--report", runs_folder], capture_output=True, text=True,
+                         check=False)  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    assert {name: (runs_folder / name).read_bytes() for name in names} == first and one.stdout == two.stdout
+
+
+@pytest.mark.parametrize("make", ["nothing", "empty"])
+def test_a_folder_without_runs_is_refused_in_one_line(tmp_path, make):
+    folder = tmp_path / "runs"
+    if make == "empty":
+        folder.mkdir()
+    for command in ([ROOT / "report.py", folder], [ROOT / "ftcompare.py", "--report", folder]):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+        assert (
+            done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and str(folder) in done.stderr
+        )
+
+
+def test_tuned_rates_trials_and_edges_reach_the_row(tmp_path, rng):
+    labels = toy(rng, 30)
+    trial = {"lr": 1e-3, "alpha": None, "edge": ["lr"], "value": 0.9, "optimizer_steps": 8, "minutes": 0.5}
+    tuning = {
+        "trials": [trial, trial],
+        "optimizer_steps": 16,
+        "minutes": 1.0,
+        "lr": 1e-3,
+        "edge": ["lr"],
+        "value": 0.9,
+    }
+    for seed in range(2):  # the seeds of a fold share its trials
+        write_run(tmp_path, "FT", all_right(labels), labels, seed=seed, tuning=tuning)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    row = block["rows"][0]
+    assert (row["trials"], row["tuning_steps"], row["lr"], row["minutes_total"]) == (2, 16, [1e-3], 4.0)
+    assert row["edge"] == ["lr in fold 0"] and any("chosen at the edge" in note for note in block["notes"])

@@ -1,0 +1,301 @@
+"""--tune: equal trials for every strategy, inside the training part of the fold, or refused."""
+
+import argparse
+import csv
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import datasets
+import ftcompare
+import runs
+import strategies
+
+ARCH = "shufflenet_v2_x0_5"
+SMALL = [
+    "--data",
+    "demo-tiny",
+    "--arch",
+    ARCH,
+    "--weights",
+    "none",
+    "--img-size",
+    "32",
+    "--device",
+    "cpu",
+    "--epochs",
+    "1",
+]
+
+
+def command(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ftcompare.py", *map(str, arguments)])
+    code = ftcompare.command_line()
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def read_json(file):
+    return json.loads(file.read_text())
+
+
+# ------------------------------------------------------------------------------------------------- the trials
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 9, 20])
+def test_every_strategy_has_the_same_number_of_different_trials_and_the_default_is_the_first(n, opt):
+    for key, entry in strategies.STRATEGIES.items():
+        trials = strategies.trials(key, opt, n, seed=3)
+        points = [(t["lr"], t["alpha"]) for t in trials]
+        assert len(points) == len(set(points)) == n
+        assert points[0] == (entry.default_lr(opt), entry.alpha)
+        grid = entry.rates(opt)
+        assert all(min(grid) <= lr <= max(grid) for lr, _ in points)
+        assert all(alpha in entry.alphas if entry.alphas else alpha is None for _, alpha in points)
+
+
+def test_alpha_is_a_dimension_of_the_same_trials_and_a_whole_grid_is_used_up():
+    whole = {(t["lr"], t["alpha"]) for t in strategies.trials("l2sp", "adamw", 15)}
+    assert whole == {(lr, a) for lr in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3) for a in (1e-3, 1e-2, 1e-1)}
+    assert {t["lr"] for t in strategies.trials("ft", "adamw", 5)} == {1e-5, 3e-5, 1e-4, 3e-4, 1e-3}
+
+
+def test_more_trials_than_the_grid_has_make_it_denser_between_the_same_ends():
+    rates = sorted(t["lr"] for t in strategies.trials("ft", "adamw", 9))
+    middles = [np.sqrt(a * b) for a, b in ((1e-5, 3e-5), (3e-5, 1e-4), (1e-4, 3e-4), (3e-4, 1e-3))]
+    assert rates == pytest.approx(sorted([1e-5, 3e-5, 1e-4, 3e-4, 1e-3, *middles]), rel=1e-12)
+
+
+def test_a_trial_knows_that_it_lies_at_an_end_of_its_grid():
+    edges = {(t["lr"], t["alpha"]): t["edge"] for t in strategies.trials("l2sp", "adamw", 15)}
+    assert edges[1e-4, 1e-2] == [] and edges[1e-5, 1e-2] == ["lr"] and edges[1e-3, 1e-1] == ["lr", "alpha"]
+
+
+def test_the_same_seed_draws_the_same_trials_and_another_seed_others():
+    draw = lambda seed: strategies.trials("l1sp", "adamw", 4, seed)
+    assert draw(1) == draw(1) and any(draw(1) != draw(seed) for seed in range(2, 6))
+
+
+def test_no_trial_is_refused():
+    with pytest.raises(ValueError, match="0 trials"):
+        strategies.trials("ft", "adamw", 0)
+
+
+# ------------------------------------------------------------------------------------------------- the split
+
+
+@pytest.fixture(scope="module")
+def index():
+    return datasets.load_index("demo-tiny")
+
+
+@pytest.fixture(scope="module")
+def outer(index):
+    return datasets.make_splits(index, seed=0, folds=2)[0]
+
+
+def test_tuning_sees_training_images_of_the_fold_alone_and_no_patient_twice(index, outer):
+    inner = datasets.nested_split(index, outer, seed=0)
+    assert set(inner) == {"", "train", "val"} and (outer[inner != ""] == "train").all()
+    assert (inner != "").sum() == (outer == "train").sum()
+    groups = np.array(index.groups)
+    assert not set(groups[inner == "train"]) & set(groups[inner == "val"])
+    assert set(index.labels[inner == "val"]) == set(range(len(index.classes)))
+    assert 0.05 < (inner == "val").sum() / (inner != "").sum() < 0.35
+
+
+@pytest.mark.parametrize("side", ["test", "val"])
+def test_an_arrangement_that_tunes_on_what_judges_the_fold_is_refused(index, outer, side):
+    inner = datasets.nested_split(index, outer, seed=0)
+    inner[np.flatnonzero(outer == side)[0]] = "val"
+    with pytest.raises(datasets.DataError, match="1 images are not training images of the fold"):
+        datasets.check_nested(index, outer, inner)
+
+
+def test_a_patient_who_also_scores_the_fold_is_refused(index, outer):
+    torn = outer.copy()
+    patient = index.groups[np.flatnonzero(outer == "test")[0]]
+    one = np.flatnonzero(np.array(index.groups) == patient)[0]
+    torn[one] = "train"  # a leak in the fold itself
+    inner = np.where(torn == "train", "train", "").astype("<U5")
+    with pytest.raises(datasets.DataError, match=f"1 patients also validate or test the fold: {patient}"):
+        datasets.check_nested(index, torn, inner)
+
+
+def test_a_patient_on_both_sides_of_the_tuning_split_is_refused(index, outer):
+    inner = datasets.nested_split(index, outer, seed=0)
+    many = [g for g in index.groups if index.groups.count(g) > 1]
+    rows = [i for i in np.flatnonzero(inner == "train") if index.groups[i] in many]
+    inner[rows[0]] = "val"
+    with pytest.raises(datasets.DataError, match="1 patients are in two splits"):
+        datasets.check_nested(index, outer, inner)
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """All eight strategies, two trials each, two seeds, two folds, by the real command."""
+    out = tmp_path_factory.mktemp("tuned")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(
+        sys, "argv", ["ftcompare.py", *SMALL, "--tune", "2", "--folds", "2", "--output-dir", str(out)]
+    )
+    assert ftcompare.command_line() == 0
+    patch.undo()
+    return out / "demo-tiny" / ARCH
+
+
+def test_trials_and_optimizer_steps_are_the_same_for_every_strategy(tuned):
+    spent = {}
+    for key in strategies.STRATEGIES:
+        trials = sorted((tuned / key / "tune").iterdir())
+        assert [t.name for t in trials] == [f"seed0-fold{f}-trial{i}" for f in (0, 1) for i in (0, 1)]
+        steps = [read_json(t / "metrics.json")["optimizer_steps"] for t in trials]
+        final = [
+            read_json(tuned / key / f"seed0-fold{f}" / "metrics.json")["optimizer_steps"] for f in (0, 1)
+        ]
+        spent[key] = (len(trials), steps, final)
+    assert len({str(s) for s in spent.values()}) == 1, spent
+    inner = read_json(tuned / "ft" / "tune" / "seed0-fold0-trial0" / "config.json")["data"]["splits"][
+        "train"
+    ]["images"]
+    assert spent["ft"][1][0] == -(-inner // 32)  # one epoch in batches of 32
+
+
+@pytest.mark.parametrize("key", strategies.STRATEGIES)
+@pytest.mark.parametrize("fold", [0, 1])
+def test_the_chosen_trial_is_the_best_on_the_tuning_validation_and_the_run_uses_its_rate(tuned, key, fold):
+    run = read_json(tuned / key / f"seed0-fold{fold}" / "config.json")
+    values = []
+    for i in range(2):
+        trial = tuned / key / "tune" / f"seed0-fold{fold}-trial{i}"
+        result, config = read_json(trial / "metrics.json"), read_json(trial / "config.json")
+        values.append((result["val"]["values"]["balanced_accuracy"], config["settings"]["lr"]))
+        assert "test" not in result and config["settings"]["cell"]["trial"] == i
+    best = max(values, key=lambda v: v[0])
+    assert run["tuning"]["value"] == best[0] and run["tuning"]["lr"] == best[1]
+    with open(tuned / key / f"seed0-fold{fold}" / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert max(float(r["lr_max"]) for r in rows) <= max(
+        best[1], strategies.STRATEGIES["lp"].default_lr("adamw")
+    )
+
+
+@pytest.mark.parametrize("key", ["ft", "l2sp"])
+def test_no_trial_holds_an_image_that_validates_or_tests_its_fold(tuned, key):
+    for fold in (0, 1):
+        with open(tuned / key / f"seed0-fold{fold}" / "predictions.csv") as file:
+            judging = {row["image"].split("-")[0] for row in csv.DictReader(file)}  # patients
+        with open(tuned / key / "tune" / f"seed0-fold{fold}-trial0" / "predictions.csv") as file:
+            tuning = {row["image"].split("-")[0] for row in csv.DictReader(file)}
+        assert tuning and not tuning & judging
+
+
+def test_trials_keep_their_numbers_and_not_their_checkpoints(tuned):
+    names = {f.name for f in (tuned / "ft" / "tune" / "seed0-fold0-trial0").iterdir()}
+    assert {"config.json", "log.csv", "metrics.json", "predictions.csv"} <= names and not {
+        "best.pt",
+        "last.pt",
+    } & names
+
+
+def test_a_second_call_with_another_seed_uses_the_trials_that_are_there(tuned, capsys, monkeypatch):
+    before = {f: f.stat().st_mtime_ns for f in tuned.glob("ft/tune/*/metrics.json")}
+    arguments = [
+        *SMALL,
+        "--tune",
+        "2",
+        "--folds",
+        "2",
+        "--strategy",
+        "ft",
+        "--seed",
+        "1",
+        "--output-dir",
+        tuned.parents[1],
+    ]
+    code, out, err = command(arguments, capsys, monkeypatch)
+    assert code == 0, err
+    assert out.count("done before") == 4  # two folds with two trials each
+    assert {f: f.stat().st_mtime_ns for f in tuned.glob("ft/tune/*/metrics.json")} == before
+    choice = [read_json(tuned / "ft" / f"seed{s}-fold0" / "config.json")["tuning"]["lr"] for s in (0, 1)]
+    assert choice[0] == choice[1]
+
+
+@pytest.mark.parametrize("flag", ["--lr", "--alpha"])
+def test_a_rate_that_is_given_and_tuned_is_refused(flag, capsys, monkeypatch):
+    code, _, err = command([*SMALL, "--tune", "2", flag, "0.01"], capsys, monkeypatch)
+    assert code == 2 and "leave out --lr and --alpha" in err
+
+
+# ------------------------------------------------------------------------------------ choosing, without training
+
+
+def chosen(monkeypatch, index, outer, values, strategy="ft", metric="balanced_accuracy", edit=None):
+    """tune() with trials whose validation values are given; says also what was told and which rows each saw."""
+    s = ftcompare.parse_arguments(
+        ["--data", "demo-tiny", "--tune", str(len(values)), "--output-dir", "nowhere"]
+    )
+    index = replace(index, metric=metric)
+    rows = {side: np.flatnonzero(outer == side) for side in datasets.SPLITS}
+    data = ftcompare.Data(index, None, np.arange(len(index)), rows, (), ())
+    seen, told = [], []
+
+    def run_cell(cell, data, weights, setting, say):
+        seen.append(data.rows)
+        value = values[cell.trial]
+        if value is None:
+            return {"failed": "the loss is nan"}
+        return {"val": {"values": {metric: value}}, "optimizer_steps": 3, "minutes": 0.5}
+
+    monkeypatch.setattr(ftcompare, "run_cell", run_cell)
+    if edit:
+        real = datasets.nested_split
+        monkeypatch.setattr(datasets, "nested_split", lambda *a, **k: edit(real(*a, **k)))
+    say = argparse.Namespace(line=told.append, skip=lambda n: None)
+    cell = ftcompare.Cell("demo-tiny", ARCH, strategy, 0, 0)
+    return ftcompare.tune(cell, data, runs.Weights("none"), s, say), seen, told
+
+
+def test_the_highest_value_is_chosen_and_of_equal_ones_the_first(monkeypatch, index, outer):
+    trials = strategies.trials("ft", "adamw", 4, 0)
+    assert chosen(monkeypatch, index, outer, [0.2, 0.6, 0.4, 0.6])[0]["lr"] == trials[1]["lr"]
+    result = chosen(monkeypatch, index, outer, [0.2, 0.6, 0.4, 0.5])[0]
+    assert result["optimizer_steps"] == 12 and result["minutes"] == 2.0 and result["value"] == 0.6
+
+
+def test_a_metric_whose_low_values_are_good_chooses_the_lowest(monkeypatch, index, outer):
+    trials = strategies.trials("ft", "adamw", 3, 0)
+    assert chosen(monkeypatch, index, outer, [0.2, 0.1, 0.4], metric="brier")[0]["lr"] == trials[1]["lr"]
+
+
+def test_a_choice_at_the_edge_of_the_grid_is_said(monkeypatch, index, outer):
+    trials = strategies.trials("ft", "adamw", 5, 0)
+    values = [float(t["lr"] == 1e-3) for t in trials]
+    result, _, told = chosen(monkeypatch, index, outer, values)
+    assert result["edge"] == ["lr"] and any("WARNING: lr at the edge of the grid" in line for line in told)
+    result, _, told = chosen(monkeypatch, index, outer, [float(t["lr"] == 1e-4) for t in trials])
+    assert result["edge"] == [] and not any("WARNING" in line for line in told)
+
+
+def test_trials_that_fail_or_are_undefined_are_passed_over_and_if_all_do_that_is_said(
+    monkeypatch, index, outer
+):
+    trials = strategies.trials("ft", "adamw", 3, 0)
+    assert chosen(monkeypatch, index, outer, [None, float("nan"), 0.1])[0]["lr"] == trials[2]["lr"]
+    assert chosen(monkeypatch, index, outer, [None, None])[0]["failed"] == "all 2 trials of --tune diverged"
+
+
+def test_a_planted_leak_is_refused_before_a_trial_is_trained(monkeypatch, index, outer):
+    def leak(inner):
+        inner[outer == "test"] = "val"  # tunes on the fold that scores
+        return inner
+
+    with pytest.raises(datasets.DataError, match="are not training images of the fold"):
+        chosen(monkeypatch, index, outer, [0.1, 0.2], edit=leak)

@@ -428,6 +428,10 @@ def verdict(block: dict) -> str:
         return f"{said}; no other strategy has a run to compare it with."
     if others:
         said += f"; it is not separable from {listed(others)}"
+    elif all(
+        row["best"] or row["done"] == 0 or find_pair(block, name, row["strategy"]) for row in block["rows"]
+    ):
+        said += "; every other strategy is separably worse"
     ft = find_pair(block, name, "FT") if name != "FT" else None
     if ft and ft["verdict"] == "better":
         said += f"; it is better than FT by {abs(ft['difference']):.3f} [{min(abs(ft['low']), abs(ft['high'])):.3f}, "

@@ -37,6 +37,7 @@ import images
 import metrics
 import report
 import runs
+import splits
 import strategies
 from datasets import DataError, Index
 
@@ -645,13 +646,13 @@ def describe_data(data: Data) -> dict:
     """What a report must know of the data when the data is no longer there."""
     index = data.index
     groups, units = np.array(index.groups), np.array(index.units if index.units is not None else index.paths)
-    splits = {}
+    held = {}
     for split, rows in data.rows.items():
         labels = index.labels[rows]
         multiclass = index.task == "multiclass"
         counts = [int((labels == c).sum()) if multiclass else int((labels[:, c] == 1).sum())
                   for c in range(len(index.classes))]  # fmt: skip
-        splits[split] = {
+        held[split] = {
             "images": len(rows),
             "groups": len(np.unique(groups[rows])),
             "units": len(np.unique(units[rows])),
@@ -673,10 +674,10 @@ def describe_data(data: Data) -> dict:
         "unit_kind": index.unit_kind,
         "unit_score": index.unit_score if index.units is not None else None,
         "leave_out": list(index.leave_out),
-        "splits": splits,
+        "splits": held,
         "official_test": "test" in index.official or bool(index.official_folds),
         "groups_in_two_splits": shared_groups(index, sides),
-        "identical_across_splits": len(datasets.spanning(data.identical, sides)),
+        "identical_across_splits": len(splits.spanning(data.identical, sides)),
         "notes": index.notes,
     }
 
@@ -777,10 +778,10 @@ def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, s
     sides = np.full(len(data.index), "", dtype="<U5")
     for side, rows in data.rows.items():
         sides[rows] = side
-    inner = datasets.nested_split(
+    inner = splits.nested_split(
         data.index, sides, data.identical, seed=s.split_seed, val_fraction=s.val_fraction
     )
-    datasets.check_nested(data.index, sides, inner)
+    splits.check_nested(data.index, sides, inner)
     nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
     rows, metric = [], data.index.metric
     for i, trial in enumerate(strategies.trials(cell.strategy, s.opt, s.tune, s.split_seed)):
@@ -988,7 +989,7 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
     if not s.dry_run:
         name = f"{datasets.safe_name(index.name)}-seed{s.split_seed}-folds{len(folds)}.csv"
         print(
-            f"  written: {datasets.write_splits(Path(s.output_dir) / 'splits' / name, index, folds)}",
+            f"  written: {splits.write_splits(Path(s.output_dir) / 'splits' / name, index, folds)}",
             flush=True,
         )
     return Prepared(index, pixels.data, lookup, folds, s, pixels.digest, index.fingerprint(), identical)
@@ -997,15 +998,15 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
 def cut_folds(index: Index, identical: list[list[int]], s: argparse.Namespace) -> list[np.ndarray]:
     """The folds that the settings ask for."""
     if s.splits_file:
-        folds = datasets.read_splits(Path(s.splits_file), index)
+        folds = splits.read_splits(Path(s.splits_file), index)
     else:
         fractions = {"val_fraction": s.val_fraction, "test_fraction": s.test_fraction}
-        folds = datasets.make_splits(index, identical, seed=s.split_seed, **fractions, folds=s.folds)
+        folds = splits.make_splits(index, identical, seed=s.split_seed, **fractions, folds=s.folds)
     if s.drop_duplicates:
-        folds = [datasets.without_copies(identical, sides) for sides in folds]
+        folds = [splits.without_copies(identical, sides) for sides in folds]
         for sides in folds:
             kept = np.flatnonzero(sides != "")
-            datasets.check_split(index.keep(kept), sides[kept], "without the copies")
+            splits.check_split(index.keep(kept), sides[kept], "without the copies")
     return folds
 
 
@@ -1022,7 +1023,7 @@ def check(name: str, s: argparse.Namespace) -> bool:
         "found": pixels.found,
         "warnings": pixels.warnings,
     }
-    rows, problems, warnings = datasets.check_data(index, folds, **found, problems=torn)
+    rows, problems, warnings = splits.check_data(index, folds, **found, problems=torn)
     print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
     for row in (row for row in rows if row["images"] != ""):
         name = row["class"] or "all"
@@ -1050,7 +1051,7 @@ def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fol
         print(f"  {at}{side:<5} {len(labels):>6} images of {len(groups[side])} {index.group_kind}s: {shown}")
     shared = shared_groups(index, split)
     left_out = int((split == "").sum())
-    spans = datasets.spanning(identical, split)
+    spans = splits.spanning(identical, split)
     print(
         f"  {at}{index.group_kind}s in two splits: {shared}"
         + (f"; {left_out} images left out" if left_out else "")

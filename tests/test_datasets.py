@@ -17,7 +17,9 @@ from PIL import Image
 
 import datasets
 import images
-from datasets import DATASETS, DataError, Options, check_data, load_index, make_splits
+import splits
+from datasets import DATASETS, DataError, Options, load_index
+from splits import check_data, make_splits
 
 NAN = math.nan
 
@@ -853,7 +855,7 @@ def test_check_data_counts_beside_the_official_ones(written):
     assert "mura, test abnormal: 2 studies; a full copy has 538" in warnings and "dark" in warnings
     fold = {row["split"]: row["images"] for row in rows if row["table"] == "fold 0" and not row["class"]}
     assert fold["all"] == 18 and fold["test"] == 7 and fold["train"] + fold["val"] == 11
-    assert rows[0]["note"] == "18 L" and all(tuple(row) == datasets.CHECK_COLUMNS for row in rows)
+    assert rows[0]["note"] == "18 L" and all(tuple(row) == splits.CHECK_COLUMNS for row in rows)
     assert sum(row["table"] == "warning" for row in rows) == len(warnings)
 
 

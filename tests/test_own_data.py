@@ -20,20 +20,8 @@ import pytest
 from PIL import Image
 
 import datasets
-from datasets import (
-    SPLITS,
-    DataError,
-    Index,
-    Options,
-    check_split,
-    demo,
-    load_index,
-    make_splits,
-    read_splits,
-    spanning,
-    without_copies,
-    write_splits,
-)
+from datasets import SPLITS, DataError, Index, Options, demo, load_index
+from splits import check_split, make_splits, read_splits, spanning, without_copies, write_splits
 
 ROOT = Path(datasets.__file__).parent
 PNG_BYTES = None  # the smallest picture, written once
@@ -1108,19 +1096,26 @@ def test_demo_target_is_another_scanner_and_task():
 # ----------------------------------------------------------------------------------------------- leaves alone
 
 LEAVES = """
-def alone(name):  # the module out of a folder that holds nothing else
-    sys.path[0] = name
+def alone(name, of=None):  # the module out of a folder that holds nothing else
+    folder = of or name
+    sys.path[0] = folder
     module = importlib.import_module(name)
-    assert os.listdir(name) == [name + ".py"] and module.__file__ == os.path.join(os.getcwd(), name, name + ".py")
-    del sys.modules[name]
+    assert module.__file__ == os.path.join(os.getcwd(), folder, name + ".py")
+    assert of or os.listdir(folder) == [name + ".py"]
     return module
 
 datasets = alone("datasets")
 index = datasets.load_index("data")
-folds = datasets.make_splits(index, seed=0)
-datasets.write_splits(datasets.Path("splits.csv"), index, folds)
-same = bool((datasets.read_splits("splits.csv", index)[0] == folds[0]).all())
-counts = dict(datasets.Counter(folds[0].tolist()))
+del sys.modules["datasets"]
+splits = alone("splits", of="both")  # imports the datasets.py beside it
+folds = splits.make_splits(index, seed=0)
+splits.write_splits(datasets.Path("splits.csv"), index, folds)
+same = bool((splits.read_splits("splits.csv", index)[0] == folds[0]).all())
+counts = dict(splits.Counter(folds[0].tolist()))
+assert sorted(os.listdir("both")) == ["datasets.py", "splits.py"]
+
+stats = alone("stats")
+assert stats.holm([0.01, 0.04]).tolist() == [0.02, 0.04]
 
 images = alone("images")
 pixels = images.decode(index.sources(), 4, "cache")
@@ -1136,11 +1131,15 @@ print(json.dumps([index.classes, counts, same, list(pixels.data.shape), pixels.b
 
 
 def test_each_leaf_works_alone(tmp_path):
-    """datasets.py, images.py and metrics.py, each alone in a folder, in an isolated interpreter: nothing of
-    the project but the file itself can be imported."""
-    for leaf in ("datasets", "images", "metrics"):
-        (tmp_path / leaf).mkdir()
-        shutil.copy(ROOT / f"{leaf}.py", tmp_path / leaf)
+    """datasets.py, images.py, metrics.py and stats.py, each alone in a folder, and splits.py with datasets.py, in an
+    isolated interpreter: nothing else of the project can be imported."""
+    for folder, leaves in {
+        "both": ["datasets", "splits"],
+        **{n: [n] for n in ("datasets", "images", "metrics", "stats")},
+    }.items():
+        (tmp_path / folder).mkdir()
+        for leaf in leaves:
+            shutil.copy(ROOT / f"{leaf}.py", tmp_path / folder)
     for i, name in enumerate(f"{c}/{k}.png" for c in "ab" for k in range(10, 30)):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (6, 5), 255 if i == 39 else 51).save(tmp_path / "data" / name)

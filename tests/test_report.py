@@ -12,6 +12,7 @@ from conftest import ROOT
 from PIL import Image
 
 import analysis
+import figures
 import metrics
 import report
 import results
@@ -62,7 +63,7 @@ def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0,
         f"epoch,train_loss,val_loss,val_{metric}\n1,1.0,1.2,0.{seed + 4}\n2,0.5,0.8,0.{seed + 6}\n"
     )
     if status == "failed":
-        (folder / "failed.json").write_text(json.dumps({"reason": "the training loss is nan"}))
+        (folder / "failed.json").write_text(json.dumps({"reason": "the loss grew in epoch 2"}))
     if status != "done":
         return folder
     rows = []
@@ -306,7 +307,7 @@ def test_unfinished_failed_and_missing_runs_are_shown_and_the_short_strategy_is_
     write_run(tmp_path, "L2-SP", None, labels, status="unfinished")
     block = analysis.analyse(tmp_path)["blocks"][0]
     assert {(c["strategy"], c["fold"], c["status"], c["reason"]) for c in block["cells"]} == {
-        ("LP", 1, "failed", "the training loss is nan"),
+        ("LP", 1, "failed", "the loss grew in epoch 2"),
         ("L2-SP", 0, "unfinished", "2 of 2 epochs"),
         ("L2-SP", 1, "not run", ""),
     }
@@ -388,8 +389,7 @@ def test_the_papers_two_claims_are_counted_on_the_users_runs(tmp_path, rng):
     assert first["here"].startswith("better in 3 of 4 cases (75%)")
     assert [round(row["gain"], 6) for row in first["rows"]] == [0.1, 0.05, 0.3, -0.05]
     assert (
-        second["here"].startswith("at most by 0.300 [")
-        and "50.0% of FT's value, on a/wide" in second["here"]
+        second["here"].startswith("at most by 0.300 [") and "50.0% of FT's value, on a/wide" in second["here"]
     )
 
 
@@ -496,11 +496,12 @@ def test_a_thumbnail_is_the_picture_that_pillow_reads(tmp_path, rng, channels):
 @pytest.fixture
 def runs_folder(tmp_path, rng):
     four_blocks(tmp_path, rng)
-    write_run(tmp_path, "LP", None, np.zeros(3, int), data="a", status="failed")
+    write_run(tmp_path, "LP", None, np.tile([0, 1], 50), data="a", status="failed")
     return tmp_path
 
 
-def test_everything_is_written_and_no_temporary_file_stays(runs_folder):
+def test_everything_is_written_and_no_temporary_file_stays(runs_folder, monkeypatch):
+    monkeypatch.setattr(figures, "draw", lambda analysis, folder: {})  # they have tests of their own
     report.build(runs_folder)
     assert {"results.csv", "comparisons.csv", "report.md", "report.html", "tables"} <= {
         f.name for f in runs_folder.iterdir()
@@ -509,30 +510,33 @@ def test_everything_is_written_and_no_temporary_file_stays(runs_folder):
     with open(runs_folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 13 and [r["status"] for r in rows].count("failed") == 1
-    assert {r["reason"] for r in rows if r["status"] == "failed"} == {"the training loss is nan"}
+    assert {r["reason"] for r in rows if r["status"] == "failed"} == {"the loss grew in epoch 2"}
     with open(runs_folder / "comparisons.csv", newline="") as file:
         pairs = list(csv.DictReader(file))
     assert len(pairs) == 4 * 3
     first = next(r for r in pairs if (r["data"], r["arch"], r["a"], r["b"]) == ("a", "net", "FT", "LP-FT"))
     assert float(first["difference"]) == pytest.approx(-0.1) and first["wilcoxon_p"] == ""
     page = (runs_folder / "report.html").read_text()
-    assert "LP-FT has the highest accuracy, 0.700" in page and "the training loss is nan" in page
+    assert "LP-FT has the highest accuracy, 0.700" in page and "the loss grew in epoch 2" in page
     assert "nan" not in {r["p_holm"] for r in pairs}
 
 
-def test_both_commands_write_the_same_report_and_neither_needs_torch(runs_folder):
+def test_both_commands_write_the_same_report_and_neither_needs_torch(tmp_path, rng):
     """With torch and torchvision made impossible to import, report.py works; --report gives the same bytes."""
+    labels = toy(rng, 40)
+    for strategy in ("FT", "LP"):
+        write_run(tmp_path, strategy, right_scores(labels, rng.random(40) < 0.7), labels)
     block = "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; sys.argv = sys.argv[1:]; "
     script = block + "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
-    one = subprocess.run([sys.executable, "-c", script, ROOT / "report.py", runs_folder], capture_output=True, text=True,
+    one = subprocess.run([sys.executable, "-c", script, ROOT / "report.py", tmp_path], capture_output=True, text=True,
                          check=False, cwd=ROOT)  # fmt: skip
     assert one.returncode == 0, one.stderr
     names = ("results.csv", "comparisons.csv", "report.md", "report.html")
-    first = {name: (runs_folder / name).read_bytes() for name in names}
-    two = subprocess.run([sys.executable, ROOT / "ftcompare.py", "--report", runs_folder], capture_output=True, text=True,
+    first = {name: (tmp_path / name).read_bytes() for name in names}
+    two = subprocess.run([sys.executable, ROOT / "ftcompare.py", "--report", tmp_path], capture_output=True, text=True,
                          check=False)  # fmt: skip
     assert two.returncode == 0, two.stderr
-    assert {name: (runs_folder / name).read_bytes() for name in names} == first and one.stdout == two.stdout
+    assert {name: (tmp_path / name).read_bytes() for name in names} == first and one.stdout == two.stdout
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty"])

@@ -12,6 +12,7 @@ import pytest
 import datasets
 import ftcompare
 import runs
+import splits
 import strategies
 
 ARCH = "shufflenet_v2_x0_5"
@@ -95,11 +96,11 @@ def index():
 
 @pytest.fixture(scope="module")
 def outer(index):
-    return datasets.make_splits(index, seed=0, folds=2)[0]
+    return splits.make_splits(index, seed=0, folds=2)[0]
 
 
 def test_tuning_sees_training_images_of_the_fold_alone_and_no_patient_twice(index, outer):
-    inner = datasets.nested_split(index, outer, seed=0)
+    inner = splits.nested_split(index, outer, seed=0)
     assert set(inner) == {"", "train", "val"} and (outer[inner != ""] == "train").all()
     assert (inner != "").sum() == (outer == "train").sum()
     groups = np.array(index.groups)
@@ -110,10 +111,10 @@ def test_tuning_sees_training_images_of_the_fold_alone_and_no_patient_twice(inde
 
 @pytest.mark.parametrize("side", ["test", "val"])
 def test_an_arrangement_that_tunes_on_what_judges_the_fold_is_refused(index, outer, side):
-    inner = datasets.nested_split(index, outer, seed=0)
+    inner = splits.nested_split(index, outer, seed=0)
     inner[np.flatnonzero(outer == side)[0]] = "val"
     with pytest.raises(datasets.DataError, match="1 images are not training images of the fold"):
-        datasets.check_nested(index, outer, inner)
+        splits.check_nested(index, outer, inner)
 
 
 def test_a_patient_who_also_scores_the_fold_is_refused(index, outer):
@@ -123,16 +124,16 @@ def test_a_patient_who_also_scores_the_fold_is_refused(index, outer):
     torn[one] = "train"  # a leak in the fold itself
     inner = np.where(torn == "train", "train", "").astype("<U5")
     with pytest.raises(datasets.DataError, match=f"1 patients also validate or test the fold: {patient}"):
-        datasets.check_nested(index, torn, inner)
+        splits.check_nested(index, torn, inner)
 
 
 def test_a_patient_on_both_sides_of_the_tuning_split_is_refused(index, outer):
-    inner = datasets.nested_split(index, outer, seed=0)
+    inner = splits.nested_split(index, outer, seed=0)
     many = [g for g in index.groups if index.groups.count(g) > 1]
     rows = [i for i in np.flatnonzero(inner == "train") if index.groups[i] in many]
     inner[rows[0]] = "val"
     with pytest.raises(datasets.DataError, match="1 patients are in two splits"):
-        datasets.check_nested(index, outer, inner)
+        splits.check_nested(index, outer, inner)
 
 
 # ------------------------------------------------------------------------------------------------ the command
@@ -256,8 +257,8 @@ def chosen(monkeypatch, index, outer, values, strategy="ft", metric="balanced_ac
 
     monkeypatch.setattr(ftcompare, "run_cell", run_cell)
     if edit:
-        real = datasets.nested_split
-        monkeypatch.setattr(datasets, "nested_split", lambda *a, **k: edit(real(*a, **k)))
+        real = splits.nested_split
+        monkeypatch.setattr(splits, "nested_split", lambda *a, **k: edit(real(*a, **k)))
     say = argparse.Namespace(line=told.append, skip=lambda n: None)
     cell = ftcompare.Cell("demo-tiny", ARCH, strategy, 0, 0)
     return ftcompare.tune(cell, data, runs.Weights("none"), s, say), seen, told

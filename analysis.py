@@ -15,7 +15,8 @@ import numpy as np
 import metrics
 import stats
 import views
-from results import NAN, ORDER, Run, listed, mean_over_runs, plural, read_runs, read_scored, spread
+from results import NAN, ORDER, Run, mean_over_runs, read_runs, read_scored, spread
+from wording import metric_name, several, spoken
 
 RESAMPLES = 2000  # of the bootstrap over groups
 ALPHA = 0.05
@@ -149,7 +150,10 @@ def shared_settings(runs: list[Run]) -> dict:
 def shared_environment(runs: list[Run]) -> dict:
     """Versions and machines; 'a, b' where the runs differ."""
     names = dict.fromkeys(name for run in runs for name in run.config["environment"] if name != "weights")
-    values = {n: dict.fromkeys(str(r.config["environment"].get(n)) for r in runs) for n in names}
+    values = {
+        n: dict.fromkeys(str(v) for r in runs if (v := r.config["environment"].get(n)) is not None)
+        for n in names
+    }
     return {name: ", ".join(found) for name, found in values.items()}
 
 
@@ -415,9 +419,9 @@ def mark_best(block: dict) -> None:
 
 def verdict(block: dict) -> str:
     """The answer in a sentence or two: what is best, what it cannot be told from, what it is better than FT by."""
-    metric = block["metric"].replace("_", " ")
+    metric = metric_name(block["metric"])
     best = next((row for row in block["rows"] if row["best"]), None)
-    tested = plural(block["group_kind"], block["test_groups"])
+    tested = several(block["test_groups"], block["group_kind"])
     if best is None:
         return f"No run has finished with a defined {metric}: there is nothing to compare yet."
     t, name = best["test"], best["strategy"]
@@ -427,7 +431,7 @@ def verdict(block: dict) -> str:
     if not block["pairs"]:
         return f"{said}; no other strategy has a run to compare it with."
     if others:
-        said += f"; it is not separable from {listed(others)}"
+        said += f"; it is not separable from {spoken(others)}"
     elif all(
         row["best"] or row["done"] == 0 or find_pair(block, name, row["strategy"]) for row in block["rows"]
     ):
@@ -457,7 +461,7 @@ def block_notes(block: dict, runs: list[Run]) -> list[str]:
                      "them in different folders (--output-dir).")  # fmt: skip
     status = Counter(cell["status"] for cell in block["cells"])
     if status:
-        named = listed([f"{n} {kind}" for kind, n in status.items()])
+        named = spoken([f"{n} {kind}" for kind, n in status.items()])
         lost, all_runs = (
             sum(status.values()),
             sum(status.values()) + sum(row["done"] for row in block["rows"]),
@@ -467,7 +471,7 @@ def block_notes(block: dict, runs: list[Run]) -> list[str]:
         notes.append(
             f"{lost} of {all_runs} runs have no result ({named}). A mean runs over the runs that a strategy has, a pair "
             "is compared on the seeds and folds that both have"
-            + (f"; with fewer runs than the others and not ranked: {listed(short)}." if short else ".")
+            + (f"; with fewer runs than the others and not ranked: {spoken(short)}." if short else ".")
         )
     if any(cell["status"] == "failed" for cell in block["cells"]):
         notes.append(
@@ -523,7 +527,7 @@ def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
     notes = [
         f"N = {len(used)} combinations of dataset and backbone; backbones on one dataset are not independent."
     ]
-    notes += [f"left out, not run everywhere: {listed(left_out)}."] if left_out else []
+    notes += [f"left out, not run everywhere: {spoken(left_out)}."] if left_out else []
     notes += ["N is small: Friedman's test and the critical difference say little below about 10."] * (
         len(used) < 10
     )
@@ -540,7 +544,7 @@ def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
         "pairs": wilcoxon_pairs(table, strategies),
         "beats_ft": beats_ft(blocks, strategies),
         "notes": notes,
-    }, f"over {listed(names)}"
+    }, f"over {spoken(names)}"
 
 
 def cliques(averages: dict[str, float], cd: float) -> list[list[str]]:
@@ -613,7 +617,9 @@ def headline_claims(blocks: list[dict]) -> list[dict]:
             if top["gain"] > 0
             else "nowhere;"
         )
-        second = f"at most {how} on {top['data']}/{top['arch']} ({top['metric'].replace('_', ' ')}; {top['verdict']})"
+        second = (
+            f"at most {how} on {top['data']}/{top['arch']} ({metric_name(top['metric'])}; {top['verdict']})"
+        )
         if top["gain"] <= 0:
             second = f"better than FT nowhere; nearest on {top['data']}/{top['arch']} ({top['gain']:+.3f})"
     return [

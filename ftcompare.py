@@ -730,11 +730,7 @@ def environment(s: argparse.Namespace) -> dict:
         commit = git.stdout.strip() if git.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired):
         commit = None
-    name = (
-        torch.cuda.get_device_name(s.device)
-        if s.device.startswith("cuda")
-        else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name(s.device) if s.device.startswith("cuda") else processor()
     return {
         "ftcompare": VERSION,
         "git": commit,
@@ -747,6 +743,14 @@ def environment(s: argparse.Namespace) -> dict:
         "device_name": name,
         "threads": torch.get_num_threads(),
     }
+
+
+def processor() -> str:
+    """The CPU's name, where the system tells."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found.group(1)
+    return platform.processor() or platform.machine()
 
 
 def describe_plan(plan: strategies.Plan, note: str) -> list[str]:

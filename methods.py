@@ -14,6 +14,8 @@ import math
 import re
 from collections.abc import Iterable
 
+from wording import metric_name, plural, several, spoken
+
 ORDER = ("FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN")
 DEFINITIONS = {
     "FT": "all weights trained",
@@ -35,10 +37,6 @@ AUGMENTATION = {
     "contrast by at most 20 %.",
 }
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD with momentum 0.9"}
-METRIC_NAMES = {"auroc": "AUROC", "ap": "AP", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "f1": "F1",
-    "macro_f1": "macro-F1", "kappa": "Cohen's kappa", "brier": "Brier score", "video_map": "video mAP"
-    }  # fmt: skip
-PLURALS = {"study": "studies", "dataset and backbone": "datasets and backbones"}
 
 SOURCES = {
     "LP-FT": "Kumar A, Raghunathan A, Jones R, Ma T, Liang P. Fine-tuning can distort pretrained features "
@@ -78,27 +76,9 @@ SOURCES = {
 # ------------------------------------------------------------------------------------------------------ words
 
 
-def plural(noun: str) -> str:
-    return PLURALS.get(noun, noun if noun.endswith("s") else f"{noun}s")
-
-
-def metric_name(key: str) -> str:
-    return METRIC_NAMES.get(key, key.replace("_", " "))
-
-
 def in_order(strategies: Iterable[str]) -> list[str]:
     """Distinct, in the paper's order; those that it has not come last."""
     return sorted(dict.fromkeys(strategies), key=lambda s: ORDER.index(s) if s in ORDER else len(ORDER))
-
-
-def spoken(items: Iterable[object]) -> str:
-    """a, b and c"""
-    texts = [str(item) for item in items]
-    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]])) if texts else ""
-
-
-def several(n: int, noun: str) -> str:
-    return f"{n:,} {noun if n == 1 else plural(noun)}"
 
 
 def span(values: Iterable[int]) -> str:
@@ -330,7 +310,7 @@ def statistics_text(block: dict) -> str:
     groups = plural(block["group_kind"])
     parts = []
     if any(math.isfinite(row["test"]["low"]) for row in ran(block)):
-        parts.append(f"95 % intervals are percentiles of a bootstrap over {groups}")
+        parts.append(f"95 % intervals are percentiles of a bootstrap over {groups} (2,000 resamples)")
     if any(math.isfinite(row["test"]["sd"]) for row in ran(block)):
         parts.append("standard deviations are over runs (n - 1)")
     if block["pairs"]:
@@ -344,7 +324,7 @@ def statistics_text(block: dict) -> str:
             "below 0.05"
         )
     tests = {"mcnemar": "McNemar's test on what each strategy called right",
-        "delong": "DeLong's test for AUROC", "t": "the corrected resampled t-test over runs",
+        "delong": "DeLong's test for AUROC", "t": "the corrected resampled t-test over folds (the seeds of a fold averaged)",
         "wilcoxon": "Wilcoxon's signed-rank test"}  # fmt: skip
     beside = [name for key, name in tests.items() if used(block, key)]
     if beside:

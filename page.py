@@ -1,14 +1,10 @@
-"""The page: an analysis (report.analyse's dict) as HTML, Markdown and LaTeX.
+"""The page: an analysis (analysis.analyse's dict) as one HTML file.
 
     Path("report.html").write_text(page.html(analysis, figures), encoding="utf-8")
-    Path("report.md").write_text(page.markdown(analysis), encoding="utf-8")
-    for name, text in page.latex(analysis).items():
-        Path("tables", name).write_text(text, encoding="utf-8")
 
-report.html is one file: no network, no script, pictures inside. Every text that comes from data goes through
-tag(), which escapes what is not Html already. Top to bottom: numbers and names, the HTML builder, the first
-screen, a block's sections, what runs over the blocks, Markdown, LaTeX, the style sheet. Standard library
-only."""
+No network, no script, pictures inside. Every text that comes from data goes through tag(), which escapes what is
+not Html already. Top to bottom: the HTML builder, the first screen, a block's sections, what runs over the
+blocks, the style sheet. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,167 +16,37 @@ import re
 from collections.abc import Iterable
 
 import methods
-from methods import metric_name
+from wording import (
+    BUDGET,
+    LEFT_OUT,
+    SYMBOL,
+    block_name,
+    budget_row,
+    change,
+    clean,
+    friedman_line,
+    interval,
+    known,
+    lost_runs,
+    lower_is_better,
+    metric_name,
+    number,
+    p_value,
+    pairs_by_name,
+    plural,
+    problems,
+    question,
+    several,
+    short,
+    spread,
+    standing,
+    value,
+    whole,
+)
 
 LONG_NAME = 18  # characters; a longer name may be cut with an ellipsis and stands whole in its title
 MOST_CLASSES_IN_A_MATRIX = 20  # above it a confusion matrix becomes a list of what is confused most
 MOST_EPOCHS = 20  # columns of a table over epochs; more are thinned evenly
-LEFT_OUT = "–"  # a test that was not done; the notes say why
-SYMBOL = {"better": "▲", "worse": "▼", "not separable": "≈"}
-OPPOSITE = {"better": "worse", "worse": "better", "not separable": "not separable"}
-
-
-# ------------------------------------------------------------------------------------------ numbers and names
-
-
-def known(x: float | None) -> bool:
-    return x is not None and math.isfinite(x)
-
-
-def number(x: float | None, digits: int = 3, sign: bool = False) -> str:
-    """0.871, −0.031, or undefined."""
-    if not known(x):
-        return "undefined"
-    text = f"{x:{'+' if sign else ''}.{digits}f}"
-    if float(text) == 0:
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
-
-
-def p_value(p: float | None) -> str:
-    return "undefined" if not known(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def interval(low: float | None, high: float | None, sign: bool = False) -> str:
-    return f"[{number(low, sign=sign)}, {number(high, sign=sign)}]" if known(low) and known(high) else ""
-
-
-def spread(entry: dict) -> str:
-    """± sd of {"sd", "n"}; empty with one run."""
-    return f"± {number(entry['sd'])}" if known(entry["sd"]) else ""
-
-
-def estimate(entry: dict) -> str:
-    """0.871 [0.840, 0.902] ± 0.012"""
-    parts = [number(entry["mean"]), interval(entry.get("low"), entry.get("high")), spread(entry)]
-    return " ".join(filter(None, parts))
-
-
-def change(pair: dict) -> str:
-    """+0.031 [+0.004, +0.058]"""
-    parts = [number(pair["difference"], sign=True), interval(pair["low"], pair["high"], sign=True)]
-    return " ".join(filter(None, parts))
-
-
-def short(x: float | None) -> str:
-    """Two significant digits: 0.0031, 3e-05, 12."""
-    return f"{x:.2g}".replace("e-0", "e-") if known(x) else "undefined"
-
-
-def whole(x: float | None) -> str:
-    return "undefined" if not known(x) else f"{x:,.0f}" if x == round(x) or x >= 100 else f"{x:,.1f}"
-
-
-def minutes(x: float | None) -> str:
-    if not known(x):
-        return "undefined"
-    return f"{x:.2f}" if x < 10 else f"{x:.0f}" if x < 600 else f"{x / 60:.1f} h"
-
-
-def memory(count: int | None) -> str:
-    """Peak memory in GiB, or what says that the system does not tell."""
-    return f"{count / 2**30:.2f} GiB" if known(count) else "not measured"
-
-
-def value(x: object) -> str:
-    """A setting as a reader would write it."""
-    if x is None or x == "" or (isinstance(x, float) and not math.isfinite(x)):
-        return "not set"
-    if isinstance(x, bool):
-        return "yes" if x else "no"
-    if isinstance(x, (list, tuple)):
-        return ", ".join(map(value, x)) or "not set"
-    if isinstance(x, dict):
-        return ", ".join(f"{k}: {value(v)}" for k, v in x.items()) or "not set"
-    return f"{x:g}" if isinstance(x, float) else re.sub(r"(^|, )None(?=,|$)", r"\1not set", str(x))
-
-
-def count(n: int, noun: str) -> str:
-    return f"{n:,} {noun if n == 1 else methods.plural(noun)}"
-
-
-def block_name(block: dict) -> str:
-    return f"{block['data']}, {block['arch']}"
-
-
-def sentence(text: str) -> str:
-    """An error's reason without Python's word for what is no number."""
-    return re.sub(r"\bnan\b", "not a number", str(text))
-
-
-def pairs_by_name(block: dict) -> dict[tuple[str, str], dict]:
-    """Both directions of every pair: (a, b) -> {"difference" a minus b, "low", "high", "verdict" of a}."""
-    found = {}
-    for pair in block["pairs"]:
-        turned = {"difference": -pair["difference"], "low": -pair["high"], "high": -pair["low"]}
-        found[pair["a"], pair["b"]] = pair
-        found[pair["b"], pair["a"]] = pair | turned | {"verdict": OPPOSITE[pair["verdict"]]}
-    return found
-
-
-def standing(block: dict, row: dict) -> str:
-    """Beside the block's best: best, ≈ best, worse, fewer runs, not compared, no run."""
-    if not row["test"]["n"]:
-        return "no run"
-    if row["best"]:
-        return "best"
-    if row["beside_best"]:
-        return "≈ best"
-    best = next((r for r in block["rows"] if r["best"]), None)
-    if best and row["test"]["n"] < best["test"]["n"]:
-        return "fewer runs"
-    pair = pairs_by_name(block).get((row["strategy"], best and best["strategy"]))
-    return {"worse": "worse", "not separable": "≈ best"}.get(pair and pair["verdict"], "not compared")
-
-
-def lost_runs(row: dict) -> list[str]:
-    """1 failed, 2 not run"""
-    kinds = (("failed", "failed"), ("unfinished", "unfinished"), ("missing", "not run"))
-    return [f"{row[kind]} {word}" for kind, word in kinds if row[kind]]
-
-
-def lower_is_better(metric: str) -> bool:
-    return metric in ("ece", "brier")
-
-
-def problems(block: dict) -> list[str]:
-    """What is wrong or missing in a block, and what that does to the comparison."""
-    said: dict[str, list[str]] = {}  # strategies that lack the same share a line
-    for row in block["rows"]:
-        if lost_runs(row):
-            said.setdefault(what_is_lost(block, row), []).append(row["strategy"])
-    found = [*block["notes"], *(f"{', '.join(names)}: {text}" for text, names in said.items())]
-    edges = [f"{row['strategy']} ({', '.join(row['edge'])})" for row in block["rows"] if row["edge"]]
-    if edges:
-        found.append(
-            f"Chosen at the end of a tuning grid, a better value may lie beyond it: {'; '.join(edges)}."
-        )
-    return found
-
-
-def what_is_lost(block: dict, row: dict) -> str:
-    """1 failed (seed 1, fold 0: why); 2 of 3 runs count, ..."""
-    cells = [c for c in block["cells"] if c["strategy"] == row["strategy"]]
-    places = [f"seed {c['seed']}, fold {c['fold']}" + (f": {sentence(c['reason'])}" if c["reason"] else "")
-              for c in cells]  # fmt: skip
-    where = "; ".join(places[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
-    n, full = row["test"]["n"], max(r["test"]["n"] for r in block["rows"])
-    effect = "its other runs are complete"
-    if not n:
-        effect = "it has no result and is in no comparison"
-    elif n < full:
-        effect = f"{n} of {full} runs count, and one whose hard runs are missing can look better than it is"
-    return f"{', '.join(lost_runs(row))}{f' ({where})' if where else ''}; {effect}."
 
 
 # ---------------------------------------------------------------------------------------------- HTML, escaped
@@ -198,14 +64,6 @@ class Cell(Html):
 
 
 VOID = ("meta", "img", "br", "col")
-CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
-)  # the last ones turn text round
-
-
-def clean(text: object) -> str:
-    """A string that UTF-8 and HTML can hold: file names may carry lone surrogates and control characters."""
-    return CONTROL.sub("\ufffd", str(text).encode("utf-8", "replace").decode("utf-8"))
 
 
 def escape(text: object) -> Html:
@@ -326,25 +184,19 @@ def html(analysis: dict, figures: dict[tuple[str, str], list[tuple[str, bytes]]]
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
-def question(blocks: list[dict]) -> str:
-    names = list(dict.fromkeys(b["data"] for b in blocks))
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"Which fine-tuning strategy should I use on {shown}?" if names else "No finished run"
-
-
 def headline(analysis: dict) -> Html:
     blocks = analysis["blocks"]
     runs = sum(row["done"] for b in blocks for row in b["rows"])
-    what = count(len(blocks), "dataset and backbone")
+    what = several(len(blocks), "dataset and backbone")
     if len(blocks) == 1:
         b = blocks[0]
-        of = f" of {count(b['test_groups'], b['group_kind'])}" if b["group_kind"] != "image" else ""
+        of = f" of {several(b['test_groups'], b['group_kind'])}" if b["group_kind"] != "image" else ""
         what = (
-            f"{block_name(b)}: {count(b['test_images'], 'test image')}{of}, "
-            f"{count(len(b['seeds']), 'seed')}, "
+            f"{block_name(b)}: {several(b['test_images'], 'test image')}{of}, "
+            f"{several(len(b['seeds']), 'seed')}, "
         )
-        what += count(len(b["folds"]), "fold")
-    line = f"{what}, {count(runs, 'finished run')} in {analysis['folder']}"
+        what += several(len(b["folds"]), "fold")
+    line = f"{what}, {several(runs, 'finished run')} in {analysis['folder']}"
     return join([tag("h1", question(blocks)), tag("p", line, class_="under")])
 
 
@@ -360,22 +212,22 @@ def contents(analysis: dict, ids: list[str]) -> Html:
 def summary(analysis: dict, ids: list[str], figures: dict) -> Html:
     """Verdicts, what is wrong, and the table: the whole answer in one screen."""
     blocks = analysis["blocks"]
-    several = len(blocks) > 1
+    many = len(blocks) > 1
     verdicts = [
         tag("li", tag("a", block_name(b), href=f"#{i}"), ": ", b["verdict"]) for b, i in zip(blocks, ids)
     ]
-    answer = (tag("ul", *verdicts, class_="verdicts") if several
+    answer = (tag("ul", *verdicts, class_="verdicts") if many
         else [tag("p", b["verdict"], class_="verdict") for b in blocks])  # fmt: skip
-    wrong = [
-        f"{block_name(b)}: {text}" if several else text for b in blocks for text in problems(b)
-    ] + analysis["warnings"]
-    shown = overview(blocks) if several else join(results_table(b) + legend() for b in blocks)
+    wrong = [f"{block_name(b)}: {text}" if many else text for b in blocks for text in problems(b)] + analysis[
+        "warnings"
+    ]
+    shown = overview(blocks) if many else join(results_table(b) + legend() for b in blocks)
     plain = (None if figures
         else note("No figures: they need matplotlib (pip install matplotlib), then make the report again.")
         )  # fmt: skip
     heading = tag("h2", "Answer", class_="unseen")
     return tag(
-        "section", heading, *(answer if not several else [answer]), notice(wrong), shown, plain, id="summary"
+        "section", heading, *(answer if not many else [answer]), notice(wrong), shown, plain, id="summary"
     )
 
 
@@ -437,28 +289,6 @@ def legend() -> Html:
     )
 
 
-BUDGET = (
-    "Epochs",
-    "Steps",
-    "Trials",
-    "Minutes a run",
-    "Minutes in all",
-    "Peak memory",
-    "Trainable",
-    "Failed",
-)
-
-
-def budget_row(row: dict) -> list[str]:
-    """What a strategy was given and what it took, in BUDGET's order."""
-    lost = str(row["failed"] + row["unfinished"] + row["missing"])
-    if not row["test"]["n"]:
-        return [LEFT_OUT] * (len(BUDGET) - 1) + [lost]
-    return [whole(row["epochs"]), whole(row["optimizer_steps"]), whole(row["trials"]),
-        minutes(row["minutes"]), minutes(row["minutes_total"]), memory(row["peak_memory_bytes"]),
-        whole(row["trainable_parameters"]), lost]  # fmt: skip
-
-
 def results_table(block: dict) -> Html:
     """The result and what it cost, a row a strategy."""
     rows = block["rows"]
@@ -489,19 +319,19 @@ def results_table(block: dict) -> Html:
     columns += ["Validation (chose the epoch)", *budget, "Failed"]
     groups = [("", 1), ("Test", 4), ("", 1), ("Budget", len(budget) + 1)]
     caption = join([named(block["data"]), ", ", named(block["arch"]), ": mean over runs [95 % interval over ",
-        methods.plural(block["group_kind"]), "] ± standard deviation over runs (seeds, folds)"])  # fmt: skip
+        plural(block["group_kind"]), "] ± standard deviation over runs (seeds, folds)"])  # fmt: skip
     return table(caption, columns, body, groups=groups, class_="results")
 
 
 # ----------------------------------------------------------------------------------------- a block's sections
 
 
-def block_section(block: dict, id_: str, figures: list, several: bool) -> Html:
+def block_section(block: dict, id_: str, figures: list, many: bool) -> Html:
     """Everything about one dataset and backbone."""
     at = place(figures, block)
-    wrong = problems(block) if several else []
+    wrong = problems(block) if many else []
     top = ([tag("p", block["verdict"], class_="verdict"), notice(wrong), results_table(block), legend()]
-        if several else [])  # fmt: skip
+        if many else [])  # fmt: skip
     return tag("section", tag("h2", named(block["data"]), ", ", named(block["arch"])), *top,
         fold("Which strategies differ", pair_matrix(block), *at["pairs"], open_=True),
         fold("All tests of every pair", pair_table(block), notes_list(block["pair_notes"])),
@@ -555,12 +385,12 @@ def pair_matrix(block: dict) -> Html:
         rows.append([a, *cells])
     caption = (
         f"{metric_name(block['metric'])} on test, row minus column, with its paired 95 % interval over "
-        f"{methods.plural(block['group_kind'])}"
+        f"{plural(block['group_kind'])}"
     )
     better = "higher" if block["higher_is_better"] else "lower"
     words = (
         "▲ the row is better, ▼ worse, ≈ not separable, at a Holm-adjusted 0.05 over the "
-        f"{count(len(block['pairs']), 'pair')}. The {better} the {metric_name(block['metric'])}, the better."
+        f"{several(len(block['pairs']), 'pair')}. The {better} the {metric_name(block['metric'])}, the better."
     )
     return table(caption, ["", *names], rows, class_="matrix") + note(words)
 
@@ -693,7 +523,7 @@ def confusion_tables(block: dict) -> Html:
     make = confusion_matrix if len(block["classes"]) <= MOST_CLASSES_IN_A_MATRIX else most_confused
     tables = [make(strategy, matrix, block["classes"]) for strategy, matrix in block["confusion"].items()]
     words = (
-        f"Counts of {methods.plural(block['unit_kind'])} on test, summed over runs; tint by the share of "
+        f"Counts of {plural(block['unit_kind'])} on test, summed over runs; tint by the share of "
         "the true class, right calls outlined."
     )
     return note(words) + tag("div", *tables, class_="side-by-side") if tables else Html("")
@@ -815,7 +645,7 @@ SIDES = {"train": "training", "val": "validation", "test": "test"}
 
 def splits_tables(block: dict) -> list[Html]:
     """How many of what is where, and the proof that no group is in two."""
-    groups, units = methods.plural(block["group_kind"]), methods.plural(block["unit_kind"])
+    groups, units = plural(block["group_kind"]), plural(block["unit_kind"])
     splits = sorted(block["splits"], key=lambda s: s["fold"])
     one, by_image = len(splits) == 1, block["group_kind"] == "image"
     facts = [("" if one else f"fold {s['fold']}: ")
@@ -885,22 +715,6 @@ def ranks_table(across: dict) -> Html:
     rows.append([tag("b", "average rank"), *(td(tag("b", number(r, 2))) for r in average)])
     return table("Test metric (rank) by dataset and backbone; rank 1 is best",
         ["Dataset, backbone", *across["strategies"]], rows)  # fmt: skip
-
-
-def friedman_line(across: dict) -> str:
-    f = across["friedman"]
-    line = (
-        f"Friedman over {count(len(across['datasets']), 'row')}: chi² = {number(f['chi2'], 2)} "
-        f"({whole(f['df'])} df), p = {p_value(f['p'])}; Iman-Davenport F = {number(f['f'], 2)}, p = "
-        f"{p_value(f['f_p'])}. "
-    ).replace("p = <", "p < ")
-    if known(across["cd"]):
-        cliques = "; ".join(", ".join(c) for c in across["cliques"]) or "none"
-        line += (
-            f"Nemenyi critical difference at {across['alpha']:g}: {number(across['cd'], 2)} ranks. Groups "
-            f"within it: {cliques}."
-        )
-    return line
 
 
 def across_pairs(across: dict) -> Html:
@@ -975,209 +789,8 @@ def author_marked(text: str) -> Html:
     return Html(re.sub(r"\[author:[^\]]*\]", lambda m: f"<mark>{m[0]}</mark>", escape(text)))
 
 
-# --------------------------------------------------------------------------------------------------- Markdown
-
-
-def md(text: object) -> str:
-    """Text that Markdown leaves alone, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(clean(text).split()))
-
-
-def md_table(columns: list, rows: list[list]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(x if x == "---" else md(x) for x in line) + " |" for line in lines)
-
-
-def md_list(items: Iterable[object]) -> str:
-    return "\n".join(f"* {md(item)}" for item in items)
-
-
-def markdown(analysis: dict) -> str:
-    """report.md: what the page says, in short."""
-    blocks = analysis["blocks"]
-    parts = [f"# {md(question(blocks))}"]
-    parts += [md_list(f"{block_name(b)}: {b['verdict']}" for b in blocks)]
-    parts += ["**Warnings**", md_list(analysis["warnings"])] if analysis["warnings"] else []
-    for block in blocks:
-        parts += md_block(block)
-    parts += ["## Over datasets and backbones", *md_across(analysis), "## The paper's claims"]
-    parts += [md_table(["Claim", "The paper", "These runs"],
-        [[c["claim"], c["paper"], c["here"]] for c in analysis["claims"]])]  # fmt: skip
-    parts += ["## Methods text", *(md(t) for b in blocks for t in methods.paragraph(b).split("\n\n"))]
-    items = [[i["item"], i["who"], i["answer"] or LEFT_OUT] for i in methods.checklist(analysis)]
-    parts += ["## CLAIM checklist", md_table(["Item", "Who", "Answer"], items)]
-    parts += ["## Citations", md_list(methods.citations(analysis)), "## Limitations",
-        md_list(methods.limitations(analysis))]  # fmt: skip
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def md_block(block: dict) -> list[str]:
-    metric, second = metric_name(block["metric"]), metric_name(block["second"])
-    results = [[row["strategy"], estimate(row["test"]), standing(block, row), row["test"]["n"],
-        estimate(row["second"]), number(row["val"]["mean"])] for row in block["rows"]]  # fmt: skip
-    budget = [[row["strategy"], *budget_row(row)] for row in block["rows"]]
-    pairs = [
-        [f"{p['a']} − {p['b']}", change(p), p_value(p["p_bootstrap"]), p_value(p["p_holm"]), p["verdict"]]
-        for p in block["pairs"]
-    ]
-    parts = [f"## {md(block_name(block))}", md_list(problems(block))]
-    parts += [
-        (
-            f"Mean over runs [95 % interval over {methods.plural(block['group_kind'])}] ± standard "
-            "deviation over runs."
-        )
-    ]
-    parts += [md_table(["Strategy", f"test {metric}", "Beside the best", "Runs", f"test {second}",
-        f"validation {metric}"], results)]  # fmt: skip
-    parts += ["Budget", md_table(["Strategy", *BUDGET], budget)]
-    parts += (
-        ["Pairs", md_table(["Pair", "Difference [95 %]", "p", "p, Holm", "Verdict"], pairs)] if pairs else []
-    )
-    return [*parts, md_list(block["pair_notes"])]
-
-
-def md_across(analysis: dict) -> list[str]:
-    across = analysis["across"]
-    if not across:
-        return [md(analysis["across_note"])]
-    rows = [
-        [name, *(f"{number(v)} ({short(r)})" for v, r in zip(values, ranks))]
-        for name, values, ranks in zip(across["datasets"], across["table"], across["ranks"])
-    ]
-    rows.append(["average rank", *(number(across["average_ranks"].get(s), 2) for s in across["strategies"])])
-    beats = [[b["strategy"], f"{b['better']} of {b['of']}", f"{b['separable']} of {b['of']}",
-        number(b["largest"], sign=True), b["largest_at"]] for b in across["beats_ft"]]  # fmt: skip
-    parts = [md(analysis["across_note"]), md_table(["Dataset, backbone", *across["strategies"]], rows),
-        md(friedman_line(across))]  # fmt: skip
-    parts += ([md_table(["Strategy", "Better than FT", "Separably", "Largest gain", "Where"], beats)] if beats
-        else [])  # fmt: skip
-    return [*parts, md_list(across["notes"])]
-
-
-# ------------------------------------------------------------------------------------------------------ LaTeX
-
-TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
-    "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
-    '"': "''", "−": "$-$", "±": r"$\pm$", "≈": r"$\approx$", "–": "--", "²": "$^2$", "…": r"\ldots{}",
-    "★": r"$\star$", "\ufffd": "?"}  # fmt: skip
-
-
-def tex(text: object) -> str:
-    """Text with LaTeX's specials escaped, on one line."""
-    return "".join(TEX.get(c, c) for c in " ".join(clean(text).split()))
-
-
-def latex(analysis: dict) -> dict[str, str]:
-    """File name -> a booktabs table. They need \\usepackage{booktabs}."""
-    files, used = {}, set()
-    for block in analysis["blocks"]:
-        slug = slug_of(block, used)
-        where = f"{block_name(block)}: {metric_name(block['metric'])}"
-        files[f"results-{slug}.tex"] = tex_results(block, slug, where)
-        files[f"budget-{slug}.tex"] = tex_budget(block, slug)
-        if block["pairs"]:
-            files[f"pairs-{slug}.tex"] = tex_pairs(block, slug, where)
-    if analysis["across"]:
-        files["across.tex"] = tex_across(analysis["across"])
-    if rows := [
-        [tex(r["data"]), tex(r["arch"]), tex(c["claim"]), tex(change(r)), tex(r["verdict"])]
-        for c in analysis["claims"]
-        for r in c["rows"]
-    ]:
-        caption = "The two headline claims of Davila, Colan and Hasegawa (2024) in these runs."
-        files["claims.tex"] = tex_table(caption, "claims", "llp{0.3\\linewidth}rl",
-            ["Dataset", "Backbone", "Claim", "Difference [95\\%]", "Verdict"], rows)  # fmt: skip
-    return files
-
-
-def slug_of(block: dict, used: set[str]) -> str:
-    """[a-z0-9-] from the block's name, another for every block."""
-    slug = base = (
-        re.sub(r"[^a-z0-9]+", "-", f"{block['data']}-{block['arch']}".lower()).strip("-")[:60].strip("-")
-        or "block"
-    )
-    n = 1
-    while slug in used:
-        n += 1
-        slug = f"{base}-{n}"
-    used.add(slug)
-    return slug
-
-
-def tex_table(
-    caption: str,
-    label: str,
-    columns: str,
-    head: list[str],
-    rows: list[list[str]],
-    rules: tuple[int, ...] = (),
-) -> str:
-    """A float with caption and label; all texts are LaTeX already. rules: rows before which a line stands."""
-    lines = [r"\midrule" + "\n" * (i in rules) + " & ".join(row) + r" \\" if i in rules
-        else " & ".join(row) + r" \\" for i, row in enumerate(rows)]  # fmt: skip
-    return "\n".join(["% needs \\usepackage{booktabs}", r"\begin{table}[tb]", r"\centering", r"\footnotesize",
-        r"\setlength{\tabcolsep}{4pt}", rf"\caption{{{caption}}}", rf"\label{{tab:{label}}}",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule", *lines,
-        r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])  # fmt: skip
-
-
-def tex_results(block: dict, slug: str, where: str) -> str:
-    rows = []
-    for row in block["rows"]:
-        mark = standing(block, row)
-        shown = tex(estimate(row["test"])) if row["test"]["n"] else "no finished run"
-        shown = (rf"\textbf{{{shown}}}" if mark == "best"
-            else shown + (r"$^{\approx}$" if mark == "≈ best" else ""))  # fmt: skip
-        rows.append([tex(row["strategy"]), shown, tex(estimate(row["second"])) if row["test"]["n"] else "--",
-            str(row["test"]["n"])])  # fmt: skip
-    groups = methods.plural(block["group_kind"])
-    caption = (
-        f"{tex(where)} on test, mean over runs [95\\,\\% bootstrap interval over {tex(groups)}] $\\pm$ "
-        "standard deviation over runs. "
-        r"Bold: highest point estimate; $\approx$: not separable from it (Holm-adjusted $p \geq 0.05$)."
-    )
-    head = ["Strategy", tex(metric_name(block["metric"])), tex(metric_name(block["second"])), "Runs"]
-    return tex_table(caption, f"results-{slug}", "lllr", head, rows)
-
-
-def tex_budget(block: dict, slug: str) -> str:
-    rows = [[tex(row["strategy"]), *map(tex, budget_row(row))] for row in block["rows"]]
-    caption = f"{tex(block_name(block))}: what each strategy was given and what it took."
-    head = ["Strategy", "Epochs", "Steps", "Trials", "Min.\\ a run", "Min.\\ in all", "Memory", "Trainable",
-        "Failed"]  # fmt: skip
-    return tex_table(caption, f"budget-{slug}", "l" + "r" * 8, head, rows)
-
-
-def tex_pairs(block: dict, slug: str, where: str) -> str:
-    rows = []
-    for p in block["pairs"]:
-        tests = [p_value(p[k]["p"]) if p[k] else LEFT_OUT for k in ("mcnemar", "delong", "t", "wilcoxon")]
-        rows.append([tex(f"{p['a']} − {p['b']}"), tex(change(p)), tex(p_value(p["p_bootstrap"])),
-            tex(p_value(p["p_holm"])), *map(tex, tests), tex(p["verdict"])])  # fmt: skip
-    caption = (
-        f"{tex(where)} on test, paired differences with 95\\,\\% bootstrap intervals over "
-        f"{tex(methods.plural(block['group_kind']))}. "
-        "Verdict at a Holm-adjusted 0.05. " + " ".join(tex(n) for n in block["pair_notes"])
-    )
-    head = ["Pair", "Difference", "$p$", "$p$, Holm", "McNemar", "DeLong", "corr.\\ $t$", "Wilcoxon",
-        "Verdict"]  # fmt: skip
-    return tex_table(caption, f"pairs-{slug}", "llrrrrrrl", head, rows)
-
-
-def tex_across(across: dict) -> str:
-    rows = [
-        [tex(name), *(tex(f"{number(v)} ({short(r)})") for v, r in zip(values, ranks))]
-        for name, values, ranks in zip(across["datasets"], across["table"], across["ranks"])
-    ]
-    rows.append(["average rank", *(number(across["average_ranks"].get(s), 2) for s in across["strategies"])])
-    head = ["Dataset, backbone", *map(tex, across["strategies"])]
-    caption = "Test metric (rank) by dataset and backbone. " + tex(friedman_line(across))
-    return tex_table(
-        caption, "across", "l" + "r" * len(across["strategies"]), head, rows, rules=(len(rows) - 1,)
-    )
-
-
 # ------------------------------------------------------------------------------------------------ style sheet
+
 
 CSS = """
 :root {

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import figures
 import page
-
+import tables
 from analysis import ReportError, analyse
-from results import NAN, Run, plural, read_runs
+from results import NAN, Run, read_runs
+from wording import several
 
 SETTINGS = (
     "epochs",
@@ -110,14 +111,14 @@ def build(folder: str | Path) -> dict:
         write(folder / "comparisons.csv", to_csv(rows))
     else:
         (folder / "comparisons.csv").unlink(missing_ok=True)  # of other runs
-    for name, text in page.latex(analysis).items():
+    for name, text in tables.latex(analysis).items():
         write(folder / "tables" / name, text)
     drawn = figures.draw(analysis, folder / "figures")
     for panel in sorted((folder / "figures").glob("gradcam-*.png")):
         for block in analysis["blocks"]:
             if panel.stem == f"gradcam-{block['data']}-{block['arch']}":
                 drawn.setdefault((block["data"], block["arch"]), []).append(("Grad-CAM", panel.read_bytes()))
-    write(folder / "report.md", page.markdown(analysis))
+    write(folder / "report.md", tables.markdown(analysis))
     write(folder / "report.html", page.html(analysis, drawn))
     return analysis
 
@@ -129,7 +130,7 @@ def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
         if only is not None and (block["data"], block["arch"]) not in only:
             continue
         n = f"{len(block['seeds'])} seeds x {len(block['folds'])} folds"
-        tested = plural(block["group_kind"], block["test_groups"])
+        tested = several(block["test_groups"], block["group_kind"])
         what = f"mean over runs ({n}) [95 % interval over {tested}] ± standard deviation of runs"
         lines += ["", f"{block['data']}, {block['arch']}: {what}"]
         columns = [f"test {block['metric']}", f"test {block['second']}", f"val {block['metric']}"]

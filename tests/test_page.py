@@ -16,6 +16,8 @@ import pytest
 
 import methods
 import page
+import tables
+import wording
 
 NAN = math.nan
 ORDER = methods.ORDER
@@ -309,7 +311,7 @@ def test_html_is_well_formed_and_says_no_python(name):
     assert "undefined" in text or name != "one_seed"
     for block in analysis["blocks"]:
         assert all(row["strategy"] in text for row in block["rows"])
-    assert all(" ".join(page.clean(w).split()) in text for w in analysis["warnings"])
+    assert all(" ".join(wording.clean(w).split()) in text for w in analysis["warnings"])
 
 
 @every
@@ -347,8 +349,8 @@ def test_html_tables_have_captions_scopes_and_full_rows(name):
 def test_same_analysis_same_bytes(name):
     make = ANALYSES[name]
     assert page.html(make(), {}) == page.html(make(), {})
-    assert page.markdown(make()) == page.markdown(make())
-    assert page.latex(make()) == page.latex(make())
+    assert tables.markdown(make()) == tables.markdown(make())
+    assert tables.latex(make()) == tables.latex(make())
 
 
 def test_every_id_is_there_once_and_every_link_has_one():
@@ -362,7 +364,7 @@ def test_hostile_names_are_text():
     source = page.html(hostile(), {})
     reader, text = read(hostile())
     assert "<script" not in source and "javascript:" not in source
-    assert page.clean(HOSTILE) in text and "الطبيعي" in text
+    assert wording.clean(HOSTILE) in text and "الطبيعي" in text
     assert "\u202e" not in source and "\udcff" not in source
     source.encode("utf-8")
     titles = [a["title"] for t, a in reader.tags if t == "bdi" and "title" in a]
@@ -392,13 +394,13 @@ def test_the_first_screen_has_the_question_the_verdict_the_table_and_what_is_wro
 
 def test_standing_beside_the_best():
     block = make_block()
-    assert [page.standing(block, row) for row in block["rows"]] == ["best", "≈ best", "≈ best", *["worse"] * 5
+    assert [wording.standing(block, row) for row in block["rows"]] == ["best", "≈ best", "≈ best", *["worse"] * 5
         ]  # fmt: skip
     lose_runs(block)
-    assert page.standing(block, block["rows"][4]) == "fewer runs"
-    assert page.standing(block, block["rows"][7]) == "no run"
+    assert wording.standing(block, block["rows"][4]) == "fewer runs"
+    assert wording.standing(block, block["rows"][7]) == "no run"
     block["pairs"] = []
-    assert page.standing(block, block["rows"][3]) == "not compared"
+    assert wording.standing(block, block["rows"][3]) == "not compared"
 
 
 def test_strategies_that_lack_the_same_share_a_line():
@@ -410,11 +412,11 @@ def test_strategies_that_lack_the_same_share_a_line():
             {"strategy": row["strategy"], "seed": 2, "fold": 0, "status": "not run", "reason": ""}
         )
     effect = "2 of 3 runs count, and one whose hard runs are missing can look better than it is."
-    assert page.problems(block) == [f"G-LF, G-FL: 1 not run (seed 2, fold 0); {effect}"]
+    assert wording.problems(block) == [f"G-LF, G-FL: 1 not run (seed 2, fold 0); {effect}"]
 
 
 def test_a_pair_turned_round():
-    pairs = page.pairs_by_name(make_block())
+    pairs = wording.pairs_by_name(make_block())
     there, back = pairs["FT", "Auto-RGN"], pairs["Auto-RGN", "FT"]
     assert there["difference"] == pytest.approx(0.077) and back["difference"] == pytest.approx(-0.077)
     assert (back["low"], back["high"]) == (-there["high"], -there["low"])
@@ -426,30 +428,30 @@ def test_a_pair_turned_round():
 @pytest.mark.parametrize(
     ("text", "is_"),
     [
-        (page.number(0.8714), "0.871"),
-        (page.number(-0.0309, sign=True), "−0.031"),
-        (page.number(0.0001, sign=True), "0.000"),
-        (page.number(-0.0001), "0.000"),
-        (page.number(NAN), "undefined"),
-        (page.number(None), "undefined"),
-        (page.p_value(0.0131), "0.013"),
-        (page.p_value(0.00099), "<0.001"),
-        (page.p_value(1.0), "1.000"),
-        (page.p_value(NAN), "undefined"),
-        (page.interval(NAN, 1), ""),
-        (page.interval(0.84, 0.902), "[0.840, 0.902]"),
-        (page.estimate({"mean": 0.9, "sd": NAN, "n": 1, "low": 0.8, "high": 0.95}), "0.900 [0.800, 0.950]"),
-        (page.minutes(0.357), "0.36"),
-        (page.minutes(90.2), "90"),
-        (page.minutes(1230), "20.5 h"),
-        (page.memory(None), "not measured"),
-        (page.memory(3 * 2**30), "3.00 GiB"),
-        (page.whole(11178564), "11,178,564"),
-        (page.short(3e-05), "3e-5"),
-        (page.value(None), "not set"),
-        (page.value("None"), "not set"),
-        (page.value([1, None, True]), "1, not set, yes"),
-        (page.value({"a": 1e-5}), "a: 1e-05"),
+        (wording.number(0.8714), "0.871"),
+        (wording.number(-0.0309, sign=True), "−0.031"),
+        (wording.number(0.0001, sign=True), "0.000"),
+        (wording.number(-0.0001), "0.000"),
+        (wording.number(NAN), "undefined"),
+        (wording.number(None), "undefined"),
+        (wording.p_value(0.0131), "0.013"),
+        (wording.p_value(0.00099), "<0.001"),
+        (wording.p_value(1.0), "1.000"),
+        (wording.p_value(NAN), "undefined"),
+        (wording.interval(NAN, 1), ""),
+        (wording.interval(0.84, 0.902), "[0.840, 0.902]"),
+        (wording.estimate({"mean": 0.9, "sd": NAN, "n": 1, "low": 0.8, "high": 0.95}), "0.900 [0.800, 0.950]"),
+        (wording.minutes(0.357), "0.36"),
+        (wording.minutes(90.2), "90"),
+        (wording.minutes(1230), "20.5 h"),
+        (wording.memory(None), "not measured"),
+        (wording.memory(3 * 2**30), "3.00 GiB"),
+        (wording.whole(11178564), "11,178,564"),
+        (wording.short(3e-05), "3e-5"),
+        (wording.value(None), "not set"),
+        (wording.value("None"), "not set"),
+        (wording.value([1, None, True]), "1, not set, yes"),
+        (wording.value({"a": 1e-5}), "a: 1e-05"),
     ],
 )  # fmt: skip
 def test_how_numbers_are_written(text, is_):
@@ -509,19 +511,19 @@ def test_figures_stand_in_their_sections(caption, where):
 @every
 def test_markdown_says_the_same(name):
     analysis = ANALYSES[name]()
-    text = page.markdown(analysis)
+    text = tables.markdown(analysis)
     if name != "hostile":
         assert not re.search(r"\bnan\b|\bNone\b", text)
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table
     for block in analysis["blocks"]:
-        assert page.md(block["verdict"]) in text and all(row["strategy"] in text for row in block["rows"])
+        assert tables.md(block["verdict"]) in text and all(row["strategy"] in text for row in block["rows"])
     assert "<script" not in text.replace("\\<", "")
 
 
 def test_markdown_tables_hold_the_numbers():
-    text = page.markdown(make_analysis([make_block()]))
+    text = tables.markdown(make_analysis([make_block()]))
     assert "| FT | 0.871 \\[0.841, 0.901\\] ± 0.012 | best | 3 |" in text
     assert "| FT − LP | +0.011 \\[−0.015, +0.037\\] | 0.050 | 0.200 | not separable |" in text
 
@@ -548,7 +550,7 @@ def check_latex(text: str) -> None:
 @every
 def test_latex_is_balanced(name):
     analysis = ANALYSES[name]()
-    files = page.latex(analysis)
+    files = tables.latex(analysis)
     assert all(re.fullmatch(r"[a-z0-9-]+\.tex", file) for file in files)
     assert len([f for f in files if f.startswith("results-")]) == len(analysis["blocks"])
     for text in files.values():
@@ -556,20 +558,20 @@ def test_latex_is_balanced(name):
 
 
 def test_latex_escapes():
-    assert page.tex("a_b & 50 % $ # {x} ~ ^ \\ < − ±") == (
+    assert tables.tex("a_b & 50 % $ # {x} ~ ^ \\ < − ±") == (
         r"a\_b \& 50 \% \$ \# \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} $<$ $-$ $\pm$"
     )
 
 
 def test_latex_marks_the_best_and_those_beside_it():
-    text = page.latex(make_analysis([make_block()]))["results-demo-resnet18.tex"]
+    text = tables.latex(make_analysis([make_block()]))["results-demo-resnet18.tex"]
     assert r"FT & \textbf{0.871 [0.841, 0.901] $\pm$ 0.012} &" in text
     assert r"LP & 0.860 [0.830, 0.890] $\pm$ 0.012$^{\approx}$ &" in text
     assert r"G-FL & 0.838 [0.808, 0.868] $\pm$ 0.012 &" in text
 
 
 def test_blocks_with_alike_names_have_files_of_their_own():
-    files = page.latex(make_analysis([make_block("a b"), make_block("a_b"), make_block("数据")]))
+    files = tables.latex(make_analysis([make_block("a b"), make_block("a_b"), make_block("数据")]))
     assert {f for f in files if f.startswith("results-")} == {"results-a-b-resnet18.tex",
         "results-a-b-resnet18-2.tex", "results-resnet18.tex"}  # fmt: skip
 
@@ -577,10 +579,10 @@ def test_blocks_with_alike_names_have_files_of_their_own():
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
 @pytest.mark.parametrize("name", ["example", "several", "one_seed"])
 def test_latex_compiles(name, tmp_path):
-    files = page.latex(ANALYSES[name]())
-    tables = "\n\\clearpage\n".join(files.values())
+    files = tables.latex(ANALYSES[name]())
+    joined = "\n\\clearpage\n".join(files.values())
     head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
-    source = head + tables + "\n\\end{document}\n"
+    source = head + joined + "\n\\end{document}\n"
     (tmp_path / "all.tex").write_text(source, encoding="utf-8")
     command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, timeout=120)

@@ -175,7 +175,7 @@ def test_two_strategies_with_the_same_predictions_are_not_separable_and_nothing_
     pair = block["pairs"][0]
     assert (pair["difference"], pair["low"], pair["high"], pair["p_bootstrap"]) == (0, 0, 0, 1)
     assert pair["mcnemar"]["p"] == 1 and pair["t"]["p"] == 1 and pair["verdict"] == "not separable"
-    assert "No strategy is separable from FT at n = 1000 patients" in block["verdict"]
+    assert "No strategy is separable from FT at n = 1,000 patients" in block["verdict"]
 
 
 def test_over_five_folds_the_t_test_is_corrected_and_wilcoxon_is_left_out_with_its_reason(tmp_path, rng):
@@ -276,7 +276,7 @@ def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):
     write_run(tmp_path, "FT", right_scores(labels, rng.random(200) < 0.95, 0.9), labels, metric="brier")
     write_run(tmp_path, "LP", right_scores(labels, rng.random(200) < 0.6, 0.9), labels, metric="brier")
     block = analysis.analyse(tmp_path)["blocks"][0]
-    assert block["verdict"].startswith("FT has the lowest brier") and block["pairs"][0]["verdict"] == "better"
+    assert block["verdict"].startswith("FT has the lowest Brier score") and block["pairs"][0]["verdict"] == "better"
     assert [row["best"] for row in block["rows"]] == [True, False]
 
 

@@ -99,15 +99,13 @@ def bootstrap_roc(
     ties share a threshold; where it rises upright, the top. A row is nan without a positive or a negative.
     ValueError on other shapes or a grid outside [0, 1]."""
     grid = _check_grid(grid)
-    values = []
-    for tp, fp in _curves(scores, positive, group, weights):
-        if not tp[-1] or not fp[-1]:
-            values.append(np.full(len(grid), NAN))
-            continue
-        rate, sensitivity = np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])
-        # A grid's 0.3 may lie a rounding error below 3/10, at the foot of a step that starts there.
-        values.append(np.interp(grid + 1e-12, rate, sensitivity))
-    return np.array(values).reshape(-1, len(grid))
+    values = np.full((len(weights), len(grid)), NAN)
+    for start, tp, fp in _curves(scores, positive, group, weights):
+        rates, sensitivities = (counts / np.maximum(counts[:, -1:], 1) for counts in (fp, tp))
+        for i in np.flatnonzero((tp[:, -1] > 0) & (fp[:, -1] > 0)):
+            # A grid's 0.3 may lie a rounding error below 3/10, at the foot of a step that starts there.
+            values[start + i] = np.interp(grid + 1e-12, rates[i], sensitivities[i])
+    return values
 
 
 def bootstrap_pr(
@@ -118,15 +116,14 @@ def bootstrap_pr(
     grid: (P,) recalls in [0, 1]. Returns (B, P) float64 in (0, 1]. A row is nan without a positive.
     ValueError on other shapes or a grid outside [0, 1]."""
     grid = _check_grid(grid)
-    values = []
-    for tp, fp in _curves(scores, positive, group, weights):
-        if not tp[-1]:
-            values.append(np.full(len(grid), NAN))
-            continue
-        precision = tp / np.maximum(tp + fp, 1)
-        best = np.maximum.accumulate(precision[::-1])[::-1]
-        values.append(best[np.searchsorted(tp / tp[-1], grid - 1e-12)])
-    return np.array(values).reshape(-1, len(grid))
+    values = np.full((len(weights), len(grid)), NAN)
+    for start, tp, fp in _curves(scores, positive, group, weights):
+        tp, fp = tp[:, 1:], fp[:, 1:]  # without the point where nothing is called
+        best = np.maximum.accumulate((tp / np.maximum(tp + fp, 1))[:, ::-1], axis=1)[:, ::-1]
+        recall = tp / np.maximum(tp[:, -1:], 1)
+        for i in np.flatnonzero(tp[:, -1] > 0):
+            values[start + i] = best[i, np.searchsorted(recall[i], grid - 1e-12)]
+    return values
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -293,18 +290,19 @@ def _average_precision_in_each_group(scores, known, positive, group, n_groups, l
 
 
 def _curves(scores, positive, group, weights) -> Iterator:
-    """For each resample (tp, fp), counts at the distinct scores, descending: float64 arrays of integers."""
+    """For chunks of resamples (first resample, tp, fp): counts (B, 1 + T) at no score and then at the T
+    distinct scores, descending; float64 arrays of integers."""
     scores, positive, group = np.asarray(scores, np.float64), np.asarray(positive), np.asarray(group)
     _check_positive(positive, scores)
     weights = _check_weights(group, weights, len(scores))
     order = np.argsort(-scores)
     last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     positive, group = positive[order], group[order]
-    for w in weights:
-        drawn = w[group].astype(np.float64)
-        called = np.cumsum(drawn)[last_of_tie]
-        tp = np.cumsum(drawn * positive)[last_of_tie]
-        yield tp, called - tp
+    size = max(1, 2_000_000 // max(1, len(scores)))
+    for start in range(0, len(weights), size):
+        drawn = weights[start : start + size, group].astype(np.float64)
+        counts = [np.cumsum(x, axis=1)[:, last_of_tie] for x in (drawn * positive, drawn * ~positive)]
+        yield start, *(np.pad(count, ((0, 0), (1, 0))) for count in counts)
 
 
 def _table(group, n_groups, columns):

@@ -15,7 +15,7 @@ import numpy as np
 import metrics
 import stats
 import views
-from results import NAN, ORDER, Run, mean_over_runs, read_runs, read_scored, spread
+from results import NAN, ORDER, Run, Scored, mean_over_runs, read_runs, read_scored, spread
 from wording import metric_name, several, spoken
 
 RESAMPLES = 2000  # of the bootstrap over groups
@@ -97,11 +97,17 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
         "threshold_rule": settings["threshold"],
     }
     block |= test_counts(scored)
-    boot = bootstrap(done, scored, metric, second)
+    boot, again = bootstrap(done, scored, metric, second)
     block["rows"] = [strategy_row(s, runs, mine, boot, metric, second) for s, mine in of.items()]
     block["pairs"], block["pair_notes"] = compare_pairs(of, scored, boot, block)
     mark_best(block)
     block["notes"] = block_notes(block, runs)
+    if again > 0.01:
+        block["notes"].append(
+            f"{again:.0%} of the resamples lacked a class that the test set has, because few {block['group_kind']}s have "
+            + ("it, and stayed so" if again >= 0.9 else "it, and were drawn again")
+            + ": its intervals are rough."
+        )
     block["verdict"] = verdict(block)
     block["curves"] = {s: views.learning_curve(mine, metric) for s, mine in of.items() if mine}
     block["confusion"] = {
@@ -171,18 +177,23 @@ def unfinished_cells(runs: list[Run]) -> list[dict]:
     return cells
 
 
-def bootstrap(done: list[Run], scored: dict, metric: str, second: str) -> dict:
+def bootstrap(done: list[Run], scored: dict, metric: str, second: str) -> tuple[dict, float]:
     """(strategy, at, metric) -> (RESAMPLES,) values. Groups are drawn once for a test set, so that all strategies
     and seeds see the same resamples: what is compared is paired. Folds whose test sets share no group are drawn apart;
-    where they share some, the groups of all are drawn together."""
+    where they share some, the groups of all are drawn together. Returns also the share of resamples drawn again."""
     sets = {key: frozenset(s.groups.tolist()) for key, s in scored.items()}
     distinct = sorted(set(sets.values()), key=sorted)
     union = frozenset().union(*distinct)
     if sum(map(len, distinct)) > len(union):
         distinct, sets = [union], dict.fromkeys(sets, union)
-    drawn = {}
+    drawn, again = {}, [0.0]
     for number, groups in enumerate(distinct):
-        drawn[groups] = sorted(groups), stats.resample_groups(len(groups), RESAMPLES, seed=number)
+        names = sorted(groups)
+        within = {tuple(s.images): s for key, s in scored.items() if sets[key] == groups}
+        parts = [classes_of_groups(s, names) for s in within.values()]
+        weights, share = resamples_with_all_classes(np.concatenate(parts, axis=1), seed=number)
+        drawn[groups] = names, weights
+        again.append(share)
     values = {}
     for run in done:
         key = (run.strategy, run.at)
@@ -194,7 +205,36 @@ def bootstrap(done: list[Run], scored: dict, metric: str, second: str) -> dict:
             values[(*key, name)] = stats.bootstrap_values(
                 settings["task"], name, s.scores, s.labels, group, weights, **extra
             )
-    return values
+    return values, max(again)
+
+
+def classes_of_groups(s: Scored, names: list[str]) -> np.ndarray:
+    """(G, K) counts of what a metric needs in each group: units of each class that the test set has; of several
+    labels the positives and the negatives of each."""
+    group = np.searchsorted(names, s.groups)
+    if s.labels.ndim == 1:
+        columns = s.labels[:, None] == np.unique(s.labels)
+    else:
+        columns = np.concatenate([s.labels == 1, s.labels == 0], axis=1)
+    columns = columns[:, columns.any(axis=0)]
+    counts = np.zeros((len(names), columns.shape[1]))
+    np.add.at(counts, group, columns)
+    return counts
+
+
+def resamples_with_all_classes(counts: np.ndarray, seed: int, rounds: int = 20) -> tuple[np.ndarray, float]:
+    """((RESAMPLES, G) weights, share that was drawn again). A resample that lost a class which the test set has would
+    give another metric under the same name (a mean over fewer classes): it is drawn again, up to `rounds` times. Where
+    hardly any has them all (a hundred classes, each in few groups), the draws stay as they are."""
+    weights = stats.resample_groups(len(counts), RESAMPLES, seed=seed)
+    lost = np.flatnonzero((weights @ counts == 0).any(axis=1))
+    share = len(lost) / RESAMPLES
+    for number in range(1, rounds + 1 if share < 0.9 else 1):
+        if not len(lost):
+            break
+        weights[lost] = stats.resample_groups(len(counts), len(lost), seed=seed + 1_000_003 * number)
+        lost = lost[(weights[lost] @ counts == 0).any(axis=1)]
+    return weights, share
 
 
 def strategy_row(

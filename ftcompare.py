@@ -1575,7 +1575,7 @@ def use_run(s: argparse.Namespace) -> int:
     if s.export:
         said = apply.export(s.run, s.export, device=s.device)
         print(f"written: {s.export} and {Path(s.export).with_suffix('.json')}; scores differ from the run's by at most "
-              f"{said['max_difference']:.1e}")  # fmt: skip
+              f"{said['max_score_difference']:.1e}")  # fmt: skip
     return 0
 
 

@@ -129,7 +129,7 @@ def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
     for block in analysis["blocks"]:
         if only is not None and (block["data"], block["arch"]) not in only:
             continue
-        n = f"{len(block['seeds'])} seeds x {len(block['folds'])} folds"
+        n = f"{several(len(block['seeds']), 'seed')} x {several(len(block['folds']), 'fold')}"
         tested = several(block["test_groups"], block["group_kind"])
         what = f"mean over runs ({n}) [95 % interval over {tested}] ± standard deviation of runs"
         lines += ["", f"{block['data']}, {block['arch']}: {what}"]

@@ -856,3 +856,87 @@ def test_the_names_in_the_report_are_those_of_the_strategies():
     import results
 
     assert list(results.ORDER) == [entry.name for entry in strategies.STRATEGIES.values()]
+
+
+# -------------------------------------------------------------------------------- the report, and runs put to use
+
+
+def test_a_sweep_ends_with_the_report_of_all_strategies(swept):
+    out, said = swept
+    assert {"report.html", "report.md", "results.csv", "comparisons.csv", "tables"} <= {
+        f.name for f in out.iterdir()
+    }
+    page = (out / "report.html").read_text()
+    for entry in strategies.STRATEGIES.values():
+        assert f">{entry.name}<" in page and f"\n{entry.name}" in said
+    assert "has the highest balanced accuracy" in said and str(out / "report.html") in said
+    assert len(read(out / "results.csv")) == 8 and len(read(out / "comparisons.csv")) == 8 * 7 / 2
+    verdicts = {r["verdict"] for r in read(out / "comparisons.csv")}
+    assert verdicts <= {"better", "worse", "not separable"}
+
+
+def test_a_run_keeps_what_a_report_needs_when_the_data_is_gone(swept):
+    folder = swept[0] / "demo-tiny" / ARCH / "ft" / "seed0-fold0"
+    about = json.loads((folder / "config.json").read_text())["data"]
+    rows = predictions(folder)
+    for split in ("val", "test"):
+        mine = [r for r in rows if r["split"] == split]
+        assert about["splits"][split]["images"] == len(mine)
+        assert about["splits"][split]["groups"] == len({r["group"] for r in mine})
+        assert about["splits"][split]["classes"] == {
+            c: sum(r["label"] == c for r in mine) for c in about["splits"][split]["classes"]
+        }
+    assert about["groups_in_two_splits"] == 0 and about["group_kind"] == "patient"
+    test = {r["image"]: float(r[f"score_{r['label']}"]) for r in rows if r["split"] == "test"}
+    with np.load(folder / "hardest.npz", allow_pickle=False) as held:
+        names, pixels = held["image"].tolist(), held["pixels"]
+    assert names == sorted(test, key=test.get)[: len(names)] and len(names) == 12
+    index = datasets.load_index("demo-tiny")
+    for name, picture in zip(names, pixels):  # 32 px, as they were decoded
+        assert np.array_equal(picture[0], index.arrays[index.paths.index(name)])
+
+
+def test_predict_and_export_by_the_command_line(folder, tmp_path, run):
+    base = ["--data", folder, *SMALL, "--output-dir", tmp_path / "runs", "--epochs", "1", "--strategy", "lp"]
+    assert run(*base)[0] == 0
+    done = next((tmp_path / "runs").glob("*/*/lp/seed0-fold0"))
+    code, out, err = run("--predict", folder, "--run", done, "--out", tmp_path / "new.csv")
+    assert code == 0 and str(tmp_path / "new.csv") in out, err
+    scored = {Path(r["image"]).name: float(r["score_light"]) for r in read(tmp_path / "new.csv")}
+    known = {Path(r["image"]).name: float(r["score_light"]) for r in predictions(done)}
+    assert len(scored) == 60 and {k: scored[k] for k in known} == pytest.approx(known, abs=1e-5)
+    code, out, err = run("--export", tmp_path / "m.pt2", "--run", done)
+    assert code == 0 and (tmp_path / "m.pt2").is_file() and "differ from the run's by at most" in out, err
+    constants = json.loads((tmp_path / "m.json").read_text())
+    assert constants["classes"] == ["dark", "light"] and constants["img_size"] == 32
+    code, _, err = run("--predict", folder)
+    assert code == 2 and "need --run DIR" in err
+
+
+def test_gradcam_shows_the_same_images_for_every_strategy(folder, tmp_path, run):
+    base = [
+        "--data",
+        folder,
+        *SMALL,
+        "--output-dir",
+        tmp_path,
+        "--epochs",
+        "1",
+        "--strategy",
+        "ft",
+        "lp",
+        "--img-size",
+        "64",
+    ]
+    code, out, err = run(*base, "--gradcam", "3")
+    assert code == 0 and "Grad-CAM of 3 test images" in out, err
+    panel = next((tmp_path / "figures").glob("gradcam-*.png"))
+    with Image.open(panel) as image:
+        width, height = image.size
+    assert height > 3 * 128 and width > 3 * 128  # three images, a column for them and one a strategy
+    assert "Grad-CAM" in (tmp_path / "report.html").read_text()
+    rows = {
+        r["image"] for r in predictions(next(tmp_path.glob("*/*/ft/seed0-fold0"))) if r["split"] == "test"
+    }
+    again = run(*base, "--gradcam", "3")[1]  # nothing is trained anew
+    assert again.count("done before") == 2 and len(rows) >= 3

@@ -12,7 +12,6 @@ from conftest import ROOT
 from PIL import Image
 
 import analysis
-import figures
 import metrics
 import report
 import results
@@ -131,9 +130,10 @@ def test_a_row_holds_mean_standard_deviation_and_the_group_bootstrap_of_its_runs
             [np.repeat([k for k in range(60) if groups[k] == g], n) for g, n in zip(order, w)]
         ).astype(int)
         looped.append(np.mean([(s.scores.argmax(1) == s.labels)[rows].mean() for s in scored]))
-    boot = analysis.bootstrap(
+    boot, again = analysis.bootstrap(
         runs, {(r.strategy, r.at): s for r, s in zip(runs, scored)}, "accuracy", "auroc"
     )
+    assert again == 0
     ours = results.mean_over_runs([boot["FT", r.at, "accuracy"] for r in runs])
     assert ours[:400] == pytest.approx(looped, abs=1e-12)
     assert (row["test"]["low"], row["test"]["high"]) == pytest.approx(
@@ -271,12 +271,30 @@ def test_holm_runs_over_the_pairs_of_a_block(tmp_path, rng):
     assert [p["p_holm"] for p in ordered] == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_resample_that_lost_a_class_is_drawn_again():
+    """Ten patients, one of whom alone has class 1: without it balanced accuracy is that of class 0 alone."""
+    counts = np.array([[3, 0]] * 9 + [[0, 2]])
+    weights, share = analysis.resamples_with_all_classes(counts, seed=0)
+    assert share == pytest.approx(0.9**10, abs=0.04)  # how often ten draws of ten miss one
+    assert (weights[:, 9] > 0).all() and (weights.sum(axis=1) == 10).all()
+    expected = 1 / (1 - 0.9**10)  # the mean of a binomial (10, 1/10) that is not 0
+    assert weights[:, 9].mean() == pytest.approx(expected, abs=0.06)
+
+
+def test_where_hardly_a_resample_has_all_classes_the_draws_stay_as_they_are():
+    weights, share = analysis.resamples_with_all_classes(np.eye(30), seed=0)
+    assert share == 1 and np.array_equal(weights, stats.resample_groups(30, analysis.RESAMPLES, seed=0))
+
+
 def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):
     labels = toy(rng)
     write_run(tmp_path, "FT", right_scores(labels, rng.random(200) < 0.95, 0.9), labels, metric="brier")
     write_run(tmp_path, "LP", right_scores(labels, rng.random(200) < 0.6, 0.9), labels, metric="brier")
     block = analysis.analyse(tmp_path)["blocks"][0]
-    assert block["verdict"].startswith("FT has the lowest Brier score") and block["pairs"][0]["verdict"] == "better"
+    assert (
+        block["verdict"].startswith("FT has the lowest Brier score")
+        and block["pairs"][0]["verdict"] == "better"
+    )
     assert [row["best"] for row in block["rows"]] == [True, False]
 
 
@@ -500,8 +518,7 @@ def runs_folder(tmp_path, rng):
     return tmp_path
 
 
-def test_everything_is_written_and_no_temporary_file_stays(runs_folder, monkeypatch):
-    monkeypatch.setattr(figures, "draw", lambda analysis, folder: {})  # they have tests of their own
+def test_everything_is_written_and_no_temporary_file_stays(runs_folder):
     report.build(runs_folder)
     assert {"results.csv", "comparisons.csv", "report.md", "report.html", "tables"} <= {
         f.name for f in runs_folder.iterdir()

@@ -147,6 +147,7 @@ def tuned(tmp_path_factory):
     patch.setattr(
         sys, "argv", ["ftcompare.py", *SMALL, "--tune", "2", "--folds", "2", "--output-dir", str(out)]
     )
+    patch.setattr("figures.available", lambda: False)
     assert ftcompare.command_line() == 0
     patch.undo()
     return out / "demo-tiny" / ARCH

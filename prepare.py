@@ -1,0 +1,314 @@
+"""A dataset made ready to train on: read, decoded, split; and what a careful person would ask, printed.
+
+ready = prepare("demo", settings)       # settings: what ftcompare.py's command line gives
+data = ready.data(fold=0, weights=weights)"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import datasets
+import images
+import metrics
+import runs
+import splits
+from datasets import DataError, Index
+from scoring import judge_scores
+
+
+class UsageError(ValueError):
+    """Something the user can mend; printed as one line, exit code 2."""
+
+
+@dataclass
+class Data:
+    """One dataset in one split, ready to train on. rows: split -> image numbers; lookup: image number -> row
+    of pixels."""
+
+    index: Index
+    pixels: Tensor
+    lookup: np.ndarray
+    rows: dict[str, np.ndarray]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str = ""
+    fingerprint: str = ""  # of the index, taken once a dataset, not once a run
+    identical: list[list[int]] = field(default_factory=list)  # rows with the same bytes
+
+    def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
+        return images.batch(
+            self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation
+        )
+
+
+def describe_data(data: Data) -> dict:
+    """What a report must know of the data when the data is no longer there."""
+    index = data.index
+    groups, units = np.array(index.groups), np.array(index.units if index.units is not None else index.paths)
+    held = {}
+    for split, rows in data.rows.items():
+        labels = index.labels[rows]
+        multiclass = index.task == "multiclass"
+        counts = [int((labels == c).sum()) if multiclass else int((labels[:, c] == 1).sum())
+                  for c in range(len(index.classes))]  # fmt: skip
+        held[split] = {
+            "images": len(rows),
+            "groups": len(np.unique(groups[rows])),
+            "units": len(np.unique(units[rows])),
+            "classes": dict(zip(index.classes, counts)),
+        }
+    sides = np.full(len(index), "", dtype="<U5")
+    for split, rows in data.rows.items():
+        sides[rows] = split
+    known = [
+        d
+        for d in datasets.list_datasets()
+        if index.name == d["name"] or index.name.startswith(d["name"] + "-")
+    ]
+    return {
+        "name": index.name,
+        "citation": known[0]["citation"] if known else None,
+        "images": len(index),
+        "group_kind": index.group_kind,
+        "unit_kind": index.unit_kind,
+        "unit_score": index.unit_score if index.units is not None else None,
+        "leave_out": list(index.leave_out),
+        "splits": held,
+        "official_test": "test" in index.official or bool(index.official_folds),
+        "groups_in_two_splits": shared_groups(index, sides),
+        "identical_across_splits": len(splits.spanning(data.identical, sides)),
+        "notes": index.notes,
+    }
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass
+class Prepared:
+    """A dataset decoded and split. lookup: image number -> row of pixels (they differ where images were left
+    out)."""
+
+    index: Index
+    pixels: Tensor
+    lookup: np.ndarray
+    folds: list[np.ndarray]
+    settings: argparse.Namespace
+    digest: str  # of the decoded pixels
+    fingerprint: str  # of the index
+    identical: list[list[int]]
+
+    def data(self, fold: int, weights: runs.Weights) -> Data:
+        rows = {side: np.flatnonzero(self.folds[fold] == side) for side in datasets.SPLITS}
+        self.pixels = on_device(self.pixels, self.settings.device)
+        return Data(
+            self.index,
+            self.pixels,
+            self.lookup,
+            rows,
+            weights.mean,
+            weights.std,
+            self.digest,
+            self.fingerprint,
+            self.identical,
+        )
+
+
+def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
+    """The index of a dataset and its decoded pixels, unreadable images still among them."""
+    output = Path(s.output_dir).resolve()
+    if Path(name).is_dir() and output.is_relative_to(Path(name).resolve()):
+        raise UsageError(f"--output-dir {s.output_dir} lies in the data folder {name}; put it elsewhere")
+    options = {f: getattr(s, f) for f in datasets.Options.__dataclass_fields__}
+    index = datasets.load_index(name, s.data_dir, datasets.Options(**options))
+    if (
+        name in datasets.DATASETS
+    ):  # another task, split or label set is another dataset: cholect50-verb-crossval-fold2
+        said = [(f, options[f]) for f, choices in datasets.CHOICES.items() if options[f] != choices[0]]
+        index.name += "".join(f"-{f}{value}" if f == "fold" else f"-{value}" for f, value in said)
+    if s.positive or (index.task == "multiclass" and len(index.classes) == 2):
+        set_positive(index, s.positive)
+    if s.protocol and s.metric == "balanced_accuracy" and index.task == "multilabel":
+        s.metric = None  # the protocol's metric is that of several classes
+    if s.metric:
+        some = np.arange(min(8, len(index)))
+        offered = judge_scores(index, some, np.full((len(some), len(index.classes)), 1 / len(index.classes)))[
+            "values"
+        ]
+        if s.metric not in offered:
+            raise UsageError(f"unknown --metric {s.metric}; {index.name} has {', '.join(offered)}")
+        if s.metric in (*metrics.RATES, *(["f1"] if index.task == "multilabel" else [])):
+            raise UsageError(
+                f"--metric {s.metric} hangs on a threshold that is chosen later; take auroc, say"
+            )
+        index.metric = s.metric
+    print(f"\ndata {index.name}: {len(index)} images, {len(index.classes)} classes, {index.task}", flush=True)
+    cache = Path(s.output_dir) / "cache" / datasets.safe_name(index.name)
+    rules = {"resize": s.resize, "bits": s.bit_depth, "workers": s.workers}
+    pixels = images.decode(index.sources(), s.img_size, cache, **rules, progress=DecodeProgress())
+    channels = "grey" if pixels.data.shape[1] == 1 else "colour"
+    print(f"  {pixels.found}; decoded once to {s.img_size} px {channels}, in {duration(pixels.seconds)}")
+    return index, pixels
+
+
+def set_positive(index: Index, positive: str | None) -> None:
+    """Of two classes the second is the positive one: of sensitivity, PPV, average precision."""
+    if positive is not None:
+        if index.task != "multiclass" or positive not in index.classes or len(index.classes) != 2:
+            raise UsageError(
+                f"--positive {positive}: {index.name} has the classes {', '.join(index.classes)}"
+            )
+        if index.classes[0] == positive:
+            index.classes, index.labels = index.classes[::-1], 1 - index.labels
+    index.notes.append(f"positive class: {index.classes[1]} (--positive changes it)")
+    if re.search(r"normal(?<!abnormal)|healthy|^no|neg|benign|control", index.classes[1], re.IGNORECASE):
+        index.notes.append(
+            f"is {index.classes[1]} really the finding? Sensitivity is that of the positive class"
+        )
+
+
+def prepare(name: str, s: argparse.Namespace) -> Prepared:
+    """Index, pixels and folds of one dataset; prints what a careful person would ask."""
+    index, pixels = read_index(name, s)
+    lookup, identical = np.arange(len(index)), pixels.identical
+    if pixels.bad:
+        lines = "\n".join(f"  {index.paths[i]}: {why}" for i, why in pixels.bad)
+        if not s.skip_bad:
+            many = f"{len(pixels.bad)} of {len(index)} images cannot be read (--skip-bad leaves them out)"
+            raise DataError(f"{index.name}: {many}:\n{lines}")
+        print(f"  left out, unreadable, in every strategy alike: {len(pixels.bad)}\n{lines}")
+        lookup = np.setdiff1d(lookup, [i for i, _ in pixels.bad])
+        new, index = {old: i for i, old in enumerate(lookup.tolist())}, index.keep(lookup)
+        identical = [same for rows in identical if len(same := [new[i] for i in rows if i in new]) > 1]
+    for text in [*index.notes, *pixels.warnings]:
+        print(f"  note: {text}")
+    folds = cut_folds(index, identical, s)
+    for k, split in enumerate(folds):
+        print_split(index, identical, split, k if len(folds) > 1 else None)
+    if not s.dry_run:
+        name = f"{datasets.safe_name(index.name)}-seed{s.split_seed}-folds{len(folds)}.csv"
+        print(
+            f"  written: {splits.write_splits(Path(s.output_dir) / 'splits' / name, index, folds)}",
+            flush=True,
+        )
+    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest, index.fingerprint(), identical)
+
+
+def cut_folds(index: Index, identical: list[list[int]], s: argparse.Namespace) -> list[np.ndarray]:
+    """The folds that the settings ask for."""
+    if s.splits_file:
+        folds = splits.read_splits(Path(s.splits_file), index)
+    else:
+        fractions = {"val_fraction": s.val_fraction, "test_fraction": s.test_fraction}
+        folds = splits.make_splits(index, identical, seed=s.split_seed, **fractions, folds=s.folds)
+    if s.drop_duplicates:
+        folds = [splits.without_copies(identical, sides) for sides in folds]
+        for sides in folds:
+            kept = np.flatnonzero(sides != "")
+            splits.check_split(index.keep(kept), sides[kept], "without the copies")
+    return folds
+
+
+def check(name: str, s: argparse.Namespace) -> bool:
+    """--check-data: prints the table, writes data_check.csv. Returns whether something must be mended."""
+    index, pixels = read_index(name, s)
+    try:
+        folds, torn = cut_folds(index, pixels.identical, s), []
+    except DataError as error:
+        folds, torn = [], [str(error)]
+    found = {
+        "bad": pixels.bad,
+        "identical": pixels.identical,
+        "found": pixels.found,
+        "warnings": pixels.warnings,
+    }
+    rows, problems, warnings = splits.check_data(index, folds, **found, problems=torn)
+    print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
+    for row in (row for row in rows if row["images"] != ""):
+        name = row["class"] or "all"
+        counts = f"{row['images']:>8} {row['groups']:>8} {row['units']:>8}"
+        print(f"  {row['table']:<10} {row['split']:<6} {name:<24} {counts}  {row['official']}")
+    for kind, texts in (("note", index.notes), ("warning", warnings), ("MUST BE MENDED", problems)):
+        for text in texts:
+            print(f"  {kind}: {text}")
+    file = Path(s.output_dir) / "splits" / f"{datasets.safe_name(index.name)}-data_check.csv"
+    runs.write_atomically(file, runs.to_csv(rows))
+    print(f"  written: {file}")
+    return bool(problems)
+
+
+def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fold: int | None) -> None:
+    at = "" if fold is None else f"fold {fold}: "
+    groups = {side: {g for g, here in zip(index.groups, split) if here == side} for side in datasets.SPLITS}
+    for side in datasets.SPLITS:
+        labels = index.labels[split == side]
+        if index.task == "multiclass":
+            counts = [int((labels == i).sum()) for i in range(len(index.classes))]
+        else:
+            counts = np.nansum(labels, axis=0).astype(int).tolist()
+        shown = ", ".join(f"{c} {n}" for c, n in zip(index.classes, counts))
+        print(f"  {at}{side:<5} {len(labels):>6} images of {len(groups[side])} {index.group_kind}s: {shown}")
+    shared = shared_groups(index, split)
+    left_out = int((split == "").sum())
+    spans = splits.spanning(identical, split)
+    print(
+        f"  {at}{index.group_kind}s in two splits: {shared}"
+        + (f"; {left_out} images left out" if left_out else "")
+    )
+    if spans:
+        pairs = Counter(" and ".join(sorted({str(split[i]) for i in rows} - {""})) for rows in spans)
+        said = ", ".join(f"{n} in {where}" for where, n in pairs.items())
+        example = " = ".join(index.paths[i] for i in spans[0][:2])
+        print(
+            f"  {at}WARNING: {len(spans)} groups of byte-identical images are in two splits ({said}), e.g. {example}; "
+            "--drop-duplicates takes the copies out of training"
+        )
+
+
+def shared_groups(index: Index, split: np.ndarray) -> int:
+    """How many groups stand in two splits: counted anew, whatever made the split."""
+    sides: dict[str, set] = {}
+    for group, side in zip(index.groups, split):
+        sides.setdefault(group, set()).add(str(side))
+    return sum(len(found - {""}) > 1 for found in sides.values())
+
+
+class DecodeProgress:
+    """Rate and remaining time of decoding: a moving line on a terminal, a line every ten seconds
+    otherwise."""
+
+    def __init__(self):
+        self.started, self.said = time.perf_counter(), time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        now, live = time.perf_counter(), sys.stderr.isatty()
+        if now - self.said < (0.2 if live else 10) and not (live and done == total):
+            return
+        self.said, rate = now, done / (now - self.started)
+        text = f"  decoding {done} of {total}, {rate:.0f} images/s, {duration((total - done) / rate)} left"
+        ending = ("\r\033[K", "\n" if done == total else "") if live else ("", "\n")
+        print(ending[0] + text, end=ending[1], file=sys.stderr, flush=True)
+
+
+def on_device(pixels: Tensor, device: str) -> Tensor:
+    """The whole dataset on the GPU where it takes under a quarter of the free memory: no loader is faster."""
+    if (
+        not device.startswith("cuda")
+        or pixels.is_cuda
+        or pixels.numel() > torch.cuda.mem_get_info(device)[0] / 4
+    ):
+        return pixels
+    return pixels.to(device)

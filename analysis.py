@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,9 @@ class ReportError(ValueError):
 # ------------------------------------------------------------------------------------------------ one block
 
 
-def analyse(folder: str | Path) -> dict:
+def analyse(folder: str | Path, progress: Callable[[str], None] = lambda doing: None) -> dict:
     """Everything that a report says, from the run folders below: the blocks, what holds over them, the two headline
-    claims of the paper. Raises ReportError without a run."""
+    claims of the paper. progress(what is being done). Raises ReportError without a run."""
     runs, warnings = read_runs(folder)
     if not runs:
         also = f" ({'; '.join(warnings)})" if warnings else ""
@@ -39,7 +40,9 @@ def analyse(folder: str | Path) -> dict:
             f"no run below {folder}{also}; a run is <data>/<arch>/<strategy>/seed0-fold0/config.json"
         )
     blocks = []
-    for key in dict.fromkeys(run.block for run in runs):
+    keys = list(dict.fromkeys(run.block for run in runs))
+    for number, key in enumerate(keys, 1):
+        progress(f"{number} of {len(keys)}: {', '.join(key)}")
         inside, scored = [run for run in runs if run.block == key], {}
         for run in [r for r in inside if r.status == "done"]:
             try:

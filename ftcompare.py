@@ -653,6 +653,13 @@ def describe_plan(plan: strategies.Plan, note: str) -> list[str]:
 # -------------------------------------------------------------------------------------------------- the sweep
 
 
+def inner_split(index: Index, sides: np.ndarray, identical: list, s: argparse.Namespace) -> np.ndarray:
+    """The split that tunes inside a fold, checked: DataError where it saw what the fold is judged by."""
+    inner = splits.nested_split(index, sides, identical, seed=s.split_seed, val_fraction=s.val_fraction)
+    splits.check_nested(index, sides, inner)
+    return inner
+
+
 def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, say: Progress) -> dict:
     """--tune: trains s.tune trials of the cell's strategy on a split inside the training part of its fold, and chooses
     by the validation metric there. Returns {"lr", "alpha" (SP), "edge", "trials", "optimizer_steps", "minutes", ...}, or
@@ -660,10 +667,7 @@ def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, s
     sides = np.full(len(data.index), "", dtype="<U5")
     for side, rows in data.rows.items():
         sides[rows] = side
-    inner = splits.nested_split(
-        data.index, sides, data.identical, seed=s.split_seed, val_fraction=s.val_fraction
-    )
-    splits.check_nested(data.index, sides, inner)
+    inner = inner_split(data.index, sides, data.identical, s)
     nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
     rows, metric = [], data.index.metric
     for i, trial in enumerate(strategies.trials(cell.strategy, s.opt, s.tune, s.split_seed)):
@@ -806,6 +810,9 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         for fold in range(len(ready.folds))
         for strategy in s.strategy
     ]
+    for ready in prepared.values() if s.tune else ():
+        for fold in ready.folds:  # a fold that cannot be cut for tuning is refused before any is trained
+            inner_split(ready.index, fold, ready.identical, ready.settings)
     kinds = {(cell.data, cell.arch, cell.strategy): cell for cell in cells}
     for cell in kinds.values():  # before hours are spent: everything that can be refused
         check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)

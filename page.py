@@ -635,7 +635,8 @@ def hardest_images(block: dict) -> Html:
             )  # fmt: skip
     words = (
         "The test images whose truth got the lowest probability, mean over strategies and runs: a wrong "
-        "label, or a hard case? ✓ right, ✗ wrong, with the probability of the class called."
+        "label, or a hard case? ✓ right, ✗ wrong, with the probability of the class called. The pictures are "
+        "from your test set: to share the page without them, delete hardest.npz in the runs and make it anew."
     )
     return note(words) + tag("div", *cards, class_="cards")
 

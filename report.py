@@ -105,7 +105,12 @@ def build(folder: str | Path) -> dict:
     folder = Path(folder)
     if not folder.is_dir():
         raise ReportError(f"{folder} is no folder; --report takes the --output-dir of the runs")
-    analysis = analyse(folder)
+
+    def progress(doing: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K  report, {doing}", end="", file=sys.stderr, flush=True)
+
+    analysis = analyse(folder, progress)
     write(folder / "results.csv", to_csv(results_rows(read_runs(folder)[0])))
     if rows := comparison_rows(analysis):
         write(folder / "comparisons.csv", to_csv(rows))
@@ -113,6 +118,7 @@ def build(folder: str | Path) -> dict:
         (folder / "comparisons.csv").unlink(missing_ok=True)  # of other runs
     for name, text in tables.latex(analysis).items():
         write(folder / "tables" / name, text)
+    progress("figures")
     drawn = figures.draw(analysis, folder / "figures")
     for panel in sorted((folder / "figures").glob("gradcam-*.png")):
         for block in analysis["blocks"]:
@@ -120,6 +126,8 @@ def build(folder: str | Path) -> dict:
                 drawn.setdefault((block["data"], block["arch"]), []).append(("Grad-CAM", panel.read_bytes()))
     write(folder / "report.md", tables.markdown(analysis))
     write(folder / "report.html", page.html(analysis, drawn))
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
     return analysis
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import datasets
 import ftcompare
@@ -301,3 +302,19 @@ def test_a_planted_leak_is_refused_before_a_trial_is_trained(monkeypatch, index,
 
     with pytest.raises(datasets.DataError, match="are not training images of the fold"):
         chosen(monkeypatch, index, outer, [0.1, 0.2], edit=leak)
+
+
+def test_a_fold_too_small_to_tune_in_is_refused_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+    """Three images of the rare class in three folds: one trains, and tuning would need two."""
+    rng = np.random.default_rng(0)
+    for label, n in (("common", 24), ("rare", 3)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(
+                tmp_path / "data" / label / f"{i}.png"
+            )
+    small = [a if a != "demo-tiny" else tmp_path / "data" for a in SMALL]
+    arguments = [*small, "--tune", "2", "--output-dir", tmp_path / "runs", "--strategy", "ft"]
+    code, _, err = command(arguments, capsys, monkeypatch)
+    assert code == 2 and "class rare is absent from" in err and "tuning" in err
+    assert not list((tmp_path / "runs").rglob("config.json"))

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import datasets
+import files
 import images as pictures
 import runs
 import strategies
@@ -185,9 +186,9 @@ def predict(
     for what in bad:
         print(f"left out: {what}", file=sys.stderr)
     if target is None:
-        sys.stdout.write(runs.to_csv(lines))
+        sys.stdout.write(files.to_csv(lines))
     else:
-        runs.write_atomically(target, runs.to_csv(lines))
+        files.write_atomically(target, files.to_csv(lines))
     return target
 
 
@@ -315,7 +316,7 @@ def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    runs.write_atomically(file.with_suffix(".json"), runs.to_json(about))
+    files.write_atomically(file.with_suffix(".json"), files.to_json(about))
     return about
 
 
@@ -514,7 +515,7 @@ def gradcam_panel(
     legend(panel, draw, panel.height - LINE - 2)
     file = io.BytesIO()
     panel.save(file, "PNG")
-    runs.write_atomically(Path(out), file.getvalue())
+    files.write_atomically(Path(out), file.getvalue())
     return notes
 
 

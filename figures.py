@@ -16,13 +16,14 @@ import gc
 import io
 import itertools
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from files import write_atomically
 
 COLUMN, PAGE = 3.5, 7.0  # inches
 DPI = 130
@@ -103,7 +104,7 @@ def draw(analysis: dict, folder: str | Path) -> dict[tuple[str, str], list[tuple
             for name, (function, caption) in table.items():
                 if images := _pictures(function, part):
                     for ending, content in images.items():
-                        _write(folder / f"{stem}-{name}.{ending}", content)
+                        write_atomically(folder / f"{stem}-{name}.{ending}", content)
                     drawn.setdefault(key, []).append((caption.format(**_words(part)), images["png"]))
             gc.collect()
     return drawn
@@ -157,16 +158,6 @@ def _settings():
         finally:
             if collects:
                 gc.enable()
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Readers, and a power cut, see the old content or the new one."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------- words, numbers, styles

@@ -33,6 +33,7 @@ from torch import nn
 
 import apply
 import datasets
+import files
 import images
 import metrics
 import report
@@ -557,7 +558,7 @@ def write_hardest(file: Path, data: Data, scores: np.ndarray) -> None:
     np.savez_compressed(
         out, image=np.array([data.index.paths[i] for i in worst]), pixels=pixels.round().byte().numpy()
     )
-    runs.write_atomically(file, out.getvalue())
+    files.write_atomically(file, out.getvalue())
 
 
 def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace) -> dict:

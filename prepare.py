@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import datasets
+import files
 import images
 import metrics
 import runs
@@ -245,7 +246,7 @@ def check(name: str, s: argparse.Namespace) -> bool:
         for text in texts:
             print(f"  {kind}: {text}")
     file = Path(s.output_dir) / "splits" / f"{datasets.safe_name(index.name)}-data_check.csv"
-    runs.write_atomically(file, runs.to_csv(rows))
+    files.write_atomically(file, files.to_csv(rows))
     print(f"  written: {file}")
     return bool(problems)
 

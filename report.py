@@ -7,10 +7,7 @@ predictions.csv, hardest.npz, metrics.json."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import figures
 import page
 import tables
 from analysis import ReportError, analyse
+from files import to_csv, write_atomically
 from results import NAN, Run, read_runs
 from wording import several
 
@@ -80,26 +78,6 @@ def plain(value: object) -> object:
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
-def write(file: Path, data: str | bytes) -> Path:
-    """Readers, and a power cut, see the old content or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data.encode("utf-8", "replace") if isinstance(data, str) else data)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return file
-
-
-def to_csv(rows: list[dict]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
 def build(folder: str | Path) -> dict:
     """Writes everything into the folder of runs and returns the analysis. Raises ReportError."""
     folder = Path(folder)
@@ -111,21 +89,21 @@ def build(folder: str | Path) -> dict:
             print(f"\r\033[K  report, {doing}", end="", file=sys.stderr, flush=True)
 
     analysis = analyse(folder, progress)
-    write(folder / "results.csv", to_csv(results_rows(read_runs(folder)[0])))
+    write_atomically(folder / "results.csv", to_csv(results_rows(read_runs(folder)[0])))
     if rows := comparison_rows(analysis):
-        write(folder / "comparisons.csv", to_csv(rows))
+        write_atomically(folder / "comparisons.csv", to_csv(rows))
     else:
         (folder / "comparisons.csv").unlink(missing_ok=True)  # of other runs
     for name, text in tables.latex(analysis).items():
-        write(folder / "tables" / name, text)
+        write_atomically(folder / "tables" / name, text)
     progress("figures")
     drawn = figures.draw(analysis, folder / "figures")
     for panel in sorted((folder / "figures").glob("gradcam-*.png")):
         for block in analysis["blocks"]:
             if panel.stem == f"gradcam-{block['data']}-{block['arch']}":
                 drawn.setdefault((block["data"], block["arch"]), []).append(("Grad-CAM", panel.read_bytes()))
-    write(folder / "report.md", tables.markdown(analysis))
-    write(folder / "report.html", page.html(analysis, drawn))
+    write_atomically(folder / "report.md", tables.markdown(analysis))
+    write_atomically(folder / "report.html", page.html(analysis, drawn))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     return analysis

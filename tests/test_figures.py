@@ -268,22 +268,6 @@ def test_without_matplotlib_there_is_nothing_and_no_folder(tmp_path, monkeypatch
     assert not (tmp_path / "figures").exists()
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    file = tmp_path / "demo-resnet18-intervals.png"
-    file.write_bytes(b"old")
-
-    def full(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(figures.os, "replace", full)
-    with pytest.raises(OSError, match="no space"):
-        figures._write(file, b"new")
-    assert [f.name for f in tmp_path.iterdir()] == [file.name] and file.read_bytes() == b"old"
-    monkeypatch.undo()
-    figures._write(file, b"new")
-    assert [f.name for f in tmp_path.iterdir()] == [file.name] and file.read_bytes() == b"new"
-
-
 def test_blocks_have_file_names_of_their_own_of_plain_letters():
     names = [
         ("a-b", "c"),

@@ -17,10 +17,13 @@ import metrics
 import stats
 import views
 from results import NAN, ORDER, Run, Scored, mean_over_runs, read_runs, read_scored, spread
-from wording import metric_name, several, spoken
+from wording import metric_name, plural, several, spoken
 
 RESAMPLES = 2000  # of the bootstrap over groups
 ALPHA = 0.05
+MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1")
+MOSTLY = 0.9  # share of resamples without some class from which on they are not drawn again
+FEWEST_GROUPS = 6  # a test on n groups cannot fall below 2 / 2^n: 0.03 with six, 0.06 with five
 
 
 class ReportError(ValueError):
@@ -30,10 +33,11 @@ class ReportError(ValueError):
 # ------------------------------------------------------------------------------------------------ one block
 
 
-def analyse(folder: str | Path, progress: Callable[[str], None] = lambda doing: None) -> dict:
+def analyse(folder: str | Path, progress: Callable[[str], None] = lambda doing: None, found=None) -> dict:
     """Everything that a report says, from the run folders below: the blocks, what holds over them, the two headline
-    claims of the paper. progress(what is being done). Raises ReportError without a run."""
-    runs, warnings = read_runs(folder)
+    claims of the paper. progress(what is being done). found: what read_runs gave, where it was called before. Raises
+    ReportError without a run."""
+    runs, warnings = found or read_runs(folder)
     if not runs:
         also = f" ({'; '.join(warnings)})" if warnings else ""
         raise ReportError(
@@ -88,6 +92,8 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
         "citation": data["citation"],
         "data_notes": data["notes"],
         "official_test": data["official_test"],
+        "mean": data.get("mean"),
+        "std": data.get("std"),
         "splits": [
             {"fold": r.at[1]}
             | {k: r.config["data"][k] for k in ("splits", "groups_in_two_splits", "identical_across_splits")}
@@ -103,13 +109,18 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
     boot, again = bootstrap(done, scored, metric, second)
     block["rows"] = [strategy_row(s, runs, mine, boot, metric, second) for s, mine in of.items()]
     block["pairs"], block["pair_notes"] = compare_pairs(of, scored, boot, block)
-    mark_best(block)
-    block["notes"] = block_notes(block, runs)
+    block["differ"] = incomparable(runs)
+    if not block["differ"]:
+        mark_best(block)
+    ranked = next((row["cells"] for row in block["rows"] if row["ranked"]), [])
+    block["compared_groups"] = len(
+        {g for (_, at), s in scored.items() if list(at) in ranked for g in s.groups.tolist()}
+    )
+    block["notes"] = block_notes(block, done)
     if again > 0.01:
         block["notes"].append(
-            f"{again:.0%} of the resamples lacked a class that the test set has, because few {block['group_kind']}s have "
-            + ("it, and stayed so" if again >= 0.9 else "it, and were drawn again")
-            + ": its intervals are rough."
+            f"{again:.0%} of the resamples lacked a class that the test set has, because few {plural(block['group_kind'])} "
+            f"have it, and {'stayed so' if again >= MOSTLY else 'were drawn again'}: intervals of means over classes are rough."
         )
     block["verdict"] = verdict(block)
     block["curves"] = {s: views.learning_curve(mine, metric) for s, mine in of.items() if mine}
@@ -171,44 +182,48 @@ def unfinished_cells(runs: list[Run]) -> list[dict]:
     cells = [{"strategy": r.strategy, "seed": r.at[0], "fold": r.at[1], "status": r.status, "reason": r.reason}
              for r in runs if r.status != "done"]  # fmt: skip
     there = {(r.strategy, r.at) for r in runs}
+    planned = [
+        (seed, fold) for seed in sorted({r.at[0] for r in runs}) for fold in sorted({r.at[1] for r in runs})
+    ]
     for strategy in dict.fromkeys(r.strategy for r in runs):
-        for at in sorted({r.at for r in runs}):
-            if (strategy, at) not in there:
-                cells.append(
-                    {"strategy": strategy, "seed": at[0], "fold": at[1], "status": "not run", "reason": ""}
-                )
+        for seed, fold in (at for at in planned if (strategy, at) not in there):
+            cells.append(
+                {"strategy": strategy, "seed": seed, "fold": fold, "status": "not run", "reason": ""}
+            )
     return cells
 
 
 def bootstrap(done: list[Run], scored: dict, metric: str, second: str) -> tuple[dict, float]:
-    """(strategy, at, metric) -> (RESAMPLES,) values. Groups are drawn once for a test set, so that all strategies
-    and seeds see the same resamples: what is compared is paired. Folds whose test sets share no group are drawn apart;
-    where they share some, the groups of all are drawn together. Returns also the share of resamples drawn again."""
+    """(strategy, at, metric) -> (RESAMPLES,) values, and the share of resamples drawn again. Groups are drawn once for
+    a test set, so that all strategies and seeds see the same resamples: what is compared is paired. Folds whose test sets
+    share no group are drawn apart; where they share some, the groups of all are drawn together. No values for the ECE,
+    whose resamples lie above the estimate (binning adds their noise), and none from a single group."""
     sets = {key: frozenset(s.groups.tolist()) for key, s in scored.items()}
     distinct = sorted(set(sets.values()), key=sorted)
     union = frozenset().union(*distinct)
     if sum(map(len, distinct)) > len(union):
         distinct, sets = [union], dict.fromkeys(sets, union)
-    drawn, again = {}, [0.0]
+    values, again = {}, 0.0
     for number, groups in enumerate(distinct):
         names = sorted(groups)
         within = {tuple(s.images): s for key, s in scored.items() if sets[key] == groups}
-        parts = [classes_of_groups(s, names) for s in within.values()]
-        weights, share = resamples_with_all_classes(np.concatenate(parts, axis=1), seed=number)
-        drawn[groups] = names, weights
-        again.append(share)
-    values = {}
-    for run in done:
-        key = (run.strategy, run.at)
-        s, (names, weights) = scored[key], drawn[sets[key]]
-        group = np.searchsorted(names, s.groups)
-        settings = run.config["settings"]
-        extra = {"thresholds": run.result.get("thresholds"), "leave_out": run.config["data"]["leave_out"]}
-        for name in dict.fromkeys((metric, second)):
-            values[(*key, name)] = stats.bootstrap_values(
-                settings["task"], name, s.scores, s.labels, group, weights, **extra
-            )
-    return values, max(again)
+        counts = np.concatenate([classes_of_groups(s, names) for s in within.values()], axis=1)
+        plain = stats.resample_groups(len(names), RESAMPLES, seed=number).astype(np.int16)
+        whole, share = with_all_classes(plain, counts, seed=number)
+        for run in (run for run in done if sets[run.strategy, run.at] == groups):
+            s, settings = scored[run.strategy, run.at], run.config["settings"]
+            group = np.searchsorted(names, s.groups)
+            extra = {"thresholds": run.result.get("thresholds"), "leave_out": run.config["data"]["leave_out"]}
+            for name in dict.fromkeys((metric, second)):
+                if name == "ece" or len(names) < 2:
+                    values[run.strategy, run.at, name] = np.full(RESAMPLES, NAN)
+                    continue
+                weights = whole if name in MEANS_OVER_CLASSES else plain
+                again = max(again, share) if name in MEANS_OVER_CLASSES else again
+                values[run.strategy, run.at, name] = stats.bootstrap_values(
+                    settings["task"], name, s.scores, s.labels, group, weights, **extra
+                )
+    return values, again
 
 
 def classes_of_groups(s: Scored, names: list[str]) -> np.ndarray:
@@ -225,18 +240,28 @@ def classes_of_groups(s: Scored, names: list[str]) -> np.ndarray:
     return counts
 
 
-def resamples_with_all_classes(counts: np.ndarray, seed: int, rounds: int = 20) -> tuple[np.ndarray, float]:
-    """((RESAMPLES, G) weights, share that was drawn again). A resample that lost a class which the test set has would
-    give another metric under the same name (a mean over fewer classes): it is drawn again, up to `rounds` times. Where
-    hardly any has them all (a hundred classes, each in few groups), the draws stay as they are."""
-    weights = stats.resample_groups(len(counts), RESAMPLES, seed=seed)
-    lost = np.flatnonzero((weights @ counts == 0).any(axis=1))
-    share = len(lost) / RESAMPLES
-    for number in range(1, rounds + 1 if share < 0.9 else 1):
+def with_all_classes(
+    plain: np.ndarray, counts: np.ndarray, seed: int, rounds: int = 20
+) -> tuple[np.ndarray, float]:
+    """((RESAMPLES, G) weights, share that was drawn again). A resample that lost a class which the test set has gives
+    a mean over fewer classes, another metric under the same name: it is drawn again, up to `rounds` times. Where hardly
+    any has them all (a hundred classes, each in few groups), the draws stay as they are. counts: (G, K), as from
+    classes_of_groups."""
+
+    def without_one(weights: np.ndarray) -> np.ndarray:
+        parts = np.array_split(weights, max(1, weights.size // 2_000_000))
+        return np.flatnonzero(np.concatenate([(part @ counts == 0).any(axis=1) for part in parts]))
+
+    lost = without_one(plain)
+    share = len(lost) / len(plain)
+    if not len(lost) or share >= MOSTLY:
+        return plain, share
+    weights = plain.copy()
+    for number in range(1, rounds + 1):
+        weights[lost] = stats.resample_groups(len(counts), len(lost), seed=seed + 1_000_003 * number)
+        lost = lost[without_one(weights[lost])]
         if not len(lost):
             break
-        weights[lost] = stats.resample_groups(len(counts), len(lost), seed=seed + 1_000_003 * number)
-        lost = lost[(weights[lost] @ counts == 0).any(axis=1)]
     return weights, share
 
 
@@ -267,7 +292,8 @@ def strategy_row(
         "done": counts["done"],
         "failed": counts["failed"],
         "unfinished": counts["unfinished"],
-        "missing": len({r.at for r in runs}) - len(all_of_it),
+        "missing": len({r.at[0] for r in runs}) * len({r.at[1] for r in runs}) - len(all_of_it),
+        "cells": [list(r.at) for r in mine],
         "val": spread(r.value("val", metric) for r in mine),
         "test": estimate(metric),
         "second": estimate(second),
@@ -289,6 +315,7 @@ def strategy_row(
         "hyperparameters": all_of_it[0].config["settings"]["hyperparameters"],
         "best": False,
         "beside_best": False,
+        "ranked": False,
     }  # fmt: skip
 
 
@@ -309,29 +336,50 @@ def compare_pairs(
     of: dict[str, list[Run]], scored: dict, boot: dict, block: dict
 ) -> tuple[list[dict], list[str]]:
     """Every pair of strategies on the runs (seed, fold) that both have; and why a test is left out, in words."""
-    pairs, notes = [], {}
+    pairs, notes = [], []
     names = [s for s, mine in of.items() if mine]
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             runs_a, runs_b = ({r.at: r for r in of[s]} for s in (a, b))
             both = sorted(set(runs_a) & set(runs_b))
             common = [at for at in both if scored[a, at].images == scored[b, at].images]
+            said = {}
             if len(common) < len(both):
-                notes[a, b] = (
-                    f"{a} and {b}: {len(both) - len(common)} runs left out, tested on different images."
-                )
+                said["images"] = f"{len(both) - len(common)} runs left out, tested on different images."
             if common:
-                pairs.append(compare(a, b, runs_a, runs_b, common, scored, boot, block, notes))
+                pairs.append(compare(a, b, runs_a, runs_b, common, scored, boot, block, said))
+            notes += [(test, text, f"{a} − {b}") for test, text in said.items()]
     adjusted = stats.holm([pair["p_bootstrap"] for pair in pairs]) if pairs else []
     for pair, p in zip(pairs, adjusted):
-        better = (pair["difference"] > 0) == block["higher_is_better"]
         pair["p_holm"] = float(p)
-        pair["verdict"] = ("better" if better else "worse") if p <= ALPHA else "not separable"
-    return pairs, list(notes.values())
+        pair["verdict"] = "not separable"
+        if not math.isfinite(p) or not math.isfinite(pair["difference"]):
+            pair["verdict"] = "undefined"
+        elif p <= ALPHA:
+            pair["verdict"] = "better" if (pair["difference"] > 0) == block["higher_is_better"] else "worse"
+    return pairs, joined_notes(notes)
 
 
-def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: dict, boot: dict, block: dict, notes: dict) -> dict:  # fmt: skip
-    """One pair, a minus b. notes: filled with why a test is left out, by the test's name."""
+def joined_notes(notes: list[tuple[str, str, str]]) -> list[str]:
+    """(test, sentence, pair) -> one sentence a test, or one for each set of pairs where they differ."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for test, text, pair in notes:
+        found.setdefault(test, {}).setdefault(text, []).append(pair)
+    lines = []
+    for by_text in found.values():
+        for text, pairs in by_text.items():
+            few = "" if len(pairs) <= 3 else f" and {len(pairs) - 3} more pairs"
+            of = (
+                f" ({', '.join(pairs[:3])}{few})"
+                if len(by_text) > 1 or text.startswith("1 runs") or "runs left out" in text
+                else ""
+            )
+            lines.append(text.removesuffix(".") + of + ".")
+    return lines
+
+
+def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: dict, boot: dict, block: dict, said: dict) -> dict:  # fmt: skip
+    """One pair, a minus b. said: filled with how a test was done or why it is left out, by the test's name."""
     metric = block["metric"]
     each = {at: runs_a[at].value("test", metric) - runs_b[at].value("test", metric) for at in common}
     differences = mean_over_runs([boot[a, at, metric] - boot[b, at, metric] for at in common])
@@ -340,92 +388,108 @@ def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: di
         "a": a,
         "b": b,
         "runs": len(common),
+        "mean_a": spread(runs_a[at].value("test", metric) for at in common)["mean"],
+        "mean_b": spread(runs_b[at].value("test", metric) for at in common)["mean"],
         "difference": spread(each.values())["mean"],
         "low": low,
         "high": high,
-        "p_bootstrap": stats.bootstrap_p(differences),
-        "mcnemar": None,
-        "delong": None,
-        "t": None,
-        "wilcoxon": None,
+        "p_bootstrap": stats.bootstrap_p(differences) if np.isfinite(differences).any() else NAN,
     }
-    seed = common[0][0]
+    groups = {group for at in common for group in scored[a, at].groups.tolist()}
+    if len(groups) < FEWEST_GROUPS:
+        pair["p_bootstrap"] = NAN
+        said["groups"] = (
+            f"No verdict: {several(len(groups), block['group_kind'])} cannot tell two strategies apart."
+        )
     sides = {}  # of the first seed, each test set once
-    for at in (at for at in common if at[0] == seed):
+    for at in (at for at in common if at[0] == common[0][0]):
         sides.setdefault(tuple(scored[a, at].images), at)
-    grouped = any(len(set(scored[a, at].groups.tolist())) < len(scored[a, at].groups) for at in common)
-    if block["task"] == "multiclass":
-        right = [np.concatenate([scored[s, at].scores.argmax(1) == scored[s, at].labels for at in sides.values()])
-                 for s in (a, b)]  # fmt: skip
-        pair["mcnemar"] = stats.mcnemar(*right)
-        which = f"McNemar: runs of seed {seed}" + (
-            ", test sets of all folds together" if len(sides) > 1 else ""
-        )
-        notes["mcnemar"] = which + (
-            f"; it takes {block['unit_kind']}s of one {block['group_kind']} for independent, which the bootstrap does not"
-            if grouped else ""
-        ) + "."  # fmt: skip
-    else:
-        notes["mcnemar"] = (
-            "McNemar: left out, it compares one called class an image; these have several labels."
-        )
-    pair["delong"] = delong(a, b, sides, grouped, scored, block, notes)
-    pair["t"], pair["wilcoxon"] = over_folds(each, common, runs_a, notes, block)
+    pair["mcnemar"] = mcnemar(a, b, sides, scored, block, said)
+    pair["delong"] = delong(a, b, sides, scored, block, said)
+    pair["t"], pair["wilcoxon"] = over_folds(each, common, runs_a, scored, a, block, said)
     return pair
 
 
-def delong(a: str, b: str, sides: dict, grouped: bool, scored: dict, block: dict, notes: dict) -> dict | None:
+def places(sides: dict) -> str:
+    """Which runs a test used: those of one seed, a fold where there is one test set."""
+    seed, fold = next(iter(sides.values()))
+    return f"runs of seed {seed}, " + (
+        f"test sets of {len(sides)} folds together" if len(sides) > 1 else f"fold {fold}"
+    )
+
+
+def in_groups(a: str, sides: dict, scored: dict) -> bool:
+    """Whether a group has several of the units that are tested."""
+    groups = [group for at in sides.values() for group in scored[a, at].groups.tolist()]
+    return len(set(groups)) < len(groups)
+
+
+def mcnemar(a: str, b: str, sides: dict, scored: dict, block: dict, said: dict) -> dict | None:
+    """McNemar's test of who is right, the folds of a seed together where their test sets lie apart."""
+    if block["task"] != "multiclass":
+        said["mcnemar"] = (
+            "McNemar: left out, it compares one called class an image; these have several labels."
+        )
+        return None
+    if sum(map(len, sides)) > len({image for images in sides for image in images}):
+        said["mcnemar"] = "McNemar: left out, test sets of several folds overlap."
+        return None
+    units, group = plural(block["unit_kind"]), block["group_kind"]
+    warning = f"; it takes {units} of one {group} for independent, which the bootstrap does not"
+    said["mcnemar"] = f"McNemar: {places(sides)}{warning if in_groups(a, sides, scored) else ''}."
+    right = [np.concatenate([scored[s, at].scores.argmax(1) == scored[s, at].labels for at in sides.values()])
+             for s in (a, b)]  # fmt: skip
+    return stats.mcnemar(*right)
+
+
+def delong(a: str, b: str, sides: dict, scored: dict, block: dict, said: dict) -> dict | None:
     """DeLong's test of two AUROCs, where its assumptions hold."""
     if block["task"] != "multiclass" or len(block["classes"]) != 2:
-        notes["delong"] = "DeLong: left out, it compares AUROCs of two classes."
-    elif grouped:
-        notes["delong"] = (
-            f"DeLong: left out, it needs independent images, and some {block['group_kind']}s have several; "
+        said["delong"] = "DeLong: left out, it compares AUROCs of two classes."
+    elif in_groups(a, sides, scored):
+        said["delong"] = (
+            f"DeLong: left out, it needs independent images, and some {plural(block['group_kind'])} have several; "
             "the bootstrap over groups stands in its place."
         )
     elif len(sides) > 1:
-        notes["delong"] = (
+        said["delong"] = (
             "DeLong: left out, the folds were scored by different models, whose scores share no scale."
         )
     else:
+        said["delong"] = f"DeLong: AUROC, {places(sides)}."
         at = next(iter(sides.values()))
-        notes["delong"] = f"DeLong: AUROC, run of seed {at[0]}, fold {at[1]}."
         x, y = scored[a, at], scored[b, at]
         return stats.delong(x.scores[:, 1], y.scores[:, 1], x.labels == 1)
     return None
 
 
-def over_folds(
-    each: dict, common: list, runs: dict, notes: dict, block: dict
-) -> tuple[dict | None, dict | None]:
+def over_folds(each: dict, common: list, runs: dict, scored: dict, a: str, block: dict, said: dict) -> tuple[dict | None, dict | None]:  # fmt: skip
     """(corrected resampled t-test, Wilcoxon) over folds, the seeds of a fold averaged: they share its test set."""
     common = [at for at in common if math.isfinite(each[at])]
     folds = sorted({at[1] for at in common})
     mean = [np.mean([each[at] for at in common if at[1] == fold]) for fold in folds]
     if len(folds) < 2:
-        left_out = "Corrected resampled t-test, Wilcoxon: left out, there is one fold (--folds 5 gives them)."
-        notes.setdefault("t", left_out)
+        said["t"] = (
+            "Corrected resampled t-test, Wilcoxon: left out, there is one fold (--folds 5 gives them)."
+        )
         return None, None
     counts = [runs[at].config["data"]["splits"] for at in common]
     share = float(np.mean([c["test"]["images"] / c["train"]["images"] for c in counts]))
-    notes["t"] = (
+    one_test = len({tuple(scored[a, at].images) for at in common}) == 1
+    said["t"] = (
         f"t: corrected resampled t-test (Nadeau and Bengio) over {len(folds)} folds, n_test / n_train = {share:.3g}"
-        + (", seeds averaged within a fold" if len(block["seeds"]) > 1 else "")
-        + (
-            "; all folds share the official test set and differ in what they train on"
-            if block["official_test"]
-            else ""
-        )
+        + (", seeds averaged within a fold" if len({at[0] for at in common}) > 1 else "")
+        + ("; all folds share one test set and differ in what they train on" if one_test else "")
         + "."
     )
     t, w = stats.corrected_resampled_t(mean, share), stats.wilcoxon(mean)
-    if len(folds) < 6:
-        notes["wilcoxon"] = (
-            f"Wilcoxon: left out, with {len(folds)} folds its smallest possible p is {2 / 2 ** len(folds):.4g}, above 0.05."
-        )
-    else:
-        notes["wilcoxon"] = f"Wilcoxon: signed ranks over {len(folds)} folds."
-    return t, (w if len(folds) >= 6 else None)
+    least = 2 / 2 ** len(folds)
+    said["wilcoxon"] = (
+        f"Wilcoxon: left out, with {len(folds)} folds its smallest possible p is {least:.4g}, above 0.05."
+        if least > ALPHA
+        else f"Wilcoxon: signed ranks over {len(folds)} folds."
+    )
+    return t, (w if least <= ALPHA else None)
 
 
 def find_pair(block: dict, a: str, b: str) -> dict | None:
@@ -441,66 +505,85 @@ def find_pair(block: dict, a: str, b: str) -> dict | None:
                 "difference": -pair["difference"],
                 "low": -pair["high"],
                 "high": -pair["low"],
+                "mean_a": pair["mean_b"],
+                "mean_b": pair["mean_a"],
                 "verdict": turned.get(pair["verdict"], pair["verdict"]),
             }
     return None
 
 
 def mark_best(block: dict) -> None:
-    """The row with the best point estimate, and those that are not separable from it: among the strategies with
-    the most runs, because a mean over fewer seeds and folds is no match for one over all."""
-    most = max((row["done"] for row in block["rows"]), default=0)
-    known = [row for row in block["rows"] if row["done"] == most and math.isfinite(row["test"]["mean"])]
-    if not known:
+    """The row with the best point estimate, and those that are not separable from it: among the strategies that have
+    the same runs, the most of them; a mean over other seeds and folds is no match."""
+    cells = [row["cells"] for row in block["rows"]]
+    full = max(cells, key=lambda mine: (len(mine), cells.count(mine)), default=[])
+    ranked = [row for row in block["rows"] if row["cells"] == full and math.isfinite(row["test"]["mean"])]
+    if not ranked:
         return
-    best = (max if block["higher_is_better"] else min)(known, key=lambda row: row["test"]["mean"])
+    best = (max if block["higher_is_better"] else min)(ranked, key=lambda row: row["test"]["mean"])
     best["best"] = True
-    for row in known:
+    for row in ranked:
+        row["ranked"] = True
         pair = find_pair(block, best["strategy"], row["strategy"])
         row["beside_best"] = pair is not None and pair["verdict"] == "not separable"
 
 
 def verdict(block: dict) -> str:
     """The answer in a sentence or two: what is best, what it cannot be told from, what it is better than FT by."""
-    metric = metric_name(block["metric"])
-    best = next((row for row in block["rows"] if row["best"]), None)
-    tested = several(block["test_groups"], block["group_kind"])
+    metric, rows = metric_name(block["metric"]), block["rows"]
+    best = next((row for row in rows if row["best"]), None)
+    if block["differ"]:
+        return "No verdict: these runs were not made alike, the notes say in what they differ."
     if best is None:
         return f"No run has finished with a defined {metric}: there is nothing to compare yet."
     t, name = best["test"], best["strategy"]
     said = f"{name} has the {'highest' if block['higher_is_better'] else 'lowest'} {metric}, {t['mean']:.3f}"
     said += f" [{t['low']:.3f}, {t['high']:.3f}]" if math.isfinite(t["low"]) else ""
-    others = [row["strategy"] for row in block["rows"] if row["beside_best"]]
-    if not block["pairs"]:
-        return f"{said}; no other strategy has a run to compare it with."
-    if others:
-        said += f"; it is not separable from {spoken(others)}"
-    elif all(
-        row["best"] or row["done"] == 0 or find_pair(block, name, row["strategy"]) for row in block["rows"]
-    ):
-        said += "; every other strategy is separably worse"
-    ft = find_pair(block, name, "FT") if name != "FT" else None
-    if ft and ft["verdict"] == "better":
-        said += f"; it is better than FT by {abs(ft['difference']):.3f} [{min(abs(ft['low']), abs(ft['high'])):.3f}, "
-        said += f"{max(abs(ft['low']), abs(ft['high'])):.3f}]"
-    with_ft = [p for row in block["rows"] if (p := find_pair(block, row["strategy"], "FT"))]
+    against = {
+        row["strategy"]: find_pair(block, name, row["strategy"])
+        for row in rows
+        if row["ranked"] and not row["best"]
+    }
+    verdicts = {other: pair["verdict"] if pair else "undefined" for other, pair in against.items()}
+    if same := [other for other, kind in verdicts.items() if kind == "not separable"]:
+        said += f"; it is not separable from {spoken(same)}"
+    elif verdicts and set(verdicts.values()) == {"better"}:
+        said += f"; {spoken(verdicts)} {'is' if len(verdicts) == 1 else 'are'} separably worse"
+    if verdicts.get("FT") == "better":
+        gain, low, high = oriented(against["FT"], block["higher_is_better"])
+        said += f"; it is better than FT by {gain:.3f} [{low:.3f}, {high:.3f}]"
+    tested = several(block["compared_groups"], block["group_kind"])
+    with_ft = [p for row in rows if row["ranked"] and (p := find_pair(block, row["strategy"], "FT"))]
     if with_ft and all(p["verdict"] == "not separable" for p in with_ft):
         said += f". No strategy is separable from FT at n = {tested}"
     else:
         said += f" (n = {tested})"
     said += "."
-    if len(block["seeds"]) * len(block["folds"]) == 1:
+    if not verdicts:
+        said += " No other strategy has the same runs to compare it with."
+    elif set(verdicts.values()) == {"undefined"}:
+        said += " No difference can be tested here: the notes of the pairs say why."
+    if unranked := [row["strategy"] for row in rows if row["done"] and not row["ranked"]]:
+        said += f" Not ranked, because {'it has' if len(unranked) == 1 else 'they have'} other runs: {spoken(unranked)}."
+    if len(best["cells"]) == 1:
         said += (
             " One run each: how much two trainings of the same strategy differ is not known (--seed 0 1 2)."
         )
     return said
 
 
-def block_notes(block: dict, runs: list[Run]) -> list[str]:
+def oriented(pair: dict, higher_is_better: bool) -> tuple[float, float, float]:
+    """(gain, low, high) of a pair, positive where a is better."""
+    if higher_is_better:
+        return pair["difference"], pair["low"], pair["high"]
+    return -pair["difference"], -pair["high"], -pair["low"]
+
+
+def block_notes(block: dict, done: list[Run]) -> list[str]:
     """What a reader must know before the numbers."""
     notes = []
-    if differ := incomparable(runs):
-        notes.append(f"NOT COMPARABLE: these runs differ in {'; '.join(differ)}. Run them alike (--overwrite) or keep "
+    if block["differ"]:
+        notes.append(f"NOT COMPARABLE: these runs differ in {'; '.join(block['differ'])}. Run them alike (--overwrite) or keep "
                      "them in different folders (--output-dir).")  # fmt: skip
     status = Counter(cell["status"] for cell in block["cells"])
     if status:
@@ -509,12 +592,9 @@ def block_notes(block: dict, runs: list[Run]) -> list[str]:
             sum(status.values()),
             sum(status.values()) + sum(row["done"] for row in block["rows"]),
         )
-        most = max(row["done"] for row in block["rows"])
-        short = [row["strategy"] for row in block["rows"] if row["done"] < most]
         notes.append(
             f"{lost} of {all_runs} runs have no result ({named}). A mean runs over the runs that a strategy has, a pair "
-            "is compared on the seeds and folds that both have"
-            + (f"; with fewer runs than the others and not ranked: {spoken(short)}." if short else ".")
+            "is compared on the seeds and folds that both have."
         )
     if any(cell["status"] == "failed" for cell in block["cells"]):
         notes.append(
@@ -523,29 +603,43 @@ def block_notes(block: dict, runs: list[Run]) -> list[str]:
     if not block["official_test"] and block["group_kind"] == "image":
         notes.append("Split by image: no patients are known, so images of one patient may be on both sides.")
     if leaks := sum(split["groups_in_two_splits"] for split in block["splits"]):
-        notes.append(f"LEAK: {leaks} {block['group_kind']}s are in two splits.")
+        notes.append(f"LEAK: {several(leaks, block['group_kind'])} in two splits.")
     if copies := sum(split["identical_across_splits"] for split in block["splits"]):
         notes.append(
             f"{copies} sets of byte-identical images stand in two splits (all folds added): --drop-duplicates."
         )
-    for row in block["rows"]:
-        if row["edge"]:
-            notes.append(
-                f"{row['strategy']}: chosen at the edge of the grid ({', '.join(row['edge'])}); the best may lie beyond it."
-            )
+    if 1 < block["test_groups"] < 20:
+        tested = several(block["test_groups"], block["group_kind"])
+        notes.append(f"{tested} are few: intervals from a bootstrap over fewer than 20 are too narrow.")
+    fallback = {(run.strategy, label) for run in done for label in run.result.get("threshold_fallback") or ()}
+    if fallback:
+        labels = spoken(sorted({label for _, label in fallback}))
+        notes.append(
+            f"Threshold 0.5 instead of one from validation, which lacks positives or negatives: {labels}."
+        )
     return notes
 
 
 def incomparable(runs: list[Run]) -> list[str]:
-    """Settings in which runs of one block differ that should be compared: 'epochs: 1, 2'."""
-    own = ("cell", "lr", "hyperparameters", "split_hash")  # a strategy's own, or the fold's
+    """Settings in which runs of one block differ that should be alike: 'epochs: 1, 2'. A strategy's own (learning rate,
+    alpha, ...) have to agree within the strategy, unless they were tuned."""
+    own = ("cell", "lr", "hyperparameters", "split_hash")
     found: dict[str, set] = {}
     for run in runs:
         settings = run.config["settings"]
-        for name in (name for name in settings if name not in own):
-            found.setdefault(name, set()).add(json.dumps(settings[name]))
-        found.setdefault(f"split of fold {run.at[1]}", set()).add(json.dumps(settings.get("split_hash")))
-    return [f"{name}: {', '.join(sorted(values)[:3])}" for name, values in found.items() if len(values) > 1]
+        hyper = settings["hyperparameters"]
+        alike = {name: value for name, value in settings.items() if name not in own}
+        alike |= {name: hyper[name] for name in ("bn", "stage_shares", "weight_decay") if name in hyper}
+        alike |= {f"{name} of {run.strategy}": value for name, value in hyper.items()}
+        alike[f"lr of {run.strategy}"] = settings["lr"]
+        alike[f"split of fold {run.at[1]}"] = settings.get("split_hash")
+        for name, value in alike.items():
+            found.setdefault(name, set()).add(json.dumps(value))
+    shared = {name for name, values in found.items() if len(values) > 1}
+    named = [
+        name for name in found if name in shared and not any(name.startswith(f"{n} of ") for n in shared)
+    ]
+    return [f"{name}: {', '.join(sorted(found[name])[:3])}" for name in named]
 
 
 # ------------------------------------------------------------------------------------------------ over blocks
@@ -553,8 +647,10 @@ def incomparable(runs: list[Run]) -> list[str]:
 
 def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
     """Ranks over datasets and backbones (Demsar 2006), on those blocks and strategies that leave no gap."""
-    score = {(i, r["strategy"]): r["test"]["mean"] * (1 if b["higher_is_better"] else -1)
-             for i, b in enumerate(blocks) for r in b["rows"] if math.isfinite(r["test"]["mean"])}  # fmt: skip
+    raw = {
+        (i, r["strategy"]): r["test"]["mean"] for i, b in enumerate(blocks) for r in b["rows"] if r["ranked"]
+    }
+    score = {key: value if blocks[key[0]]["higher_is_better"] else -value for key, value in raw.items()}
     used = [i for i in range(len(blocks)) if any(key[0] == i for key in score)]
     strategies = [s for s in dict.fromkeys(key[1] for key in score) if all((i, s) in score for i in used)]
     strategies.sort(key=lambda s: ORDER.get(s, 99))
@@ -566,18 +662,26 @@ def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
     friedman = stats.friedman(table)
     averages = dict(zip(strategies, map(float, friedman["average_ranks"])))
     cd = stats.nemenyi_cd(len(strategies), len(used)) if len(strategies) <= 10 else None
-    left_out = [s for s in dict.fromkeys(key[1] for key in score) if s not in strategies]
+    left_out = dict.fromkeys(
+        r["strategy"] for b in blocks for r in b["rows"] if r["done"] and r["strategy"] not in strategies
+    )
     notes = [
         f"N = {len(used)} combinations of dataset and backbone; backbones on one dataset are not independent."
     ]
-    notes += [f"left out, not run everywhere: {spoken(left_out)}."] if left_out else []
+    notes += (
+        [f"left out, not everywhere with the same runs as the others: {spoken(left_out)}."]
+        if left_out
+        else []
+    )
+    apart = [f"{b['data']}/{b['arch']}" for i, b in enumerate(blocks) if i not in used]
+    notes += [f"left out, nothing to rank or not comparable: {spoken(apart)}."] if apart else []
     notes += ["N is small: Friedman's test and the critical difference say little below about 10."] * (
         len(used) < 10
     )
     return {
         "datasets": names,
         "strategies": strategies,
-        "table": np.abs(table).tolist(),
+        "table": [[raw[i, s] for s in strategies] for i in used],
         "ranks": stats.ranks(table).tolist(),
         "average_ranks": averages,
         "friedman": {k: v for k, v in friedman.items() if k != "average_ranks"},
@@ -613,69 +717,56 @@ def beats_ft(blocks: list[dict], strategies: list[str]) -> list[dict]:
     """How often each strategy is better than FT, how often separably, and by how much at most."""
     rows = []
     for strategy in (s for s in strategies if s != "FT"):
-        found = against_ft(blocks, strategy)
-        gains = [row["gain"] for row in found]
-        if found:
-            top = found[int(np.argmax(gains))]
-            rows.append({"strategy": strategy, "better": sum(g > 0 for g in gains), "of": len(found),
-                         "separable": sum(row["verdict"] == "better" for row in found),
-                         "largest": top["gain"], "largest_at": f"{top['data']}/{top['arch']}"})  # fmt: skip
+        if found := against_ft(blocks, strategy):
+            top = largest_gain(found)
+            rows.append({"strategy": strategy, "better": sum(row["gain"] > 0 for row in found), "of": len(found),
+                         "separable": sum(row["verdict"] == "better" for row in found), "largest": top["gain"],
+                         "largest_at": f"{top['data']}/{top['arch']}, {metric_name(top['metric'])}"})  # fmt: skip
     return rows
 
 
+def largest_gain(found: list[dict]) -> dict:
+    """The largest gain in the metric that most blocks have: points of one metric are no points of another."""
+    metric = Counter(row["metric"] for row in found).most_common(1)[0][0]
+    return max((row for row in found if row["metric"] == metric), key=lambda row: row["gain"])
+
+
 def against_ft(blocks: list[dict], strategy: str) -> list[dict]:
-    """The strategy's difference to FT in every block that has both; gain: positive where the strategy is better."""
+    """The strategy's difference to FT in every comparable block that has both. gain, gain_low, gain_high: positive where
+    the strategy is better; relative: the gain as a share of FT's mean over the same runs, nan where that is not positive."""
     rows = []
-    for block in blocks:
+    for block in (block for block in blocks if not block["differ"]):
         pair = find_pair(block, strategy, "FT")
         if pair and math.isfinite(pair["difference"]):
-            gain = pair["difference"] if block["higher_is_better"] else -pair["difference"]
-            ft = next(row["test"]["mean"] for row in block["rows"] if row["strategy"] == "FT")
+            gain, low, high = oriented(pair, block["higher_is_better"])
             row = {name: pair[name] for name in ("difference", "low", "high", "verdict")}
-            rows.append({"data": block["data"], "arch": block["arch"], **row, "gain": gain,
-                         "relative": gain / ft if ft else NAN, "metric": block["metric"]})  # fmt: skip
+            rows.append({"data": block["data"], "arch": block["arch"], "metric": block["metric"], **row,
+                         "gain": gain, "gain_low": low, "gain_high": high,
+                         "relative": gain / pair["mean_b"] if pair["mean_b"] > 0 else NAN})  # fmt: skip
     return rows
 
 
 def headline_claims(blocks: list[dict]) -> list[dict]:
     """The two headline claims of Davila, Colan and Hasegawa (2024), on the user's own runs."""
     lpft, rgn = against_ft(blocks, "LP-FT"), against_ft(blocks, "Auto-RGN")
-    none = "not to be said: no dataset and backbone has finished runs of both"
+    none = "not to be said: no dataset and backbone has comparable finished runs of both"
     better, sure = sum(r["gain"] > 0 for r in lpft), sum(r["verdict"] == "better" for r in lpft)
     first = (
-        f"better in {better} of {len(lpft)} cases ({better / len(lpft):.0%}), separably in {sure}"
+        f"better in {better} of {several(len(lpft), 'case')} ({better / len(lpft):.0%}), separably in {sure}"
         if lpft
         else none
     )
     second = none
     if rgn:
-        top = max(rgn, key=lambda r: r["gain"])
-        low, high = (
-            sorted((abs(top["low"]), abs(top["high"])))
-            if top["gain"] == -top["difference"]
-            else (top["low"], top["high"])
-        )
-        how = (
-            f"by {top['gain']:.3f} [{low:.3f}, {high:.3f}], {top['relative']:.1%} of FT's value,"
-            if top["gain"] > 0
-            else "nowhere;"
-        )
+        top = largest_gain(rgn)
+        where = f"on {top['data']}/{top['arch']} ({metric_name(top['metric'])}; {top['verdict']})"
+        share = f", {top['relative']:.1%} of FT's value," if math.isfinite(top["relative"]) else ""
         second = (
-            f"at most {how} on {top['data']}/{top['arch']} ({metric_name(top['metric'])}; {top['verdict']})"
+            f"at most by {top['gain']:.3f} [{top['gain_low']:.3f}, {top['gain_high']:.3f}]{share} {where}"
         )
         if top["gain"] <= 0:
-            second = f"better than FT nowhere; nearest on {top['data']}/{top['arch']} ({top['gain']:+.3f})"
+            second = f"better than FT nowhere; nearest by {top['gain']:+.3f} {where}"
     return [
-        {
-            "claim": "LP-FT is better than FT",
-            "paper": "in over half of the evaluated cases",
-            "here": first,
-            "rows": lpft,
-        },
-        {
-            "claim": "Auto-RGN is better than FT",
-            "paper": "by up to 11 % for some modalities",
-            "here": second,
-            "rows": rgn,
-        },
-    ]
+        {"claim": "LP-FT is better than FT", "paper": "in over half of the evaluated cases", "here": first, "rows": lpft},
+        {"claim": "Auto-RGN is better than FT", "paper": "by up to 11 % for some modalities", "here": second, "rows": rgn},
+    ]  # fmt: skip

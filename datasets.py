@@ -88,6 +88,7 @@ class Index:
     official_folds: list[list[str]] | None = None
     counts: dict[tuple[str, str], dict[str, int | tuple[int, ...]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    citation: str = ""  # of a public dataset
     arrays: list[np.ndarray] | None = None  # pixels that are no files: npz, demo
     reader: Callable[[Path], os.PathLike] | None = None
 
@@ -869,7 +870,9 @@ class Dataset:
     def load(self, data_dir: str | None, options: Options) -> Index:
         root = self.find(data_dir)
         index = self.build(root, options)
-        return replace(index, name=self.name, notes=[f"found in {root}", *index.notes])
+        return replace(
+            index, name=self.name, citation=self.citation, notes=[f"found in {root}", *index.notes]
+        )
 
     def held_by(self, folder: Path) -> bool:
         return any(next(folder.glob(marker), None) for marker in self.markers)

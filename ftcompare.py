@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import hashlib
 import io
 import math
@@ -42,7 +43,7 @@ import splits
 import strategies
 from datasets import DataError, Index
 from prepare import Data, Prepared, UsageError, check, describe_data, duration, prepare
-from scoring import choose_thresholds, judge_scores
+from scoring import choose_thresholds, judge_scores, without_both
 
 VERSION = "0.1"
 
@@ -403,7 +404,7 @@ def run_cell(
             "settings": settings,
             "strategy": name,
             "tuning": tuned,
-            "data": describe_data(data),
+            "data": describe_data(data) | {"mean": list(data.mean), "std": list(data.std)},
             "environment": here,
             "arguments": vars(s),
             "command": sys.argv,
@@ -511,6 +512,9 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
         else None,
         "thresholds": thresholds,
         "threshold_rule": rule,
+        "threshold_fallback": []
+        if rule == "0.5"
+        else without_both(data.index, data.rows["val"], scores["val"]),
         "images": {split: len(rows) for split, rows in data.rows.items()},
         **result,
     }
@@ -682,6 +686,11 @@ def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, s
                 (at.path(s.output_dir) / name).unlink(missing_ok=True)
         value = result["val"]["values"][metric] if "failed" not in result else None
         spent = {name: result.get(name) for name in ("optimizer_steps", "minutes", "failed")}
+        if "failed" in result and (log := at.path(s.output_dir) / "log.csv").is_file():
+            with open(log, encoding="utf-8", newline="") as lines:  # it was paid for all the same
+                epochs = list(csv.DictReader(lines))
+            spent["optimizer_steps"] = sum(int(row["steps"]) for row in epochs)
+            spent["minutes"] = sum(float(row["seconds"]) for row in epochs) / 60
         rows.append(trial | {"value": value} | spent)
     summary = {
         "trials": rows,
@@ -839,6 +848,10 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         *cells,
         *(c for c in {replace(c, seed=0).path(""): c for c in cells}.values() for _ in range(s.tune)),
     ]
+    for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells) if s.overwrite else ():
+        (Path(s.output_dir) / "figures" / f"gradcam-{key}-{arch}.png").unlink(
+            missing_ok=True
+        )  # of runs that were
     say = Progress(len(cells), sum(prepared[cell.data].settings.epochs for cell in trained))
     results, tuned = [], {}
     for say.number, cell in enumerate(cells, 1):

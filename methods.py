@@ -158,7 +158,8 @@ def split_text(block: dict) -> str:
     how = f"by {block['group_kind']}" if by_group else "by image, as the data names no patient"
     many = f"into {len(splits)} folds" if len(splits) > 1 else "once"
     text = f"The data was split {how}, {many}, with {spoken(sizes)}{' in each' if len(splits) > 1 else ''}."
-    text += " The test set was the dataset's official one." if block["official_test"] else ""
+    if block["official_test"]:
+        text += " The test images were those of the dataset's own split."
     shared = sum(s["groups_in_two_splits"] for s in splits)
     if by_group:
         checked = f"No {block['group_kind']}" if not shared else several(shared, block["group_kind"])
@@ -172,7 +173,13 @@ def design_text(block: dict) -> str:
     if not seeds:
         return ""
     over = f"{several(len(seeds), 'random seed')} ({', '.join(map(str, seeds))})"
-    over += f" on each of {len(folds)} folds" if len(folds) > 1 else ""
+    if len(folds) > 1:
+        full = all(row["done"] == len(seeds) * len(folds) for row in block["rows"])
+        over += (
+            f" on each of {len(folds)} folds"
+            if full
+            else f" on {len(folds)} folds, not all of them in every fold"
+        )
     return (
         f"Each strategy was trained with {over}; a seed set the initial classifier layer, the order of the "
         "images and the augmentation, the same for every strategy."
@@ -205,12 +212,10 @@ def preprocessing_text(block: dict) -> str:
         parts.append(f"Images were resized {cut if is_set(resize) else f'to {size} x {size} pixels'}.")
     if is_set(s.get("bit_depth")):
         parts.append(f"16-bit images were read at a depth of {s['bit_depth']} bits.")
-    if s.get("weights") in ("imagenet", "none"):
-        parts.append("Channels were normalised by the mean and standard deviation of ImageNet.")
-    elif s.get("weights"):
+    if mean := block.get("mean"):
+        shown = [" / ".join(f"{x:.4g}" for x in values) for values in (mean, block["std"])]
         parts.append(
-            "Channels were normalised by the mean and standard deviation that the pretrained weights came "
-            "with."
+            f"Channels, scaled to 0..1, were normalised by mean {shown[0]} and standard deviation {shown[1]}."
         )
     parts.append(AUGMENTATION.get(s.get("augment"), ""))
     return " ".join(filter(None, parts))
@@ -230,7 +235,7 @@ def strategies_text(block: dict) -> str:
         described.append(f"{name} ({'; '.join(filter(None, (DEFINITIONS.get(name), rates, penalty)))})")
     if not described:
         return "No run has finished."
-    count = several(len(described), "strategy").replace("strategys", "strategies")
+    count = several(len(described), "strategy")
     return f"{count} {'was' if len(described) == 1 else 'were'} compared: {'; '.join(described)}."
 
 
@@ -246,8 +251,13 @@ def tuning_text(block: dict) -> str:
         ", and alpha where there is one," if any(row["alpha"] for row in ran(block)) else ""
     )
     many = several(trials[0], "trial") if len(trials) == 1 else f"{span(trials)} trials"
+    whose = (
+        "every strategy"
+        if all(row["trials"] for row in ran(block))
+        else spoken(row["strategy"] for row in ran(block) if row["trials"])
+    )
     text = (
-        f"For every strategy {dimensions} was tuned with {many} in all, drawn from the strategy's grid, on "
+        f"For {whose} {dimensions} was tuned with {many} in each fold, drawn from the strategy's grid, on "
         f"a further split inside the training part of each fold, by {metric_name(block['metric'])}; the "
         "validation and test parts took no part in it."
     )
@@ -296,9 +306,11 @@ def selection_text(block: dict) -> str:
         f"{metric_name(block['metric'])}, the secondary {metric_name(block['second'])}"
     )
     text += (
-        f", computed per {block['unit_kind']}." if block["unit_kind"] != "image" else ", computed per image."
+        ", computed per video." if block["metric"] == "video_map" else f", computed per {block['unit_kind']}."
     )
-    if block["thresholds"]:
+    if block["thresholds"] and block["threshold_rule"] == "0.5":
+        text += " The threshold for sensitivity and specificity was 0.5."
+    elif block["thresholds"]:
         text += (
             " Thresholds for sensitivity and specificity were chosen on the validation part "
             f"({block['threshold_rule']})."
@@ -310,7 +322,10 @@ def statistics_text(block: dict) -> str:
     groups = plural(block["group_kind"])
     parts = []
     if any(math.isfinite(row["test"]["low"]) for row in ran(block)):
-        parts.append(f"95 % intervals are percentiles of a bootstrap over {groups} (2,000 resamples)")
+        parts.append(
+            f"95 % intervals are percentiles of a bootstrap over {groups} (2,000 resamples; for means over classes, one "
+            "that lacked a class was drawn again)"
+        )
     if any(math.isfinite(row["test"]["sd"]) for row in ran(block)):
         parts.append("standard deviations are over runs (n - 1)")
     if block["pairs"]:

@@ -861,7 +861,7 @@ td.lost { color: var(--worse); font-weight: 600; overflow-wrap: normal; min-widt
 .verdict-worse { background: var(--worse-soft); color: var(--worse); }
 .matrix th, .matrix td { text-align: left; } .matrix td { min-width: 6.2rem; white-space: normal; }
 .matrix .ci { display: block; white-space: nowrap; opacity: 1; }
-.matrix td:not([class*=verdict-]) , .verdict-not-separable { color: var(--ink); }
+.matrix td:not([class*=verdict-]) , .verdict-not-separable, .verdict-undefined { color: var(--ink); }
 .self { background: var(--soft); }
 .results table { font-size: .79rem; } .results td, .results th { padding: .32rem .38rem; }
 .results .wrap { min-width: 5.5rem; }

@@ -71,25 +71,29 @@ def describe_data(data: Data) -> dict:
     sides = np.full(len(index), "", dtype="<U5")
     for split, rows in data.rows.items():
         sides[rows] = split
-    known = [
-        d
-        for d in datasets.list_datasets()
-        if index.name == d["name"] or index.name.startswith(d["name"] + "-")
-    ]
     return {
         "name": index.name,
-        "citation": known[0]["citation"] if known else None,
+        "citation": index.citation or None,
         "images": len(index),
         "group_kind": index.group_kind,
         "unit_kind": index.unit_kind,
         "unit_score": index.unit_score if index.units is not None else None,
         "leave_out": list(index.leave_out),
         "splits": held,
-        "official_test": "test" in index.official or bool(index.official_folds),
+        "official_test": is_official(index, data.rows["test"]),
         "groups_in_two_splits": shared_groups(index, sides),
         "identical_across_splits": len(splits.spanning(data.identical, sides)),
         "notes": index.notes,
     }
+
+
+def is_official(index: Index, rows: np.ndarray) -> bool:
+    """Whether these are all the test images of one of the dataset's own splits, and no others."""
+    for official in (index.official, *(index.official_folds or ())):
+        own = np.flatnonzero(np.array(official) == "test")
+        if len(own) and np.array_equal(own, rows):
+            return True
+    return False
 
 
 def duration(seconds: float) -> str:

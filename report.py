@@ -7,6 +7,7 @@ predictions.csv, hardest.npz, metrics.json."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -15,9 +16,9 @@ import figures
 import page
 import tables
 from analysis import ReportError, analyse
-from files import to_csv, write_atomically
+from files import to_csv, to_json, write_atomically
 from results import NAN, Run, read_runs
-from wording import several
+from wording import problems, several
 
 SETTINGS = (
     "epochs",
@@ -88,8 +89,10 @@ def build(folder: str | Path) -> dict:
         if sys.stderr.isatty():
             print(f"\r\033[K  report, {doing}", end="", file=sys.stderr, flush=True)
 
-    analysis = analyse(folder, progress)
-    write_atomically(folder / "results.csv", to_csv(results_rows(read_runs(folder)[0])))
+    runs, warnings = read_runs(folder)
+    analysis = analyse(folder, progress, (runs, warnings))
+    before = left_behind(folder)
+    write_atomically(folder / "results.csv", to_csv(results_rows(runs)))
     if rows := comparison_rows(analysis):
         write_atomically(folder / "comparisons.csv", to_csv(rows))
     else:
@@ -102,11 +105,40 @@ def build(folder: str | Path) -> dict:
         for block in analysis["blocks"]:
             if panel.stem == f"gradcam-{block['data']}-{block['arch']}":
                 drawn.setdefault((block["data"], block["arch"]), []).append(("Grad-CAM", panel.read_bytes()))
+    for file in before:  # of runs that are no longer there
+        if file.is_file() and file.stat().st_mtime_ns == before[file]:
+            file.unlink()
+    write_atomically(
+        folder / ".report.json", to_json([f.relative_to(folder).as_posix() for f in made(folder)])
+    )
     write_atomically(folder / "report.md", tables.markdown(analysis))
     write_atomically(folder / "report.html", page.html(analysis, drawn))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     return analysis
+
+
+def made(folder: Path) -> list[Path]:
+    """The tables and figures that a report makes."""
+    files = [
+        *(folder / "tables").glob("*.tex"),
+        *(folder / "figures").glob("*.png"),
+        *(folder / "figures").glob("*.pdf"),
+    ]
+    return sorted(file for file in files if not file.name.startswith("gradcam-"))
+
+
+def left_behind(folder: Path) -> dict[Path, int]:
+    """What the report before this one made, and when: file -> ns. Nothing that somebody else put there."""
+    try:
+        listed = json.loads((folder / ".report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {
+        file: file.stat().st_mtime_ns
+        for file in made(folder)
+        if file.relative_to(folder).as_posix() in listed
+    }
 
 
 def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
@@ -130,7 +162,7 @@ def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
             lost = {"failed": row["failed"], "unfinished": row["unfinished"], "not run": row["missing"]}
             said = "".join(f"  {n} {kind}" for kind, n in lost.items() if n)
             lines.append(f"{row['strategy']:<8}{mark}{row['done']:>5}  {cells}{cost}{said}")
-        lines += [*(f"note: {note}" for note in block["notes"]), block["verdict"]]
+        lines += [*(f"note: {note}" for note in problems(block)), block["verdict"]]
     return "\n".join(lines + [f"warning: {warning}" for warning in analysis["warnings"]])
 
 

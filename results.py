@@ -67,11 +67,17 @@ class Run:
 
 
 def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
-    """(runs, warnings): every run folder below, in the order of the tables; a damaged one is left out and named."""
+    """(runs, warnings): every run folder below, in the order of the tables. Left out and named: a damaged one, and one
+    that does not lie where its config.json says (a copy of another run would count twice)."""
     found, warnings = [], []
     for file in sorted(Path(folder).glob("*/*/*/seed*-fold*/config.json")):
         try:
-            found.append(read_run(file.parent))
+            run = read_run(file.parent)
+            place = "/".join(map(str, [*run.block, run.cell["strategy"], "seed{}-fold{}".format(*run.at)]))
+            if file.parent.relative_to(folder).as_posix() != place:
+                warnings.append(f"left out, {file.parent} holds the run {place}: a copy, or renamed")
+                continue
+            found.append(run)
         except (ValueError, KeyError, TypeError, OSError) as error:
             warnings.append(f"left out, {file.parent} is damaged: {type(error).__name__}: {error}")
     found.sort(key=lambda r: (*r.block, ORDER.get(r.strategy, 99), r.strategy, *r.at))
@@ -110,6 +116,8 @@ def read_scored(run: Run) -> Scored:
     if not rows:
         raise ValueError("no test image is in it")
     scores = np.array([[float(row[at[f"score_{c}"]]) for c in classes] for row in rows])
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
     if multiclass:
         number = {c: i for i, c in enumerate(classes)}
         labels = np.array([number[row[at["label"]]] for row in rows])

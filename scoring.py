@@ -50,6 +50,17 @@ def in_units(index: Index, rows: np.ndarray, scores: np.ndarray) -> tuple[np.nda
     return metrics.aggregate(scores, index.labels[rows], np.array(index.units)[rows], index.unit_score)[:2]
 
 
+def without_both(index: Index, rows: np.ndarray, scores: np.ndarray) -> list[str]:
+    """The labels (of two classes the positive one) that these images have no positive or no negative of: a threshold
+    cannot be chosen on them, choose_thresholds gives 0.5."""
+    if index.task == "multiclass" and len(index.classes) != 2:
+        return []
+    labels = in_units(index, rows, scores)[1].astype(float)
+    columns = labels[:, None] if index.task == "multiclass" else labels
+    names = index.classes[1:] if index.task == "multiclass" else index.classes
+    return [name for name, y in zip(names, columns.T) if not (y == 1).any() or not (y == 0).any()]
+
+
 def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: str) -> list[float] | None:
     """From validation scores: 0.5, youden, or sensitivity=0.9. None: more than two classes."""
     if index.task == "multiclass" and len(index.classes) != 2:

@@ -57,9 +57,9 @@ def roc_and_pr(of: dict[str, list[Run]], scored: dict, block: dict) -> dict:
 
 
 @functools.cache
-def curve_resamples(groups: int, fold: int) -> np.ndarray:
-    """The same draws for all strategies and seeds of a fold."""
-    return stats.resample_groups(groups, CURVE_RESAMPLES, seed=fold)
+def curve_resamples(groups: tuple[str, ...]) -> np.ndarray:
+    """The same draws for everything that was tested on the same groups."""
+    return stats.resample_groups(len(groups), CURVE_RESAMPLES, seed=zlib.crc32("\0".join(groups).encode()))
 
 
 def mean_curve(mine: list[Run], scored: dict, block: dict, c: int, area: str, curve: Callable) -> dict:
@@ -71,8 +71,8 @@ def mean_curve(mine: list[Run], scored: dict, block: dict, c: int, area: str, cu
         score, positive = s.scores[known, c], y[known] == 1
         if not positive.any() or positive.all():
             continue
-        groups, group = np.unique(s.groups[known], return_inverse=True)
-        weights = curve_resamples(len(groups), run.at[1])
+        groups, group = np.unique(s.groups, return_inverse=True)
+        group, weights = group[known], curve_resamples(tuple(groups.tolist()))
         means.append(curve(score, positive, group, np.ones((1, len(groups)), int), GRID)[0])
         bands.append(curve(score, positive, group, weights, GRID))
         shares.append(positive.mean())
@@ -187,8 +187,13 @@ def hardest_images(of: dict[str, list[Run]], scored: dict, block: dict, most: in
         label, called = names_of(truth[image]), {}
         for strategy in (s for s in of if s in seen[image]):
             mean = np.mean(seen[image][strategy], axis=0)
-            name = names_of(mean)
-            called[strategy] = {"class": name, "score": float(mean.max()), "right": name == label}
+            known = ~np.isnan(np.atleast_1d(truth[image]).astype(float))
+            right_call = (
+                names_of(mean) == label
+                if multiclass
+                else bool(((mean >= 0.5) == (truth[image] == 1))[known].all())
+            )
+            called[strategy] = {"class": names_of(mean), "score": float(mean.max()), "right": right_call}
         rows.append({"image": image, "label": label, "thumbnail": thumbnails.get(image), "predictions": called,
                      "mean_right": float(np.mean(right[image]))})  # fmt: skip
     return rows

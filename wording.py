@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable
 
-PLURALS = {"study": "studies", "dataset and backbone": "datasets and backbones"}
+PLURALS = {"study": "studies", "strategy": "strategies", "dataset and backbone": "datasets and backbones"}
 METRIC_NAMES = {"auroc": "AUROC", "ap": "AP", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "f1": "F1",
     "macro_f1": "macro-F1", "kappa": "Cohen's kappa", "brier": "Brier score", "video_map": "video mAP"
     }  # fmt: skip
@@ -33,8 +33,8 @@ def several(n: int, noun: str) -> str:
 
 
 LEFT_OUT = "–"  # a test that was not done; the notes say why
-SYMBOL = {"better": "▲", "worse": "▼", "not separable": "≈"}
-OPPOSITE = {"better": "worse", "worse": "better", "not separable": "not separable"}
+SYMBOL = {"better": "▲", "worse": "▼", "not separable": "≈", "undefined": "–"}
+OPPOSITE = {"better": "worse", "worse": "better", "not separable": "not separable", "undefined": "undefined"}
 
 
 def known(x: float | None) -> bool:
@@ -129,9 +129,9 @@ def pairs_by_name(block: dict) -> dict[tuple[str, str], dict]:
 
 
 def standing(block: dict, row: dict) -> str:
-    """Beside the block's best: best, ≈ best, worse, fewer runs, not compared, no run."""
+    """Beside the block's best: best, ≈ best, worse, fewer runs, other runs, not compared, undefined, no run."""
     if not row["test"]["n"]:
-        return "no run"
+        return "undefined" if row["done"] else "no run"
     if row["best"]:
         return "best"
     if row["beside_best"]:
@@ -139,6 +139,8 @@ def standing(block: dict, row: dict) -> str:
     best = next((r for r in block["rows"] if r["best"]), None)
     if best and row["test"]["n"] < best["test"]["n"]:
         return "fewer runs"
+    if best and not row.get("ranked", True):
+        return "other runs"
     pair = pairs_by_name(block).get((row["strategy"], best and best["strategy"]))
     return {"worse": "worse", "not separable": "≈ best"}.get(pair and pair["verdict"], "not compared")
 
@@ -174,7 +176,7 @@ def what_is_lost(block: dict, row: dict) -> str:
     places = [f"seed {c['seed']}, fold {c['fold']}" + (f": {sentence(c['reason'])}" if c["reason"] else "")
               for c in cells]  # fmt: skip
     where = "; ".join(places[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
-    n, full = row["test"]["n"], max(r["test"]["n"] for r in block["rows"])
+    n, full = row["done"], max(r["done"] for r in block["rows"])
     effect = "its other runs are complete"
     if not n:
         effect = "it has no result and is in no comparison"
@@ -214,7 +216,7 @@ BUDGET = (
 def budget_row(row: dict) -> list[str]:
     """What a strategy was given and what it took, in BUDGET's order."""
     lost = str(row["failed"] + row["unfinished"] + row["missing"])
-    if not row["test"]["n"]:
+    if not row["done"]:
         return [LEFT_OUT] * (len(BUDGET) - 1) + [lost]
     return [whole(row["epochs"]), whole(row["optimizer_steps"]), whole(row["trials"]),
         minutes(row["minutes"]), minutes(row["minutes_total"]), memory(row["peak_memory_bytes"]),

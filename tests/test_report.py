@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ import report
 import results
 import stats
 import views
+import wording
 
 CLASSES = ["benign", "malignant"]
 KEYS = {"FT": "ft", "LP": "lp", "G-LF": "glf", "LP-FT": "lpft", "Auto-RGN": "autorgn", "L2-SP": "l2sp"}
@@ -274,7 +276,8 @@ def test_holm_runs_over_the_pairs_of_a_block(tmp_path, rng):
 def test_a_resample_that_lost_a_class_is_drawn_again():
     """Ten patients, one of whom alone has class 1: without it balanced accuracy is that of class 0 alone."""
     counts = np.array([[3, 0]] * 9 + [[0, 2]])
-    weights, share = analysis.resamples_with_all_classes(counts, seed=0)
+    plain = stats.resample_groups(10, 2000, seed=0)
+    weights, share = analysis.with_all_classes(plain, counts, seed=0)
     assert share == pytest.approx(0.9**10, abs=0.04)  # how often ten draws of ten miss one
     assert (weights[:, 9] > 0).all() and (weights.sum(axis=1) == 10).all()
     expected = 1 / (1 - 0.9**10)  # the mean of a binomial (10, 1/10) that is not 0
@@ -282,8 +285,9 @@ def test_a_resample_that_lost_a_class_is_drawn_again():
 
 
 def test_where_hardly_a_resample_has_all_classes_the_draws_stay_as_they_are():
-    weights, share = analysis.resamples_with_all_classes(np.eye(30), seed=0)
-    assert share == 1 and np.array_equal(weights, stats.resample_groups(30, analysis.RESAMPLES, seed=0))
+    plain = stats.resample_groups(30, 2000, seed=0)
+    weights, share = analysis.with_all_classes(plain, np.eye(30), seed=0)
+    assert share == 1 and np.array_equal(weights, plain)
 
 
 def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):
@@ -321,8 +325,8 @@ def test_unfinished_failed_and_missing_runs_are_shown_and_the_short_strategy_is_
             tmp_path, "FT", right_scores(labels, rng.random(100) < 0.6), labels, fold=fold, images=images
         )
     write_run(tmp_path, "LP", all_right(labels), labels, images=[f"f0-{k}" for k in range(100)])
-    write_run(tmp_path, "LP", None, labels, fold=1, status="failed")
-    write_run(tmp_path, "L2-SP", None, labels, status="unfinished")
+    write_run(tmp_path, "LP", None, labels, fold=1, status="failed", images=[f"f1-{k}" for k in range(100)])
+    write_run(tmp_path, "L2-SP", None, labels, status="unfinished", images=[f"f0-{k}" for k in range(100)])
     block = analysis.analyse(tmp_path)["blocks"][0]
     assert {(c["strategy"], c["fold"], c["status"], c["reason"]) for c in block["cells"]} == {
         ("LP", 1, "failed", "the loss grew in epoch 2"),
@@ -332,7 +336,8 @@ def test_unfinished_failed_and_missing_runs_are_shown_and_the_short_strategy_is_
     rows = {row["strategy"]: row for row in block["rows"]}
     assert (rows["LP"]["done"], rows["LP"]["failed"], rows["L2-SP"]["missing"]) == (1, 1, 1)
     assert rows["FT"]["best"] and not rows["LP"]["best"]  # LP has 1.0, from one fold of two
-    assert "not ranked: LP and L2-SP" in " ".join(block["notes"])
+    assert "Not ranked, because it has other runs: LP." in block["verdict"]
+    assert "4 of 6 runs" not in block["notes"][0] and "3 of 6 runs have no result" in block["notes"][0]
     assert pair_of(block, "LP", "FT")["runs"] == 1
     assert math.isnan(rows["L2-SP"]["test"]["mean"])
 
@@ -584,4 +589,241 @@ def test_tuned_rates_trials_and_edges_reach_the_row(tmp_path, rng):
     block = analysis.analyse(tmp_path)["blocks"][0]
     row = block["rows"][0]
     assert (row["trials"], row["tuning_steps"], row["lr"], row["minutes_total"]) == (2, 16, [1e-3], 4.0)
-    assert row["edge"] == ["lr in fold 0"] and any("chosen at the edge" in note for note in block["notes"])
+    assert row["edge"] == ["lr in fold 0"] and any(
+        "end of a tuning grid" in text for text in wording.problems(block)
+    )
+
+
+# ---------------------------------------------------------------- numbers that would be wrong in silence
+
+
+def folds_of(root, rng, plan, n=100):
+    """plan: strategy -> {(seed, fold): accuracy}; the images of a fold are its own."""
+    labels = np.tile([0, 1], n // 2)
+    for strategy, runs in plan.items():
+        for (seed, fold), accuracy in runs.items():
+            right = np.arange(n) < accuracy * n
+            images = [f"f{fold}-{k}" for k in range(n)]
+            write_run(
+                root, strategy, right_scores(labels, right), labels, seed=seed, fold=fold, images=images
+            )
+
+
+def test_a_copied_run_folder_does_not_count_twice(tmp_path, rng):
+    folds_of(tmp_path, rng, {"FT": {(0, 0): 0.8}, "LP": {(0, 0): 0.7}})
+    shutil.copytree(tmp_path / "toy", tmp_path / "toy-backup")
+    shutil.copytree(
+        tmp_path / "toy" / "net" / "lp" / "seed0-fold0", tmp_path / "toy" / "net" / "lp" / "seed0-fold0.old"
+    )
+    found = analysis.analyse(tmp_path)
+    assert [(row["done"], row["missing"]) for row in found["blocks"][0]["rows"]] == [(1, 0), (1, 0)]
+    assert len(found["blocks"]) == 1 and sum("a copy, or renamed" in w for w in found["warnings"]) == 3
+
+
+def test_strategies_are_ranked_on_the_same_folds_only(tmp_path, rng):
+    """LP has the easy fold 2, where FT was not run; on the fold that both have FT is better."""
+    folds_of(tmp_path, rng, {"FT": {(0, 0): 0.7, (0, 1): 0.8}, "LP": {(0, 1): 0.6, (0, 2): 0.99}})
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    rows = {row["strategy"]: row for row in block["rows"]}
+    assert (
+        rows["FT"]["best"]
+        and not rows["LP"]["ranked"]
+        and rows["LP"]["test"]["mean"] > rows["FT"]["test"]["mean"]
+    )
+    assert pair_of(block, "FT", "LP")["difference"] == pytest.approx(0.2)
+    assert "n = 200 patients" in block["verdict"] and "separably worse" not in block["verdict"]
+    assert "Not ranked, because it has other runs: LP." in block["verdict"]
+    assert {(c["strategy"], c["fold"]) for c in block["cells"]} == {("FT", 2), ("LP", 0)}
+
+
+def test_ranks_leave_out_a_strategy_that_has_other_runs_somewhere(tmp_path, rng):
+    for data in ("one", "two"):
+        labels = np.tile([0, 1], 50)
+        for strategy, folds in (("FT", (0, 1)), ("LP-FT", (0, 1)), ("LP", (0,))):
+            for fold in folds:
+                images = [f"f{fold}-{k}" for k in range(100)]
+                right = np.arange(100) < (99 if strategy == "LP" else 70)
+                write_run(
+                    tmp_path,
+                    strategy,
+                    right_scores(labels, right),
+                    labels,
+                    data=data,
+                    fold=fold,
+                    images=images,
+                )
+    across = analysis.analyse(tmp_path)["across"]
+    assert across["strategies"] == ["FT", "LP-FT"] and any(
+        "LP" in n and "left out" in n for n in across["notes"]
+    )
+
+
+def test_a_negative_metric_keeps_its_sign_over_blocks(tmp_path, rng):
+    labels = np.tile([0, 1], 50)
+    for data in ("one", "two"):
+        for strategy, n in (("FT", 40), ("LP", 60)):  # kappa -0.2 and 0.2
+            write_run(
+                tmp_path,
+                strategy,
+                right_scores(labels, np.arange(100) < n),
+                labels,
+                data=data,
+                metric="kappa",
+            )
+    across = analysis.analyse(tmp_path)["across"]
+    assert (
+        across["table"] == [[pytest.approx(-0.2), pytest.approx(0.2)]] * 2 and across["ranks"] == [[2, 1]] * 2
+    )
+
+
+def test_one_patient_gives_no_verdict_and_five_give_none(tmp_path, rng):
+    labels = np.tile([0, 1], 60)
+    for patients in (1, 5, 6):
+        groups = [f"p{k % patients}" for k in range(120)]
+        for strategy, n in (("FT", 60), ("LP", 118)):
+            right = np.arange(120) < n
+            write_run(tmp_path / str(patients), strategy, right_scores(labels, right), labels, groups=groups)
+    for patients, expected in ((1, "undefined"), (5, "undefined"), (6, "better")):
+        block = analysis.analyse(tmp_path / str(patients))["blocks"][0]
+        assert pair_of(block, "LP", "FT")["verdict"] == expected, patients
+        assert any("cannot tell two strategies apart" in n for n in block["pair_notes"]) == (patients < 6)
+    assert math.isnan(analysis.analyse(tmp_path / "1")["blocks"][0]["rows"][0]["test"]["low"])
+
+
+def test_an_undefined_metric_is_no_verdict(tmp_path, rng):
+    labels = np.ones(40, int)  # one class: no AUROC
+    for strategy in ("FT", "LP"):
+        write_run(tmp_path, strategy, right_scores(labels, rng.random(40) < 0.7), labels, metric="auroc")
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert block["pairs"][0]["verdict"] == "undefined" and "nothing to compare" in block["verdict"]
+    assert "undefined" in report.text(analysis.analyse(tmp_path))
+
+
+def test_the_expected_calibration_error_has_no_percentile_interval(tmp_path, rng):
+    labels = toy(rng)
+    for strategy in ("FT", "LP"):
+        write_run(tmp_path, strategy, right_scores(labels, rng.random(200) < 0.8), labels, metric="ece")
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert math.isnan(block["rows"][0]["test"]["low"]) and block["pairs"][0]["verdict"] == "undefined"
+
+
+def test_a_class_that_only_one_patient_has_does_not_bend_the_accuracy(tmp_path, rng):
+    """Accuracy needs no class: its resamples are plain ones, and their mean is the estimate."""
+    labels = np.array([1] + [0] * 49)
+    right = np.arange(50) >= 5  # the one of class 1 is wrong
+    write_run(tmp_path, "FT", right_scores(labels, right), labels)
+    runs, _ = results.read_runs(tmp_path)
+    scored = {("FT", (0, 0)): results.read_scored(runs[0])}
+    boot, _ = analysis.bootstrap(runs, scored, "accuracy", "balanced_accuracy")
+    assert boot["FT", (0, 0), "accuracy"].mean() == pytest.approx(0.9, abs=0.003)
+    plain = stats.resample_groups(50, analysis.RESAMPLES, seed=0)
+    assert boot["FT", (0, 0), "accuracy"] == pytest.approx(
+        plain[:, np.argsort(np.argsort(scored["FT", (0, 0)].images))] @ right / 50
+    )
+
+
+def test_overlapping_test_sets_are_not_counted_twice_by_mcnemar(tmp_path, rng):
+    labels = toy(rng, 100)
+    for fold in (0, 1):
+        images = [f"i{50 * fold + k}" for k in range(100)]
+        for strategy in ("FT", "LP"):
+            write_run(
+                tmp_path,
+                strategy,
+                right_scores(labels, rng.random(100) < 0.7),
+                labels,
+                fold=fold,
+                images=images,
+            )
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert block["pairs"][0]["mcnemar"] is None and any(
+        "test sets of several folds overlap" in n for n in block["pair_notes"]
+    )
+
+
+def test_a_shared_test_set_is_resampled_once_for_bands_and_named_in_the_notes(tmp_path, rng):
+    labels = toy(rng, 60)
+    p = np.clip(0.5 + (labels - 0.5) * 0.3 + rng.normal(0, 0.3, 60), 0, 1)
+    scores = np.stack([1 - p, p], 1)
+    for fold in range(5):
+        for strategy in ("FT", "LP"):
+            write_run(tmp_path / "five", strategy, scores, labels, fold=fold)
+            if fold == 0:
+                write_run(tmp_path / "one", strategy, scores, labels)
+    five, one = (analysis.analyse(tmp_path / n)["blocks"][0] for n in ("five", "one"))
+    for end in ("low", "high"):
+        assert five["roc"]["FT"][0][end] == pytest.approx(one["roc"]["FT"][0][end], abs=1e-12)
+    assert any("all folds share one test set" in n for n in five["pair_notes"])
+    assert any(n.startswith("McNemar: runs of seed 0, fold 0") for n in five["pair_notes"])
+
+
+def test_the_gain_in_a_metric_whose_low_values_are_good_keeps_its_interval(tmp_path, rng):
+    labels = toy(rng, 100)
+    right = rng.random(100) < 0.8
+    other = right.copy()
+    other[np.flatnonzero(~right)[0]] = True  # one more right: a small gain, not separable
+    write_run(tmp_path, "FT", right_scores(labels, right), labels, metric="brier")
+    write_run(tmp_path, "Auto-RGN", right_scores(labels, other), labels, metric="brier")
+    row = analysis.analyse(tmp_path)["claims"][1]["rows"][0]
+    assert (
+        row["gain"] == pytest.approx(0.6 / 100) and row["difference"] == -row["gain"]
+    )  # 0.64 - 0.04 of one in 100
+    assert (row["gain_low"], row["gain_high"]) == (-row["high"], -row["low"]) and row["gain_low"] <= row[
+        "gain"
+    ]
+
+
+def test_a_share_of_fts_value_is_of_the_runs_that_both_have(tmp_path, rng):
+    folds_of(tmp_path, rng, {"FT": {(0, 0): 0.5, (0, 1): 0.9}, "Auto-RGN": {(0, 0): 0.6}})
+    row = analysis.analyse(tmp_path)["claims"][1]["rows"][0]
+    assert row["relative"] == pytest.approx(0.1 / 0.5)
+
+
+def test_settings_that_should_be_alike_are_compared_also_within_a_strategy(tmp_path, rng):
+    labels = toy(rng, 60)
+    scores = right_scores(labels, rng.random(60) < 0.7)
+    write_run(tmp_path, "FT", scores, labels, changed={"hyperparameters": {"bn": "train"}})
+    write_run(tmp_path, "LP", scores, labels, changed={"hyperparameters": {"bn": "eval"}})
+    write_run(tmp_path, "LP", scores, labels, seed=1, changed={"hyperparameters": {"bn": "eval"}, "lr": 1e-3})
+    found = analysis.analyse(tmp_path)
+    differ = " ".join(found["blocks"][0]["differ"])
+    assert 'bn: "eval", "train"' in differ and "lr of LP: 0.0001, 0.001" in differ
+    assert found["blocks"][0]["verdict"].startswith("No verdict") and not any(
+        r["best"] for r in found["blocks"][0]["rows"]
+    )
+
+
+def test_notes_name_the_pairs_that_they_are_about(tmp_path, rng):
+    folds_of(
+        tmp_path,
+        rng,
+        {"FT": {(0, 0): 0.7, (1, 0): 0.7}, "LP": {(0, 0): 0.6, (1, 0): 0.6}, "LP-FT": {(1, 0): 0.8}},
+    )
+    notes = analysis.analyse(tmp_path)["blocks"][0]["pair_notes"]
+    assert "McNemar: runs of seed 0, fold 0 (FT − LP)." in notes
+    assert "McNemar: runs of seed 1, fold 0 (FT − LP-FT, LP − LP-FT)." in notes
+
+
+def test_a_score_that_is_not_finite_leaves_out_that_run_alone(tmp_path, rng):
+    labels = toy(rng, 40)
+    scores = right_scores(labels, rng.random(40) < 0.7)
+    write_run(tmp_path, "FT", scores, labels)
+    file = write_run(tmp_path, "LP", scores, labels) / "predictions.csv"
+    file.write_text(file.read_text().replace("0.8", "nan", 1) if "val" not in file.read_text().splitlines()[1] else
+                    "\n".join(line.replace("0.8", "nan") if line.endswith("test") else line for line in file.read_text().splitlines()))  # fmt: skip
+    found = analysis.analyse(tmp_path)
+    assert any("a score is not finite" in w for w in found["warnings"])
+    assert {row["strategy"]: row["done"] for row in found["blocks"][0]["rows"]} == {"FT": 1, "LP": 0}
+
+
+def test_tables_and_figures_of_runs_that_are_gone_go_too_and_those_of_others_stay(runs_folder):
+    report.build(runs_folder)
+    (runs_folder / "tables" / "mine.tex").write_text("by hand")
+    assert (
+        list((runs_folder / "tables").glob("*b-wide*")) and (runs_folder / "tables" / "across.tex").is_file()
+    )
+    shutil.rmtree(runs_folder / "b")
+    shutil.rmtree(runs_folder / "a" / "wide")
+    report.build(runs_folder)
+    names = {f.name for f in (runs_folder / "tables").iterdir()}
+    assert "mine.tex" in names and "across.tex" not in names and not any("wide" in n for n in names)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +40,10 @@ def analyse(folder: str | Path, progress: Callable[[str], None] = lambda doing: 
     ReportError without a run."""
     runs, warnings = found or read_runs(folder)
     if not runs:
-        also = f" ({'; '.join(warnings)})" if warnings else ""
+        more = f"; and {len(warnings) - 2} more" if len(warnings) > 2 else ""
+        also = f" ({'; '.join(warnings[:2])}{more})" if warnings else ""
         raise ReportError(
-            f"no run below {folder}{also}; a run is <data>/<arch>/<strategy>/seed0-fold0/config.json"
+            f"no run below {folder}{also}; give the folder above <data>/<arch>/<strategy>/seed0-fold0"
         )
     blocks = []
     keys = list(dict.fromkeys(run.block for run in runs))
@@ -101,7 +103,7 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
         ][::-1],
         "settings": shared_settings(runs),
         "environment": shared_environment(runs),
-        "commands": list(dict.fromkeys(" ".join(map(str, r.config.get("command", []))) for r in runs)),
+        "commands": list(dict.fromkeys(shlex.join(map(str, r.config.get("command", []))) for r in runs)),
         "cells": unfinished_cells(runs),
         "threshold_rule": settings["threshold"],
     }
@@ -537,7 +539,9 @@ def verdict(block: dict) -> str:
     if best is None:
         return f"No run has finished with a defined {metric}: there is nothing to compare yet."
     t, name = best["test"], best["strategy"]
-    said = f"{name} has the {'highest' if block['higher_is_better'] else 'lowest'} {metric}, {t['mean']:.3f}"
+    tied = [row["strategy"] for row in rows if row["ranked"] and row["test"]["mean"] == t["mean"]]
+    who = f"{name} has" if len(tied) == 1 else f"{spoken(tied)} tie for"
+    said = f"{who} the {'highest' if block['higher_is_better'] else 'lowest'} {metric}, {t['mean']:.3f}"
     said += f" [{t['low']:.3f}, {t['high']:.3f}]" if math.isfinite(t["low"]) else ""
     against = {
         row["strategy"]: find_pair(block, name, row["strategy"])
@@ -545,15 +549,24 @@ def verdict(block: dict) -> str:
         if row["ranked"] and not row["best"]
     }
     verdicts = {other: pair["verdict"] if pair else "undefined" for other, pair in against.items()}
-    if same := [other for other, kind in verdicts.items() if kind == "not separable"]:
-        said += f"; it is not separable from {spoken(same)}"
+    if same := [other for other, kind in verdicts.items() if kind == "not separable" and other not in tied]:
+        said += f"; {'it is' if len(tied) == 1 else 'they are'} not separable from {spoken(same)}"
     elif verdicts and set(verdicts.values()) == {"better"}:
-        said += f"; {spoken(verdicts)} {'is' if len(verdicts) == 1 else 'are'} separably worse"
+        all_others = len(verdicts) > 2 and all(row["ranked"] for row in rows)
+        them = (
+            "every other strategy is"
+            if all_others
+            else f"{spoken(verdicts)} {'is' if len(verdicts) == 1 else 'are'}"
+        )
+        said += f"; {them} separably worse"
     if verdicts.get("FT") == "better":
         gain, low, high = oriented(against["FT"], block["higher_is_better"])
         said += f"; it is better than FT by {gain:.3f} [{low:.3f}, {high:.3f}]"
     tested = several(block["compared_groups"], block["group_kind"])
-    with_ft = [p for row in rows if row["ranked"] and (p := find_pair(block, row["strategy"], "FT"))]
+    ft_ranked = any(row["strategy"] == "FT" and row["ranked"] for row in rows)
+    with_ft = [
+        p for row in rows if ft_ranked and row["ranked"] and (p := find_pair(block, row["strategy"], "FT"))
+    ]
     if with_ft and all(p["verdict"] == "not separable" for p in with_ft):
         said += f". No strategy is separable from FT at n = {tested}"
     else:

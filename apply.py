@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import datasets
-import files
 import images as pictures
 import runs
 import strategies
+from files import to_csv, to_json, write_atomically
 from runs import RunError
 
 META = ("arch", "classes", "task", "mean", "std", "img_size", "resize", "bit_depth", "transform_input")
@@ -51,7 +51,10 @@ def load_run(folder: str | Path) -> tuple[nn.Module, dict]:
     if not folder.is_dir():
         raise RunError(f"{folder}: no such run folder; a run is a folder with best.pt and metrics.json")
     if not file.is_file():
-        raise RunError(f"{folder}: no best.pt in it; give one run, as in runs/demo/resnet18/ft/seed0-fold0")
+        trial = "; the trials of --tune keep no checkpoint" if folder.parent.name == "tune" else ""
+        raise RunError(
+            f"{folder}: no best.pt in it; give one run, as in runs/demo/resnet18/ft/seed0-fold0{trial}"
+        )
     checkpoint = runs.load_checkpoint(file)
     whole = isinstance(checkpoint, dict) and all(
         isinstance(checkpoint.get(k), dict) for k in ("model", "meta")
@@ -186,9 +189,9 @@ def predict(
     for what in bad:
         print(f"left out: {what}", file=sys.stderr)
     if target is None:
-        sys.stdout.write(files.to_csv(lines))
+        sys.stdout.write(to_csv(lines))
     else:
-        files.write_atomically(target, files.to_csv(lines))
+        write_atomically(target, to_csv(lines))
     return target
 
 
@@ -270,6 +273,11 @@ def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:
     file = Path(file).expanduser()
     if file.suffix != ".pt2":
         raise RunError(f"--export {file}: the file's name has to end in .pt2")
+    if file.is_dir():
+        raise RunError(f"--export {file}: that is a folder")
+    beside = file.with_suffix(".json")
+    if beside.exists() and b"checkpoint_sha256" not in beside.read_bytes():
+        raise RunError(f"--export {file}: {beside} is there and not from an export; it would be overwritten")
     model, meta, thresholds, strategy = load_finished(run)
     model.to(device)
     size = meta["img_size"]
@@ -284,7 +292,12 @@ def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:
         except Exception as error:  # noqa: BLE001  torch.export's own kinds, and whatever the model raises
             what = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise RunError(f"{run}: torch.export cannot export {meta['arch']}: {what}") from None
-        torch.export.save(program, temporary)
+        try:
+            torch.export.save(program, temporary)
+        except (RuntimeError, OSError) as error:  # torch's own writer raises RuntimeError
+            raise RunError(
+                f"--export {file}: cannot be written there ({str(error).splitlines()[0][-80:]})"
+            ) from None
         loaded = torch.export.load(temporary).module()
         scores = [(scores_of(net, x, meta["task"]) for net in (model, loaded)) for x in inputs]
         difference = max(float(np.abs(a - b).max()) for a, b in scores)
@@ -316,7 +329,7 @@ def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    files.write_atomically(file.with_suffix(".json"), files.to_json(about))
+    write_atomically(file.with_suffix(".json"), to_json(about))
     return about
 
 
@@ -515,7 +528,7 @@ def gradcam_panel(
     legend(panel, draw, panel.height - LINE - 2)
     file = io.BytesIO()
     panel.save(file, "PNG")
-    files.write_atomically(Path(out), file.getvalue())
+    write_atomically(Path(out), file.getvalue())
     return notes
 
 

@@ -648,7 +648,8 @@ def reliability(figure, block: dict) -> None:
         axes.plot([0, 1], [0, 1], **ASIDE)
         filled = [b for b in bins if b["count"]]
         axes.plot(column(filled, "confidence"), column(filled, "accuracy"), **style)
-        text = f"ECE {number(found[strategies[i]].get('ece')):.3f}\nn {counts.sum():,.0f}"
+        ece = number(found[strategies[i]].get("ece"))
+        text = f"ECE {ece:.3f}\n" * bool(np.isfinite(ece)) + f"n {counts.sum():,.0f}"
         axes.text(0.04, 0.97, text, fontsize=7, va="top")
         unit_square(axes, "confidence", "accuracy", at_edge(i, len(found), across))
         name_panel(axes, strategies[i])

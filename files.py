@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -12,7 +14,12 @@ from pathlib import Path
 
 def write_atomically(file: Path, data: str | bytes) -> None:
     """Readers, and a power cut, see the old content or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(
+            errno.ENOTDIR, "is a file, and should be a folder", str(file.parent)
+        ) from None
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as out:
@@ -20,8 +27,11 @@ def write_atomically(file: Path, data: str | bytes) -> None:
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, file)
+    except OSError as error:  # named after what was to be written
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def to_json(value: object) -> str:

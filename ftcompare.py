@@ -245,6 +245,8 @@ def train(
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {epoch + 1}, stage {plan.stage.name}")
         scores, val_loss = predict(net, data, rows["val"], recipe, criterion)
+        if not np.isfinite(scores).all():
+            raise Diverged(f"validation scores are not finite in epoch {epoch + 1}, stage {plan.stage.name}")
         value = judge(rows["val"], scores)["values"][metric]
         if math.isnan(value):
             raise UsageError(
@@ -706,7 +708,10 @@ def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, s
     )  # of equals the first
     chosen = {name: best[name] for name in ("lr", "alpha") if best[name] is not None}
     shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
-    say.line(f"{cell}: tuned, {len(rows)} trials, {metric} {number(best['value'])} with {shown}")
+    tied = (
+        " (all trials alike: the default)" if len(good) > 1 and len({r["value"] for r in good}) == 1 else ""
+    )
+    say.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {number(best['value'])} with {shown}")
     if best["edge"]:
         say.line(
             f"  WARNING: {' and '.join(best['edge'])} at the edge of the grid; the best may lie beyond it"
@@ -821,8 +826,16 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         for strategy in s.strategy
     ]
     for ready in prepared.values() if s.tune else ():
-        for fold in ready.folds:  # a fold that cannot be cut for tuning is refused before any is trained
-            inner_split(ready.index, fold, ready.identical, ready.settings)
+        for k, fold in enumerate(
+            ready.folds
+        ):  # what cannot be cut for tuning is refused before any is trained
+            try:
+                inner_split(ready.index, fold, ready.identical, ready.settings)
+            except DataError as error:
+                hint = f"--tune cuts the training images of each fold once more, fold {k} is too small for it"
+                raise DataError(
+                    f"{error}; {hint}: without --tune each strategy has its default rate"
+                ) from None
     kinds = {(cell.data, cell.arch, cell.strategy): cell for cell in cells}
     for cell in kinds.values():  # before hours are spent: everything that can be refused
         check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
@@ -901,7 +914,11 @@ def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
         out,
         device=s.device,
     )
-    print(f"\nGrad-CAM of {len(rows)} test images: {out}" + "".join(f"\n  note: {note}" for note in notes))
+    fewer = f" (there are no more in fold {first.fold})" if len(rows) < s.gradcam else ""
+    print(
+        f"\nGrad-CAM of {len(rows)} test images{fewer}: {out}"
+        + "".join(f"\n  note: {note}" for note in notes)
+    )
 
 
 def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
@@ -1263,6 +1280,15 @@ def main(arguments: list[str]) -> int:
     if s.list_data:
         list_data()
         return 0
+    uses = [f"--{name}" for name in ("report", "predict", "export") if getattr(s, name)]
+    if s.report and (len(uses) > 1 or s.run or s.data or s.gradcam):
+        raise UsageError("--report stands alone: it makes the report of finished runs anew")
+    if uses and s.data:
+        raise UsageError(f"{' and '.join(uses)} use a finished run (--run), not --data")
+    if (s.run or s.out) and not uses:
+        raise UsageError(
+            "--run and --out go with --predict or --export; the folder of new runs is --output-dir"
+        )
     if s.report:
         print(f"{report.text(report.build(s.report))}\n\n{report.written(s.report)}")
         return 0

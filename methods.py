@@ -129,7 +129,8 @@ def paragraph(block: dict) -> str:
 def data_text(block: dict) -> str:
     kind = "classes" if block["task"] == "multiclass" else "labels, several of which may hold at once"
     classes = block["classes"]
-    names = f" ({', '.join(classes)})" if len(classes) <= 15 else ""
+    between = "; " if any("," in name for name in classes) else ", "
+    names = f" ({between.join(classes)})" if len(classes) <= 15 else ""
     source = (
         f" ({block['citation'].rstrip('.')})" if block["citation"] else " " + author("source of the data")
     )
@@ -414,7 +415,7 @@ def items() -> list[tuple]:
         )), ("Evaluation: metrics", (metrics_text,)),
         ("Evaluation: statistical measures and uncertainty", (statistics_text,)),
         ("Evaluation: robustness or sensitivity analysis", (robustness_text,)),
-        ("Evaluation: explainability", "none was computed here"),
+        ("Evaluation: explainability", (gradcam_text,)),
         ("Evaluation: internal testing", (internal_text,)),
         ("Evaluation: external testing", "none was done here; add it, or say why not"),
         ("Clinical trial registration", "number, where it applies"),
@@ -468,6 +469,12 @@ def metrics_text(block: dict) -> str:
 def robustness_text(block: dict) -> str:
     repeats = [several(len(block[key]), key[:-1]) for key in ("seeds", "folds") if len(block[key]) > 1]
     return f"Training was repeated over {spoken(repeats)}; the spread is reported." if repeats else ""
+
+
+def gradcam_text(block: dict) -> str:
+    if not block.get("gradcam"):
+        return ""
+    return "Grad-CAM (Selvaraju et al., ICCV 2017) of the same test images for every strategy is among the figures."
 
 
 def internal_text(block: dict) -> str:

@@ -480,7 +480,7 @@ def per_class_tables(block: dict) -> list[Html]:
     """A table a measure: classes down, strategies across."""
     rows = [row for row in block["rows"] if row["per_class"]]
     measures = dict.fromkeys(
-        m for row in rows for entry in row["per_class"].values() for m in entry if m != "support"
+        m for row in rows for entry in row["per_class"].values() for m in entry if m not in ("support", "n")
     )
     tables = []
     for measure in measures:
@@ -495,7 +495,7 @@ def per_class_tables(block: dict) -> list[Html]:
         caption = f"{title[0].upper()}{title[1:]} on test, mean over runs (tint: 0 to 1)"
         head = "Class" if block["task"] == "multiclass" else "Label"
         tables.append(
-            table(caption, [head, "Support", *(row["strategy"] for row in rows)], body, class_="tall")
+            table(caption, [head, "Cases a run", *(row["strategy"] for row in rows)], body, class_="tall")
         )
     return tables
 

@@ -159,6 +159,8 @@ def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
             raise UsageError(
                 f"--metric {s.metric} hangs on a threshold that is chosen later; take auroc, say"
             )
+        if s.metric == index.second:  # not the same column twice
+            index.second = index.metric
         index.metric = s.metric
     print(f"\ndata {index.name}: {len(index)} images, {len(index.classes)} classes, {index.task}", flush=True)
     cache = Path(s.output_dir) / "cache" / datasets.safe_name(index.name)
@@ -173,9 +175,10 @@ def set_positive(index: Index, positive: str | None) -> None:
     """Of two classes the second is the positive one: of sensitivity, PPV, average precision."""
     if positive is not None:
         if index.task != "multiclass" or positive not in index.classes or len(index.classes) != 2:
-            raise UsageError(
-                f"--positive {positive}: {index.name} has the classes {', '.join(index.classes)}"
+            what = (
+                "several labels, each with its own positives" if index.task == "multilabel" else "the classes"
             )
+            raise UsageError(f"--positive {positive}: {index.name} has {what}: {', '.join(index.classes)}")
         if index.classes[0] == positive:
             index.classes, index.labels = index.classes[::-1], 1 - index.labels
     index.notes.append(f"positive class: {index.classes[1]} (--positive changes it)")

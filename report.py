@@ -105,6 +105,7 @@ def build(folder: str | Path) -> dict:
         for block in analysis["blocks"]:
             if panel.stem == f"gradcam-{block['data']}-{block['arch']}":
                 drawn.setdefault((block["data"], block["arch"]), []).append(("Grad-CAM", panel.read_bytes()))
+                block["gradcam"] = True
     for file in before:  # of runs that are no longer there
         if file.is_file() and file.stat().st_mtime_ns == before[file]:
             file.unlink()

@@ -53,6 +53,11 @@ class Run:
     def at(self) -> tuple[int, int]:
         return self.cell["seed"], self.cell["fold"]
 
+    @property
+    def place(self) -> str:
+        """Where its config.json says that it lies, below the folder of the runs."""
+        return "/".join([*self.block, self.cell["strategy"], "seed{}-fold{}".format(*self.at)])
+
     def value(self, split: str, metric: str) -> float:
         value = self.result[split]["values"].get(metric)
         return NAN if value is None else value
@@ -67,21 +72,28 @@ class Run:
 
 
 def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
-    """(runs, warnings): every run folder below, in the order of the tables. Left out and named: a damaged one, and one
-    that does not lie where its config.json says (a copy of another run would count twice)."""
-    found, warnings = [], []
+    """(runs, warnings): every run folder below, in the order of the tables. Left out and named: a damaged one, and a
+    copy, which would count twice; of two folders with the same run the one that lies where its config.json says stays.
+    The trials of --tune are no runs."""
+    found, warnings = {}, []
     for file in sorted(Path(folder).glob("*/*/*/seed*-fold*/config.json")):
+        if file.parent.parent.name == "tune":
+            continue
         try:
             run = read_run(file.parent)
-            place = "/".join(map(str, [*run.block, run.cell["strategy"], "seed{}-fold{}".format(*run.at)]))
-            if file.parent.relative_to(folder).as_posix() != place:
-                warnings.append(f"left out, {file.parent} holds the run {place}: a copy, or renamed")
-                continue
-            found.append(run)
         except (ValueError, KeyError, TypeError, OSError) as error:
             warnings.append(f"left out, {file.parent} is damaged: {type(error).__name__}: {error}")
-    found.sort(key=lambda r: (*r.block, ORDER.get(r.strategy, 99), r.strategy, *r.at))
-    return found, warnings
+            continue
+        found.setdefault((*run.block, run.strategy, *run.at), []).append(run)
+    kept = []
+    for copies in found.values():
+        copies.sort(key=lambda run: run.folder.relative_to(folder).as_posix() != run.place)
+        kept.append(copies[0])
+        warnings += [
+            f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]
+        ]
+    kept.sort(key=lambda r: (*r.block, ORDER.get(r.strategy, 99), r.strategy, *r.at))
+    return kept, warnings
 
 
 def read_run(folder: Path) -> Run:
@@ -89,6 +101,11 @@ def read_run(folder: Path) -> Run:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     cell = config["settings"]["cell"]
     config["data"]["splits"], config["environment"], config["arguments"]  # all of them are needed
+    for number in (config["settings"]["lr"], *config["settings"]["hyperparameters"].values()):
+        if isinstance(number, (dict, list)) or (
+            number is config["settings"]["lr"] and isinstance(number, str)
+        ):
+            raise ValueError(f"a setting is {number!r}")
     run = Run(folder, cell, config["strategy"], config, "unfinished")
     if (folder / "metrics.json").is_file():
         run.result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

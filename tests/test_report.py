@@ -617,7 +617,21 @@ def test_a_copied_run_folder_does_not_count_twice(tmp_path, rng):
     )
     found = analysis.analyse(tmp_path)
     assert [(row["done"], row["missing"]) for row in found["blocks"][0]["rows"]] == [(1, 0), (1, 0)]
-    assert len(found["blocks"]) == 1 and sum("a copy, or renamed" in w for w in found["warnings"]) == 3
+    assert len(found["blocks"]) == 1 and sum("a second time" in w for w in found["warnings"]) == 3
+    assert not any(
+        "toy-backup" in str(run.folder) or run.folder.suffix for run in results.read_runs(tmp_path)[0]
+    )
+
+
+def test_a_renamed_folder_of_runs_is_reported_and_trials_are_no_runs(tmp_path, rng):
+    folds_of(tmp_path, rng, {"FT": {(0, 0): 0.8}, "LP": {(0, 0): 0.7}})
+    (tmp_path / "toy").rename(tmp_path / "older")
+    trial = tmp_path / "older" / "net" / "ft" / "tune" / "seed0-fold0-trial0"
+    shutil.copytree(tmp_path / "older" / "net" / "ft" / "seed0-fold0", trial)
+    found = analysis.analyse(tmp_path)
+    assert [row["done"] for row in found["blocks"][0]["rows"]] == [1, 1] and found["warnings"] == []
+    with pytest.raises(analysis.ReportError, match="give the folder above"):
+        analysis.analyse(tmp_path / "older")
 
 
 def test_strategies_are_ranked_on_the_same_folds_only(tmp_path, rng):

@@ -119,7 +119,7 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
         {g for (_, at), s in scored.items() if list(at) in ranked for g in s.groups.tolist()}
     )
     block["notes"] = block_notes(block, done)
-    if again > 0.01:
+    if again > 0.05:
         block["notes"].append(
             f"{again:.0%} of the resamples lacked a class that the test set has, because few {plural(block['group_kind'])} "
             f"have it, and {'stayed so' if again >= MOSTLY else 'were drawn again'}: intervals of means over classes are rough."
@@ -359,7 +359,18 @@ def compare_pairs(
             pair["verdict"] = "undefined"
         elif p <= ALPHA:
             pair["verdict"] = "better" if (pair["difference"] > 0) == block["higher_is_better"] else "worse"
-    return pairs, joined_notes(notes)
+    return pairs, joined_notes(notes) + over_trainings(pairs)
+
+
+def over_trainings(pairs: list[dict]) -> list[str]:
+    """How many of the verdicts, which are about the trained models, hold where another training is a source of chance."""
+    sure = [pair for pair in pairs if pair["verdict"] in ("better", "worse") and pair["t"]]
+    if not sure:
+        return []
+    hold = sum(pair["t"]["p"] <= ALPHA for pair in sure)
+    said = "The verdicts are about these trained models and other patients. With the variation between trainings taken in, "
+    said += f"{hold} of the {len(sure)} differences hold (corrected t-test, p at most {ALPHA}, not adjusted for their number)."
+    return [said]
 
 
 def joined_notes(notes: list[tuple[str, str, str]]) -> list[str]:
@@ -562,6 +573,9 @@ def verdict(block: dict) -> str:
     if verdicts.get("FT") == "better":
         gain, low, high = oriented(against["FT"], block["higher_is_better"])
         said += f"; it is better than FT by {gain:.3f} [{low:.3f}, {high:.3f}]"
+        over = against["FT"]["t"]
+        if over and over["p"] > ALPHA:
+            said += f", which the corrected t-test over folds does not confirm (p = {over['p']:.3f})"
     tested = several(block["compared_groups"], block["group_kind"])
     ft_ranked = any(row["strategy"] == "FT" and row["ranked"] for row in rows)
     with_ft = [

@@ -841,3 +841,20 @@ def test_tables_and_figures_of_runs_that_are_gone_go_too_and_those_of_others_sta
     report.build(runs_folder)
     names = {f.name for f in (runs_folder / "tables").iterdir()}
     assert "mine.tex" in names and "across.tex" not in names and not any("wide" in n for n in names)
+
+
+def test_the_verdict_says_where_another_training_might_turn_it(tmp_path, rng):
+    """LP is better than FT in sum, but in one fold of three alone: separable over images, not over folds."""
+    folds_of(
+        tmp_path,
+        rng,
+        {"FT": dict.fromkeys([(0, 0), (0, 1), (0, 2)], 0.6), "LP": {(0, 0): 0.96, (0, 1): 0.6, (0, 2): 0.6}},
+    )
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = pair_of(block, "LP", "FT")
+    assert pair["verdict"] == "better" and pair["t"]["p"] > 0.05
+    assert (
+        f"which the corrected t-test over folds does not confirm (p = {pair['t']['p']:.3f})"
+        in block["verdict"]
+    )
+    assert any("0 of the 1 differences hold" in note for note in block["pair_notes"])

@@ -574,7 +574,10 @@ def limitations(analysis: dict) -> list[str]:
         if 0 < b["test_groups"] < 100
     ]
     if small:
-        found.append(f"A small test set ({'; '.join(small)}): not separable does not mean equal.")
+        found.append(
+            f"A small test set ({'; '.join(small)}): not separable does not mean equal, and percentile intervals from so "
+            "few hold the truth less often than in 95 % of the cases (benchmarks/coverage.py measures how often)."
+        )
     if lost := [f"{name(b)}: {spoken(without_all_runs(b))}" for b in blocks if without_all_runs(b)]:
         found.append(f"Not every run has a result ({'; '.join(lost)}).")
     if at := where(lambda b: ran(b) and not any(row["trials"] for row in b["rows"])):

@@ -839,6 +839,8 @@ def sweep(s: argparse.Namespace) -> list[dict]:
     kinds = {(cell.data, cell.arch, cell.strategy): cell for cell in cells}
     for cell in kinds.values():  # before hours are spent: everything that can be refused
         check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
+    for cell in {(cell.data, cell.arch): cell for cell in cells}.values():
+        check_size(cell.arch, prepared[cell.data].settings)
     weights_of = {}
     for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
         source = prepared[key].settings.weights
@@ -929,15 +931,19 @@ def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
         plan = make_plan(cell, model, head, s)
     except ValueError as error:
         raise UsageError(f"{cell.arch}, {cell.strategy}: {error}") from None
-    try:
-        model(torch.empty(2, 3, s.img_size, s.img_size, device=head.weight.device))
-    except Exception as error:  # noqa: BLE001  each architecture has its own way to say that a picture is too small
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(
-            f"{cell.arch} does not take pictures of {s.img_size} px (--img-size): {why}"
-        ) from None
     if not s.dry_run:
         load_kernel(plan, s.device, s.native)
+
+
+def check_size(arch: str, s: argparse.Namespace) -> None:
+    """One forward pass without memory: whether the architecture takes pictures of that size."""
+    model = skeleton(arch)
+    device = next(model.parameters()).device
+    try:
+        model(torch.empty(2, 3, s.img_size, s.img_size, device=device))
+    except Exception as error:  # noqa: BLE001  each architecture has its own way to say that a picture is too small
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{arch} does not take pictures of {s.img_size} px (--img-size): {why}") from None
 
 
 def dry_run(cells: list[Cell], prepared: dict[str, Prepared]) -> list[dict]:

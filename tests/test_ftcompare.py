@@ -532,6 +532,14 @@ def test_a_run_that_diverges_is_said_and_the_others_go_on(folder, tmp_path, run)
 
 
 BAD = [
+    (["--report", "runs", "--predict", "new"], "--report stands alone"),
+    (["--report", "nowhere"], "nowhere is no folder"),
+    (["--run", "runs/x"], "--run and --out go with --predict or --export"),
+    (
+        ["--data", "demo-tiny", "--export", "m.pt2", "--run", "r"],
+        "--export use a finished run (--run), not --data",
+    ),
+    (["--export", "m.pt2", "--run", "nowhere"], "nowhere: no such run folder"),
     (["--data", "demo-tiny", "--strategy", "lpfft"], "unknown strategy 'lpfft'; choose from ft, lp, glf"),
     (["--data", "demo-tiny", "--arch", "resnet5000"], "unknown --arch resnet5000; torchvision has resnet"),
     (["--data", "demo-huge"], "neither a file or folder nor a dataset"),
@@ -941,3 +949,36 @@ def test_gradcam_shows_the_same_images_for_every_strategy(folder, tmp_path, run)
     }
     again = run(*base, "--gradcam", "3")[1]  # nothing is trained anew
     assert again.count("done before") == 2 and len(rows) >= 3
+
+
+def test_a_run_that_explodes_is_marked_failed_and_the_others_go_on(folder, tmp_path, run):
+    """A rate of 1e30: the training loss of the first step is still finite, what follows is not."""
+    base = [
+        "--data",
+        folder,
+        *SMALL,
+        "--output-dir",
+        tmp_path,
+        "--epochs",
+        "2",
+        "--opt",
+        "sgd",
+        "--lr",
+        "1e30",
+    ]
+    code, out, err = run(*base, "--strategy", "ft", "lp")
+    assert code == 1 and "Traceback" not in out + err
+    failed = [json.loads(f.read_text())["reason"] for f in sorted(tmp_path.rglob("failed.json"))]
+    assert len(failed) == 2 and all("epoch" in reason for reason in failed)
+    assert {(r["strategy"], r["status"]) for r in read(tmp_path / "results.csv")} == {
+        ("ft", "failed"),
+        ("lp", "failed"),
+    }
+
+
+def test_an_export_does_not_overwrite_a_json_of_something_else(swept, tmp_path, run):
+    (tmp_path / "m.json").write_text('{"mine": 1}')
+    done = swept[0] / "demo-tiny" / ARCH / "lp" / "seed0-fold0"
+    code, _, err = run("--export", tmp_path / "m.pt2", "--run", done)
+    assert code == 2 and "not from an export" in err and (tmp_path / "m.json").read_text() == '{"mine": 1}'
+    assert not (tmp_path / "m.pt2").exists()

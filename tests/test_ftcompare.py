@@ -524,9 +524,14 @@ def test_a_run_that_diverges_is_said_and_the_others_go_on(folder, tmp_path, run)
         tmp_path,
     ]
     code, out, _ = run(*arguments, "--strategy", "ft", "lp")
-    assert code == 1 and "training loss is" in out
+    assert code == 1 and "1 failed" in out
     failed = list(tmp_path.glob("*/*/*/*/failed.json"))
-    assert failed and "1 failed" in out
+    reasons = [json.loads(file.read_text())["reason"] for file in failed]
+    assert len(reasons) == 2 and all(
+        re.search(r"loss is (nan|inf)|scores are not finite", text) for text in reasons
+    )
+    statuses = {(row["strategy"], row["status"]) for row in read(tmp_path / "results.csv")}
+    assert statuses == {("ft", "failed"), ("lp", "failed")}
     assert not (failed[0].parent / "metrics.json").exists()
     assert out.count("[1 of 2]") == out.count("[2 of 2]") == 1
 
@@ -949,31 +954,6 @@ def test_gradcam_shows_the_same_images_for_every_strategy(folder, tmp_path, run)
     }
     again = run(*base, "--gradcam", "3")[1]  # nothing is trained anew
     assert again.count("done before") == 2 and len(rows) >= 3
-
-
-def test_a_run_that_explodes_is_marked_failed_and_the_others_go_on(folder, tmp_path, run):
-    """A rate of 1e30: the training loss of the first step is still finite, what follows is not."""
-    base = [
-        "--data",
-        folder,
-        *SMALL,
-        "--output-dir",
-        tmp_path,
-        "--epochs",
-        "2",
-        "--opt",
-        "sgd",
-        "--lr",
-        "1e30",
-    ]
-    code, out, err = run(*base, "--strategy", "ft", "lp")
-    assert code == 1 and "Traceback" not in out + err
-    failed = [json.loads(f.read_text())["reason"] for f in sorted(tmp_path.rglob("failed.json"))]
-    assert len(failed) == 2 and all("epoch" in reason for reason in failed)
-    assert {(r["strategy"], r["status"]) for r in read(tmp_path / "results.csv")} == {
-        ("ft", "failed"),
-        ("lp", "failed"),
-    }
 
 
 def test_an_export_does_not_overwrite_a_json_of_something_else(swept, tmp_path, run):

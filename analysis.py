@@ -1,7 +1,8 @@
 """Every number of a report, from the run folders: analyse("runs/") -> a dict of plain Python.
 
 A block is a dataset and a backbone; a row of it is a strategy; a pair is a comparison of two on the same test images.
-Order of this file: one block, its pairs, its verdict, over blocks."""
+Order of this file: one block, its verdict, over blocks. pairs.py compares two strategies, views.py has what is shown
+beside."""
 
 from __future__ import annotations
 
@@ -17,14 +18,13 @@ import numpy as np
 import metrics
 import stats
 import views
+from pairs import ALPHA, compare_pairs, find_pair, oriented
 from results import NAN, ORDER, Run, Scored, mean_over_runs, read_runs, read_scored, spread
 from wording import metric_name, plural, several, spoken
 
 RESAMPLES = 2000  # of the bootstrap over groups
-ALPHA = 0.05
 MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1")
 MOSTLY = 0.9  # share of resamples without some class from which on they are not drawn again
-FEWEST_GROUPS = 6  # a test on n groups cannot fall below 2 / 2^n: 0.03 with six, 0.06 with five
 
 
 class ReportError(ValueError):
@@ -331,200 +331,6 @@ def test_counts(scored: dict) -> dict:
     return {"test_images": len(images), "test_groups": len(groups), "test_units": units}
 
 
-# ------------------------------------------------------------------------------------------------ pairs
-
-
-def compare_pairs(
-    of: dict[str, list[Run]], scored: dict, boot: dict, block: dict
-) -> tuple[list[dict], list[str]]:
-    """Every pair of strategies on the runs (seed, fold) that both have; and why a test is left out, in words."""
-    pairs, notes = [], []
-    names = [s for s, mine in of.items() if mine]
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            runs_a, runs_b = ({r.at: r for r in of[s]} for s in (a, b))
-            both = sorted(set(runs_a) & set(runs_b))
-            common = [at for at in both if scored[a, at].images == scored[b, at].images]
-            said = {}
-            if len(common) < len(both):
-                said["images"] = f"{len(both) - len(common)} runs left out, tested on different images."
-            if common:
-                pairs.append(compare(a, b, runs_a, runs_b, common, scored, boot, block, said))
-            notes += [(test, text, f"{a} − {b}") for test, text in said.items()]
-    adjusted = stats.holm([pair["p_bootstrap"] for pair in pairs]) if pairs else []
-    for pair, p in zip(pairs, adjusted):
-        pair["p_holm"] = float(p)
-        pair["verdict"] = "not separable"
-        if not math.isfinite(p) or not math.isfinite(pair["difference"]):
-            pair["verdict"] = "undefined"
-        elif p <= ALPHA:
-            pair["verdict"] = "better" if (pair["difference"] > 0) == block["higher_is_better"] else "worse"
-    return pairs, joined_notes(notes) + over_trainings(pairs)
-
-
-def over_trainings(pairs: list[dict]) -> list[str]:
-    """How many of the verdicts, which are about the trained models, hold where another training is a source of chance."""
-    sure = [pair for pair in pairs if pair["verdict"] in ("better", "worse") and pair["t"]]
-    if not sure:
-        return []
-    hold = sum(pair["t"]["p"] <= ALPHA for pair in sure)
-    said = "The verdicts are about these trained models and other patients. With the variation between trainings taken in, "
-    said += f"{hold} of the {len(sure)} differences hold (corrected t-test, p at most {ALPHA}, not adjusted for their number)."
-    return [said]
-
-
-def joined_notes(notes: list[tuple[str, str, str]]) -> list[str]:
-    """(test, sentence, pair) -> one sentence a test, or one for each set of pairs where they differ."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for test, text, pair in notes:
-        found.setdefault(test, {}).setdefault(text, []).append(pair)
-    lines = []
-    for by_text in found.values():
-        for text, pairs in by_text.items():
-            few = "" if len(pairs) <= 3 else f" and {len(pairs) - 3} more pairs"
-            of = (
-                f" ({', '.join(pairs[:3])}{few})"
-                if len(by_text) > 1 or text.startswith("1 runs") or "runs left out" in text
-                else ""
-            )
-            lines.append(text.removesuffix(".") + of + ".")
-    return lines
-
-
-def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: dict, boot: dict, block: dict, said: dict) -> dict:  # fmt: skip
-    """One pair, a minus b. said: filled with how a test was done or why it is left out, by the test's name."""
-    metric = block["metric"]
-    each = {at: runs_a[at].value("test", metric) - runs_b[at].value("test", metric) for at in common}
-    differences = mean_over_runs([boot[a, at, metric] - boot[b, at, metric] for at in common])
-    low, high = stats.interval(differences)
-    pair = {
-        "a": a,
-        "b": b,
-        "runs": len(common),
-        "mean_a": spread(runs_a[at].value("test", metric) for at in common)["mean"],
-        "mean_b": spread(runs_b[at].value("test", metric) for at in common)["mean"],
-        "difference": spread(each.values())["mean"],
-        "low": low,
-        "high": high,
-        "p_bootstrap": stats.bootstrap_p(differences) if np.isfinite(differences).any() else NAN,
-    }
-    groups = {group for at in common for group in scored[a, at].groups.tolist()}
-    if len(groups) < FEWEST_GROUPS:
-        pair["p_bootstrap"] = NAN
-        said["groups"] = (
-            f"No verdict: {several(len(groups), block['group_kind'])} cannot tell two strategies apart."
-        )
-    sides = {}  # of the first seed, each test set once
-    for at in (at for at in common if at[0] == common[0][0]):
-        sides.setdefault(tuple(scored[a, at].images), at)
-    pair["mcnemar"] = mcnemar(a, b, sides, scored, block, said)
-    pair["delong"] = delong(a, b, sides, scored, block, said)
-    pair["t"], pair["wilcoxon"] = over_folds(each, common, runs_a, scored, a, block, said)
-    return pair
-
-
-def places(sides: dict) -> str:
-    """Which runs a test used: those of one seed, a fold where there is one test set."""
-    seed, fold = next(iter(sides.values()))
-    return f"runs of seed {seed}, " + (
-        f"test sets of {len(sides)} folds together" if len(sides) > 1 else f"fold {fold}"
-    )
-
-
-def in_groups(a: str, sides: dict, scored: dict) -> bool:
-    """Whether a group has several of the units that are tested."""
-    groups = [group for at in sides.values() for group in scored[a, at].groups.tolist()]
-    return len(set(groups)) < len(groups)
-
-
-def mcnemar(a: str, b: str, sides: dict, scored: dict, block: dict, said: dict) -> dict | None:
-    """McNemar's test of who is right, the folds of a seed together where their test sets lie apart."""
-    if block["task"] != "multiclass":
-        said["mcnemar"] = (
-            "McNemar: left out, it compares one called class an image; these have several labels."
-        )
-        return None
-    if sum(map(len, sides)) > len({image for images in sides for image in images}):
-        said["mcnemar"] = "McNemar: left out, test sets of several folds overlap."
-        return None
-    units, group = plural(block["unit_kind"]), block["group_kind"]
-    warning = f"; it takes {units} of one {group} for independent, which the bootstrap does not"
-    said["mcnemar"] = f"McNemar: {places(sides)}{warning if in_groups(a, sides, scored) else ''}."
-    right = [np.concatenate([scored[s, at].scores.argmax(1) == scored[s, at].labels for at in sides.values()])
-             for s in (a, b)]  # fmt: skip
-    return stats.mcnemar(*right)
-
-
-def delong(a: str, b: str, sides: dict, scored: dict, block: dict, said: dict) -> dict | None:
-    """DeLong's test of two AUROCs, where its assumptions hold."""
-    if block["task"] != "multiclass" or len(block["classes"]) != 2:
-        said["delong"] = "DeLong: left out, it compares AUROCs of two classes."
-    elif in_groups(a, sides, scored):
-        said["delong"] = (
-            f"DeLong: left out, it needs independent images, and some {plural(block['group_kind'])} have several; "
-            "the bootstrap over groups stands in its place."
-        )
-    elif len(sides) > 1:
-        said["delong"] = (
-            "DeLong: left out, the folds were scored by different models, whose scores share no scale."
-        )
-    else:
-        said["delong"] = f"DeLong: AUROC, {places(sides)}."
-        at = next(iter(sides.values()))
-        x, y = scored[a, at], scored[b, at]
-        return stats.delong(x.scores[:, 1], y.scores[:, 1], x.labels == 1)
-    return None
-
-
-def over_folds(each: dict, common: list, runs: dict, scored: dict, a: str, block: dict, said: dict) -> tuple[dict | None, dict | None]:  # fmt: skip
-    """(corrected resampled t-test, Wilcoxon) over folds, the seeds of a fold averaged: they share its test set."""
-    common = [at for at in common if math.isfinite(each[at])]
-    folds = sorted({at[1] for at in common})
-    mean = [np.mean([each[at] for at in common if at[1] == fold]) for fold in folds]
-    if len(folds) < 2:
-        said["t"] = (
-            "Corrected resampled t-test, Wilcoxon: left out, there is one fold (--folds 5 gives them)."
-        )
-        return None, None
-    counts = [runs[at].config["data"]["splits"] for at in common]
-    share = float(np.mean([c["test"]["images"] / c["train"]["images"] for c in counts]))
-    one_test = len({tuple(scored[a, at].images) for at in common}) == 1
-    said["t"] = (
-        f"t: corrected resampled t-test (Nadeau and Bengio) over {len(folds)} folds, n_test / n_train = {share:.3g}"
-        + (", seeds averaged within a fold" if len({at[0] for at in common}) > 1 else "")
-        + ("; all folds share one test set and differ in what they train on" if one_test else "")
-        + "."
-    )
-    t, w = stats.corrected_resampled_t(mean, share), stats.wilcoxon(mean)
-    least = 2 / 2 ** len(folds)
-    said["wilcoxon"] = (
-        f"Wilcoxon: left out, with {len(folds)} folds its smallest possible p is {least:.4g}, above 0.05."
-        if least > ALPHA
-        else f"Wilcoxon: signed ranks over {len(folds)} folds."
-    )
-    return t, (w if least <= ALPHA else None)
-
-
-def find_pair(block: dict, a: str, b: str) -> dict | None:
-    """The pair as a against b, whichever way it is kept."""
-    for pair in block["pairs"]:
-        if (pair["a"], pair["b"]) == (a, b):
-            return pair
-        if (pair["a"], pair["b"]) == (b, a):
-            turned = {"better": "worse", "worse": "better"}
-            return pair | {
-                "a": a,
-                "b": b,
-                "difference": -pair["difference"],
-                "low": -pair["high"],
-                "high": -pair["low"],
-                "mean_a": pair["mean_b"],
-                "mean_b": pair["mean_a"],
-                "verdict": turned.get(pair["verdict"], pair["verdict"]),
-            }
-    return None
-
-
 def mark_best(block: dict) -> None:
     """The row with the best point estimate, and those that are not separable from it: among the strategies that have
     the same runs, the most of them; a mean over other seeds and folds is no match."""
@@ -597,13 +403,6 @@ def verdict(block: dict) -> str:
             " One run each: how much two trainings of the same strategy differ is not known (--seed 0 1 2)."
         )
     return said
-
-
-def oriented(pair: dict, higher_is_better: bool) -> tuple[float, float, float]:
-    """(gain, low, high) of a pair, positive where a is better."""
-    if higher_is_better:
-        return pair["difference"], pair["low"], pair["high"]
-    return -pair["difference"], -pair["high"], -pair["low"]
 
 
 def block_notes(block: dict, done: list[Run]) -> list[str]:

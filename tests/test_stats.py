@@ -366,9 +366,9 @@ OVARIAN = """
         (1, 0.6478, -0.0780, 0.1046, -0.2830, 0.1271, 0.5554, 0.4561),
     ],
 )
-def test_delong_on_the_papers_own_data_is_what_sas_prints(column, auroc, estimate, error, low, high, chi2, p):
-    """SAS/STAT User's Guide, PROC LOGISTIC, "Comparing Receiver Operating Characteristic Curves": areas, and the
-    contrasts with the K-G score (area 0.7258), to the four digits of that page."""
+def test_delong_on_the_papers_own_data(column, auroc, estimate, error, low, high, chi2, p):
+    """The data are those of SAS/STAT's example "Comparing Receiver Operating Characteristic Curves" (PROC LOGISTIC);
+    the numbers, areas and contrasts with the K-G score to four digits, are held against all pairs counted one by one."""
     table = np.array(OVARIAN.split(), float).reshape(-1, 4)
     got = stats.delong(table[:, column], 10 - table[:, 2], table[:, 3] == 1)
     assert len(table) == 43 and got["auroc_b"] == pytest.approx(0.7258, abs=5e-5)
@@ -382,6 +382,8 @@ def test_delong_on_the_papers_own_data_is_what_sas_prints(column, auroc, estimat
     }
     assert {name: got[name] for name in published} == pytest.approx(published, abs=6e-5)
     assert got["z"] ** 2 == pytest.approx(chi2, abs=6e-5)
+    areas, counted = delong_by_placements(table[:, column], 10 - table[:, 2], table[:, 3] == 1)
+    assert [*areas, counted] == pytest.approx([auroc, 0.7258, error], abs=6e-5)
 
 
 def test_delong_by_hand():

@@ -101,11 +101,8 @@ def read_run(folder: Path) -> Run:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     cell = config["settings"]["cell"]
     config["data"]["splits"], config["environment"], config["arguments"]  # all of them are needed
-    for number in (config["settings"]["lr"], *config["settings"]["hyperparameters"].values()):
-        if isinstance(number, (dict, list)) or (
-            number is config["settings"]["lr"] and isinstance(number, str)
-        ):
-            raise ValueError(f"a setting is {number!r}")
+    if not isinstance(config["settings"]["lr"], (int, float, type(None))):
+        raise ValueError(f"lr is {config['settings']['lr']!r}")
     run = Run(folder, cell, config["strategy"], config, "unfinished")
     if (folder / "metrics.json").is_file():
         run.result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

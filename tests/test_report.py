@@ -858,3 +858,13 @@ def test_the_verdict_says_where_another_training_might_turn_it(tmp_path, rng):
         in block["verdict"]
     )
     assert any("0 of the 1 differences hold" in note for note in block["pair_notes"])
+
+
+def test_a_setting_that_is_a_list_is_no_damage(tmp_path, rng):
+    labels = toy(rng, 30)
+    changed = {"hyperparameters": {"bn": "train", "stage_shares": [0.7, 0.3]}}
+    write_run(tmp_path, "LP-FT", all_right(labels), labels, changed=changed)
+    write_run(tmp_path, "FT", all_right(labels), labels, changed={"lr": "x"})
+    found = analysis.analyse(tmp_path)
+    assert {row["strategy"]: row["done"] for row in found["blocks"][0]["rows"]} == {"LP-FT": 1}
+    assert len(found["warnings"]) == 1 and "lr is 'x'" in found["warnings"][0]

@@ -18,9 +18,9 @@ import numpy as np
 import metrics
 import stats
 import views
-from pairs import ALPHA, compare_pairs, find_pair, oriented
-from results import NAN, ORDER, Run, Scored, mean_over_runs, read_runs, read_scored, spread
-from wording import metric_name, plural, several, spoken
+from pairs import ALPHA, compare_pairs, oriented
+from results import NAN, Run, Scored, mean_over_runs, read_runs, read_scored, spread
+from wording import in_order, metric_name, pairs_by_name, plural, several, spoken
 
 RESAMPLES = 2000  # of the bootstrap over groups
 MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1")
@@ -343,7 +343,7 @@ def mark_best(block: dict) -> None:
     best["best"] = True
     for row in ranked:
         row["ranked"] = True
-        pair = find_pair(block, best["strategy"], row["strategy"])
+        pair = pairs_by_name(block).get((best["strategy"], row["strategy"]))
         row["beside_best"] = pair is not None and pair["verdict"] == "not separable"
 
 
@@ -361,7 +361,7 @@ def verdict(block: dict) -> str:
     said = f"{who} the {'highest' if block['higher_is_better'] else 'lowest'} {metric}, {t['mean']:.3f}"
     said += f" [{t['low']:.3f}, {t['high']:.3f}]" if math.isfinite(t["low"]) else ""
     against = {
-        row["strategy"]: find_pair(block, name, row["strategy"])
+        row["strategy"]: pairs_by_name(block).get((name, row["strategy"]))
         for row in rows
         if row["ranked"] and not row["best"]
     }
@@ -385,7 +385,9 @@ def verdict(block: dict) -> str:
     tested = several(block["compared_groups"], block["group_kind"])
     ft_ranked = any(row["strategy"] == "FT" and row["ranked"] for row in rows)
     with_ft = [
-        p for row in rows if ft_ranked and row["ranked"] and (p := find_pair(block, row["strategy"], "FT"))
+        p
+        for row in rows
+        if ft_ranked and row["ranked"] and (p := pairs_by_name(block).get((row["strategy"], "FT")))
     ]
     if with_ft and all(p["verdict"] == "not separable" for p in with_ft):
         said += f". No strategy is separable from FT at n = {tested}"
@@ -478,8 +480,7 @@ def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
     }
     score = {key: value if blocks[key[0]]["higher_is_better"] else -value for key, value in raw.items()}
     used = [i for i in range(len(blocks)) if any(key[0] == i for key in score)]
-    strategies = [s for s in dict.fromkeys(key[1] for key in score) if all((i, s) in score for i in used)]
-    strategies.sort(key=lambda s: ORDER.get(s, 99))
+    strategies = in_order(s for _, s in score if all((i, s) in score for i in used))
     if len(used) < 2 or len(strategies) < 2:
         return None, ("Ranks over datasets need two or more datasets or backbones, each with the same two or more "
                       f"strategies; here are {len(used)} with {len(strategies)} in common.")  # fmt: skip
@@ -562,7 +563,7 @@ def against_ft(blocks: list[dict], strategy: str) -> list[dict]:
     the strategy is better; relative: the gain as a share of FT's mean over the same runs, nan where that is not positive."""
     rows = []
     for block in (block for block in blocks if not block["differ"]):
-        pair = find_pair(block, strategy, "FT")
+        pair = pairs_by_name(block).get((strategy, "FT"))
         if pair and math.isfinite(pair["difference"]):
             gain, low, high = oriented(pair, block["higher_is_better"])
             row = {name: pair[name] for name in ("difference", "low", "high", "verdict")}

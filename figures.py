@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from files import write_atomically
+from wording import in_order, metric_name
 
 COLUMN, PAGE = 3.5, 7.0  # inches
 DPI = 130
@@ -67,12 +68,6 @@ RC = {
     "ytick.labelsize": 7,
     "ytick.major.size": 2.5,
     "ytick.major.width": 0.6,
-}
-METRICS = {"auroc": "AUROC", "map": "mAP", "macro_f1": "macro-F1", "kappa": "Cohen's kappa", "f1": "F1"} | {
-    "ece": "expected calibration error",
-    "brier": "Brier score",
-    "ppv": "PPV",
-    "npv": "NPV",
 }
 
 
@@ -172,10 +167,6 @@ def cut(text: str, length: int = 16, tail: bool = False) -> str:
     return "…" + text[1 - length :].lstrip() if tail else text[: length - 1].rstrip() + "…"
 
 
-def metric_name(name: str) -> str:
-    return METRICS.get(name, name.replace("_", " "))
-
-
 def number(value) -> float:
     """None, nan and what is infinite: nan."""
     return float(value) if value is not None and math.isfinite(value) else math.nan
@@ -185,16 +176,10 @@ def column(rows: list[dict], name: str) -> np.ndarray:
     return np.array([number(row.get(name)) for row in rows])
 
 
-def ordered(strategies: Iterable[str]) -> list[str]:
-    """In the paper's order, strangers last."""
-    order = list(STYLES)
-    return sorted(strategies, key=lambda s: (order.index(s) if s in STYLES else len(order), s))
-
-
 def scored(block: dict) -> list[dict]:
     """The rows that have a test score, in the paper's order."""
     rows = {row["strategy"]: row for row in block["rows"] if not math.isnan(number(row["test"]["mean"]))}
-    return [rows[strategy] for strategy in ordered(rows)]
+    return [rows[strategy] for strategy in in_order(rows)]
 
 
 def look(strategy: str, size: float = 4) -> dict:
@@ -312,7 +297,7 @@ def heat_map(figure, analysis: dict) -> None:
     from matplotlib.colors import PowerNorm
 
     blocks = [block for block in analysis["blocks"] if scored(block)]
-    strategies = ordered({row["strategy"] for block in blocks for row in scored(block)})
+    strategies = in_order({row["strategy"] for block in blocks for row in scored(block)})
     if len(blocks) < 2:
         return
     values, behind = np.full((2, len(blocks), len(strategies)), math.nan)
@@ -446,7 +431,7 @@ def learning_curves(figure, block: dict) -> None:
     foot = legend_height(len(curves), 8)
     all_axes = panels(figure, len(filled), len(filled), PAGE, 1.9, bottom=0.42 + foot, gap_x=0.55, left=0.55)
     for axes, name in zip(all_axes, filled):
-        for strategy in ordered(curves):
+        for strategy in in_order(curves):
             rows = curves[strategy]
             epochs, values = column(rows, "epoch"), column(rows, name)
             style = look(strategy, 3) | {"markevery": max(1, math.ceil(len(rows) / 6))}
@@ -463,7 +448,7 @@ def learning_curves(figure, block: dict) -> None:
             log_axis(axes.yaxis, losses)
         axes.set_xlabel("epoch")
         axes.set_ylabel(names[name], labelpad=2)
-    legend(figure, ordered(curves), 8)
+    legend(figure, in_order(curves), 8)
 
 
 def score_against_cost(figure, block: dict) -> None:
@@ -549,7 +534,7 @@ def _bands(figure, curves: dict | None, labels: tuple[str, str], area: tuple[str
     """A panel per class (at most six) with a line and a light band per strategy. aside(axes, entries): what a
     classifier without skill would do. One class: the areas stand in the legend."""
     curves = {s: [e for e in entries if e["grid"]] for s, entries in (curves or {}).items()}
-    strategies = [s for s in ordered(curves) if curves[s]]
+    strategies = [s for s in in_order(curves) if curves[s]]
     classes = list(dict.fromkeys(entry["class"] for s in strategies for entry in curves[s]))[:6]
     if not classes:
         return
@@ -581,7 +566,7 @@ def confusion(figure, block: dict) -> None:
     matrices = {s: np.array(m, float) for s, m in (block.get("confusion") or {}).items() if np.sum(m) > 0}
     if not matrices:
         return
-    strategies, count = ordered(matrices), len(block["classes"])
+    strategies, count = in_order(matrices), len(block["classes"])
     across = min(len(strategies), 4 if count <= 4 else 3)
     names = [cut(name, 16) for name in block["classes"]] if count <= 20 else []
     label = 0.3 + (text_width(names, 6) if names else 0.15)
@@ -631,7 +616,7 @@ def reliability(figure, block: dict) -> None:
     side = (PAGE - 0.55 - 0.45) / 4
     width = 0.55 + across * (side + 0.15) - 0.15
     size = {"left": 0.45, "top": 0.22, "bottom": 0.4, "gap_x": 0.15, "gap_y": 0.27}
-    strategies = ordered(found)
+    strategies = in_order(found)
     for i, axes in enumerate(panels(figure, len(found), across, width, side, **size)):
         bins, style = found[strategies[i]]["bins"], look(strategies[i], 3.5)
         counts = np.array([b["count"] for b in bins], float)

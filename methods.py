@@ -16,7 +16,6 @@ from collections.abc import Iterable
 
 from wording import metric_name, plural, several, spoken
 
-ORDER = ("FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN")
 DEFINITIONS = {
     "FT": "all weights trained",
     "LP": "only the new classifier layer trained, the backbone frozen, BatchNorm statistics included",
@@ -74,11 +73,6 @@ SOURCES = {
 
 
 # ------------------------------------------------------------------------------------------------------ words
-
-
-def in_order(strategies: Iterable[str]) -> list[str]:
-    """Distinct, in the paper's order; those that it has not come last."""
-    return sorted(dict.fromkeys(strategies), key=lambda s: ORDER.index(s) if s in ORDER else len(ORDER))
 
 
 def span(values: Iterable[int]) -> str:

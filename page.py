@@ -4,7 +4,7 @@
 
 No network, no script, pictures inside. Every text that comes from data goes through tag(), which escapes what is
 not Html already. Top to bottom: the HTML builder, the first screen, a block's sections, what runs over the
-blocks, the style sheet. Standard library only."""
+blocks, the style sheet."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 
 import methods
+import metrics
 from wording import (
     BUDGET,
     LEFT_OUT,
@@ -25,10 +26,10 @@ from wording import (
     change,
     clean,
     friedman_line,
+    in_order,
     interval,
     known,
     lost_runs,
-    lower_is_better,
     metric_name,
     number,
     p_value,
@@ -257,7 +258,7 @@ def column_tints(rows: list[dict], which: str, higher_is_better: bool) -> list[f
 
 def overview(blocks: list[dict]) -> Html:
     """Heat map strategy x dataset and backbone."""
-    names = methods.in_order(row["strategy"] for b in blocks for row in b["rows"])
+    names = in_order(row["strategy"] for b in blocks for row in b["rows"])
     columns = []
     for block in blocks:
         tints = column_tints(block["rows"], "test", block["higher_is_better"])
@@ -293,7 +294,7 @@ def results_table(block: dict) -> Html:
     """The result and what it cost, a row a strategy."""
     rows = block["rows"]
     tints = column_tints(rows, "test", block["higher_is_better"])
-    seconds = column_tints(rows, "second", not lower_is_better(block["second"]))
+    seconds = column_tints(rows, "second", metrics.higher_is_better(block["second"]))
     budget = [name for name in BUDGET[:-1] if name != "Trials" or any(row["trials"] for row in rows)]
     body = []
     for row, tint, second in zip(rows, tints, seconds):
@@ -461,7 +462,7 @@ def metrics_table(block: dict) -> Html:
     columns = {}
     for name in names:
         entries = [row["metrics"].get(name, {"mean": math.nan, "sd": math.nan, "n": 0}) for row in rows]
-        tints = tinted([e["mean"] for e in entries], not lower_is_better(name))
+        tints = tinted([e["mean"] for e in entries], metrics.higher_is_better(name))
         columns[name] = [metric_cell(e, t, row["test"]["n"]) for e, t, row in zip(entries, tints, rows)]
     body = [[row["strategy"], *(columns[name][i] for name in names)] for i, row in enumerate(rows)]
     caption = (

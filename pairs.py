@@ -28,7 +28,9 @@ def compare_pairs(
             common = [at for at in both if scored[a, at].images == scored[b, at].images]
             said = {}
             if len(common) < len(both):
-                said["images"] = f"{len(both) - len(common)} runs left out, tested on different images."
+                said["images"] = (
+                    f"{several(len(both) - len(common), 'run')} left out, tested on different images."
+                )
             if common:
                 pairs.append(compare(a, b, runs_a, runs_b, common, scored, boot, block, said))
             notes += [(test, text, f"{a} − {b}") for test, text in said.items()]
@@ -60,14 +62,10 @@ def joined_notes(notes: list[tuple[str, str, str]]) -> list[str]:
     for test, text, pair in notes:
         found.setdefault(test, {}).setdefault(text, []).append(pair)
     lines = []
-    for by_text in found.values():
+    for test, by_text in found.items():
         for text, pairs in by_text.items():
             few = "" if len(pairs) <= 3 else f" and {len(pairs) - 3} more pairs"
-            of = (
-                f" ({', '.join(pairs[:3])}{few})"
-                if len(by_text) > 1 or text.startswith("1 runs") or "runs left out" in text
-                else ""
-            )
+            of = f" ({', '.join(pairs[:3])}{few})" if len(by_text) > 1 or test == "images" else ""
             lines.append(text.removesuffix(".") + of + ".")
     return lines
 
@@ -184,26 +182,6 @@ def over_folds(each: dict, common: list, runs: dict, scored: dict, a: str, block
         else f"Wilcoxon: signed ranks over {len(folds)} folds."
     )
     return t, (w if least <= ALPHA else None)
-
-
-def find_pair(block: dict, a: str, b: str) -> dict | None:
-    """The pair as a against b, whichever way it is kept."""
-    for pair in block["pairs"]:
-        if (pair["a"], pair["b"]) == (a, b):
-            return pair
-        if (pair["a"], pair["b"]) == (b, a):
-            turned = {"better": "worse", "worse": "better"}
-            return pair | {
-                "a": a,
-                "b": b,
-                "difference": -pair["difference"],
-                "low": -pair["high"],
-                "high": -pair["low"],
-                "mean_a": pair["mean_b"],
-                "mean_b": pair["mean_a"],
-                "verdict": turned.get(pair["verdict"], pair["verdict"]),
-            }
-    return None
 
 
 def oriented(pair: dict, higher_is_better: bool) -> tuple[float, float, float]:

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import metrics
+from wording import in_order
 
-ORDER = {n: i for i, n in enumerate(("FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN"))}
 NAN = float("nan")
 
 
@@ -92,17 +92,18 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         warnings += [
             f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]
         ]
-    kept.sort(key=lambda r: (*r.block, ORDER.get(r.strategy, 99), r.strategy, *r.at))
+    order = in_order(run.strategy for run in kept)
+    kept.sort(key=lambda run: (*run.block, order.index(run.strategy), *run.at))
     return kept, warnings
 
 
 def read_run(folder: Path) -> Run:
-    """One run. ValueError or KeyError where its files are damaged."""
+    """One run. ValueError, TypeError or KeyError where its files are damaged."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     cell = config["settings"]["cell"]
     config["data"]["splits"], config["environment"], config["arguments"]  # all of them are needed
     if not isinstance(config["settings"]["lr"], (int, float, type(None))):
-        raise ValueError(f"lr is {config['settings']['lr']!r}")
+        raise TypeError(f"lr is {config['settings']['lr']!r}")
     run = Run(folder, cell, config["strategy"], config, "unfinished")
     if (folder / "metrics.json").is_file():
         run.result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

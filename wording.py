@@ -8,10 +8,16 @@ import math
 import re
 from collections.abc import Iterable
 
+ORDER = ("FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN")  # the paper's
 PLURALS = {"study": "studies", "strategy": "strategies", "dataset and backbone": "datasets and backbones"}
-METRIC_NAMES = {"auroc": "AUROC", "ap": "AP", "ece": "ECE", "ppv": "PPV", "npv": "NPV", "f1": "F1",
+METRIC_NAMES = {"auroc": "AUROC", "ap": "AP", "ece": "expected calibration error", "ppv": "PPV", "npv": "NPV", "f1": "F1",
     "macro_f1": "macro-F1", "kappa": "Cohen's kappa", "brier": "Brier score", "video_map": "video mAP"
     }  # fmt: skip
+
+
+def in_order(strategies: Iterable[str]) -> list[str]:
+    """Distinct, in the paper's order; those that it has not come last."""
+    return sorted(dict.fromkeys(strategies), key=lambda s: (ORDER.index(s) if s in ORDER else len(ORDER), s))
 
 
 def plural(noun: str) -> str:
@@ -119,12 +125,21 @@ def sentence(text: str) -> str:
 
 
 def pairs_by_name(block: dict) -> dict[tuple[str, str], dict]:
-    """Both directions of every pair: (a, b) -> {"difference" a minus b, "low", "high", "verdict" of a}."""
+    """Both directions of every pair: (a, b) -> the pair as a against b, whichever way it is kept."""
     found = {}
     for pair in block["pairs"]:
-        turned = {"difference": -pair["difference"], "low": -pair["high"], "high": -pair["low"]}
+        turned = {
+            "a": pair["b"],
+            "b": pair["a"],
+            "difference": -pair["difference"],
+            "low": -pair["high"],
+            "high": -pair["low"],
+            "mean_a": pair.get("mean_b"),
+            "mean_b": pair.get("mean_a"),
+            "verdict": OPPOSITE[pair["verdict"]],
+        }
         found[pair["a"], pair["b"]] = pair
-        found[pair["b"], pair["a"]] = pair | turned | {"verdict": OPPOSITE[pair["verdict"]]}
+        found[pair["b"], pair["a"]] = pair | turned
     return found
 
 
@@ -149,10 +164,6 @@ def lost_runs(row: dict) -> list[str]:
     """1 failed, 2 not run"""
     kinds = (("failed", "failed"), ("unfinished", "unfinished"), ("missing", "not run"))
     return [f"{row[kind]} {word}" for kind, word in kinds if row[kind]]
-
-
-def lower_is_better(metric: str) -> bool:
-    return metric in ("ece", "brier")
 
 
 def problems(block: dict) -> list[str]:

@@ -867,9 +867,9 @@ def test_squeezenet_can_say_no():
 
 
 def test_the_names_in_the_report_are_those_of_the_strategies():
-    import results
+    import wording
 
-    assert list(results.ORDER) == [entry.name for entry in strategies.STRATEGIES.values()]
+    assert list(wording.ORDER) == [entry.name for entry in strategies.STRATEGIES.values()]
 
 
 # -------------------------------------------------------------------------------- the report, and runs put to use

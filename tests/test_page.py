@@ -20,7 +20,7 @@ import tables
 import wording
 
 NAN = math.nan
-ORDER = methods.ORDER
+ORDER = wording.ORDER
 VOID = {"meta", "img", "br", "col", "link", "input", "hr"}
 
 
@@ -679,7 +679,7 @@ def test_augmentation_is_described_as_it_is():
 
 def test_strategies_are_in_the_order_of_the_code():
     strategies = pytest.importorskip("strategies")
-    assert (tuple(entry.name for entry in strategies.STRATEGIES.values()) == methods.ORDER
+    assert (tuple(entry.name for entry in strategies.STRATEGIES.values()) == wording.ORDER
         == tuple(methods.DEFINITIONS))  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def toy(rng, n=200):
 
 
 def pair_of(block, a, b):
-    return analysis.find_pair(block, a, b)
+    return wording.pairs_by_name(block).get((a, b))
 
 
 # ---------------------------------------------------------------------------------------------- one block

@@ -344,7 +344,7 @@ def reset_peak_memory(device: torch.device) -> None:
 # --------------------------------------------------------------------------------------------------- one cell
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cell:
     """A run: everything that tells it from the others of its sweep."""
 
@@ -359,6 +359,10 @@ class Cell:
         name = f"seed{self.seed}-fold{self.fold}"
         inner = name if self.trial is None else f"tune/{name}-trial{self.trial}"
         return Path(output_dir) / self.data / self.arch / self.strategy / inner
+
+    def shared_by_seeds(self) -> Cell:
+        """What --tune runs once for all seeds, as a key."""
+        return replace(self, seed=0)
 
     def __str__(self) -> str:
         name = strategies.STRATEGIES[self.strategy].name
@@ -400,30 +404,17 @@ def run_cell(
         if kernel:
             plan.use_kernel(kernel)
         say.cell(cell, s.epochs, describe_plan(plan, note))
-        here = environment(s) | {"native": ran, "weights": weights.source}
-        name = strategies.STRATEGIES[cell.strategy].name
-        config = {
+        record = {
             "settings": settings,
-            "strategy": name,
+            "strategy": strategies.STRATEGIES[cell.strategy].name,
             "tuning": tuned,
-            "data": describe_data(data) | {"mean": list(data.mean), "std": list(data.std)},
-            "environment": here,
+            "data": describe_data(data),
+            "environment": environment(s) | {"native": ran, "weights": weights.source},
             "arguments": vars(s),
             "command": sys.argv,
         }
-        run.write_json("config.json", config)
-        meta = {
-            "arch": cell.arch,
-            "classes": data.index.classes,
-            "task": data.index.task,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "img_size": s.img_size,
-            "resize": s.resize,
-            "bit_depth": s.bit_depth,
-            "transform_input": getattr(model, "transform_input", None),
-            "version": VERSION,
-        }
+        run.write_json("config.json", record)
+        meta = checkpoint_meta(cell, model, data, s)
         reset_peak_memory(recipe.device)
         try:
             if tuned and "failed" in tuned:
@@ -452,6 +443,22 @@ def run_cell(
         run.file("failed.json").unlink(missing_ok=True)
         say.result(result)
         return result
+
+
+def checkpoint_meta(cell: Cell, model: nn.Module, data: Data, s: argparse.Namespace) -> dict:
+    """What goes into best.pt beside the weights, so that the file can be used alone."""
+    return {
+        "arch": cell.arch,
+        "classes": data.index.classes,
+        "task": data.index.task,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "img_size": s.img_size,
+        "resize": s.resize,
+        "bit_depth": s.bit_depth,
+        "transform_input": getattr(model, "transform_input", None),
+        "version": VERSION,
+    }
 
 
 def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable | None, str]:
@@ -549,13 +556,8 @@ HARDEST, THUMBNAIL = 12, 96  # images, pixels a side
 def write_hardest(file: Path, data: Data, scores: np.ndarray) -> None:
     """The test images that the run got most wrong, small, so that a report made without the data can show them.
     image (n,) str, pixels (n, C, h, w) uint8."""
-    rows, labels = data.rows["test"], data.index.labels[data.rows["test"]]
-    if data.index.task == "multiclass":
-        right = scores[np.arange(len(rows)), labels]
-    else:
-        known = ~np.isnan(labels)
-        wrong = np.where(known, np.abs(scores - np.nan_to_num(labels)), 0.0).sum(axis=1)
-        right = 1 - wrong / np.maximum(known.sum(axis=1), 1)
+    rows = data.rows["test"]
+    right = metrics.probability_of_truth(scores, data.index.labels[rows])
     worst = rows[np.argsort(right, kind="stable")[:HARDEST]]
     pixels = data.pixels[torch.as_tensor(data.lookup[worst], device=data.pixels.device)].cpu().float()
     if pixels.shape[-1] > THUMBNAIL:
@@ -671,10 +673,7 @@ def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, s
     """--tune: trains s.tune trials of the cell's strategy on a split inside the training part of its fold, and chooses
     by the validation metric there. Returns {"lr", "alpha" (SP), "edge", "trials", "optimizer_steps", "minutes", ...}, or
     with "failed". The trials are drawn by --split-seed and shared by all --seed of a fold."""
-    sides = np.full(len(data.index), "", dtype="<U5")
-    for side, rows in data.rows.items():
-        sides[rows] = side
-    inner = inner_split(data.index, sides, data.identical, s)
+    inner = inner_split(data.index, data.sides(), data.identical, s)
     nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
     rows, metric = [], data.index.metric
     for i, trial in enumerate(strategies.trials(cell.strategy, s.opt, s.tune, s.split_seed)):
@@ -726,7 +725,7 @@ class Progress:
     def __init__(self, cells: int, epochs: int):  # epochs of all cells together
         self.live, self.started = sys.stderr.isatty(), time.perf_counter()
         self.epochs_left, self.epochs_seen, self.cells, self.number = epochs, 0, cells, 0
-        self.total_epochs, self.tail = epochs, ""
+        self.total_epochs = epochs
 
     def clear(self) -> None:
         if self.live:
@@ -825,24 +824,10 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         for fold in range(len(ready.folds))
         for strategy in s.strategy
     ]
-    for ready in prepared.values() if s.tune else ():
-        for k, fold in enumerate(
-            ready.folds
-        ):  # what cannot be cut for tuning is refused before any is trained
-            try:
-                inner_split(ready.index, fold, ready.identical, ready.settings)
-            except DataError as error:
-                hint = f"--tune cuts the training images of each fold once more, fold {k} is too small for it"
-                raise DataError(
-                    f"{error}; {hint}: without --tune each strategy has its default rate"
-                ) from None
-    kinds = {(cell.data, cell.arch, cell.strategy): cell for cell in cells}
-    for cell in kinds.values():  # before hours are spent: everything that can be refused
-        check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
-    for cell in {(cell.data, cell.arch): cell for cell in cells}.values():
-        check_size(cell.arch, prepared[cell.data].settings)
+    blocks = list(dict.fromkeys((cell.data, cell.arch) for cell in cells))
+    refuse_early(cells, prepared)
     weights_of = {}
-    for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
+    for key, arch in blocks:
         source = prepared[key].settings.weights
         if source == "demo":
             source = "none" if s.dry_run else demo_weights(arch, prepared[key].settings)
@@ -859,35 +844,47 @@ def sweep(s: argparse.Namespace) -> list[dict]:
                 runs.RunFolder(cell.path(s.output_dir)).check(settings, overwrite=False)
     if s.dry_run:
         return dry_run(cells, prepared)
-    trained = [
-        *cells,
-        *(c for c in {replace(c, seed=0).path(""): c for c in cells}.values() for _ in range(s.tune)),
-    ]
-    for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells) if s.overwrite else ():
-        (Path(s.output_dir) / "figures" / f"gradcam-{key}-{arch}.png").unlink(
-            missing_ok=True
-        )  # of runs that were
-    say = Progress(len(cells), sum(prepared[cell.data].settings.epochs for cell in trained))
+    trials = [cell for cell in {cell.shared_by_seeds() for cell in cells} for _ in range(s.tune)]
+    epochs = sum(prepared[cell.data].settings.epochs for cell in [*cells, *trials])
+    for key, arch in blocks if s.overwrite else ():  # of runs that were
+        (Path(s.output_dir) / "figures" / f"gradcam-{key}-{arch}.png").unlink(missing_ok=True)
+    say = Progress(len(cells), epochs)
     results, tuned = [], {}
     for say.number, cell in enumerate(cells, 1):
         ready, weights = prepared[cell.data], weights_of[cell.data, cell.arch]
-        data, fold = ready.data(cell.fold, weights), replace(cell, seed=0)
+        data, fold = ready.data(cell.fold, weights), cell.shared_by_seeds()
         done = runs.RunFolder(cell.path(s.output_dir)).done() and not s.overwrite
         if done:
             say.skip(ready.settings.epochs)
         try:
-            if s.tune and not done and str(fold) not in tuned:
-                tuned[str(fold)] = tune(cell, data, weights, ready.settings, say)
-            result = run_cell(cell, data, weights, ready.settings, say, tuned.get(str(fold)))
+            if s.tune and not done and fold not in tuned:
+                tuned[fold] = tune(cell, data, weights, ready.settings, say)
+            result = run_cell(cell, data, weights, ready.settings, say, tuned.get(fold))
         except runs.Busy as error:
             say.line(f"{cell}: left out, {error}")
             result = {"failed": "another process is at it"}
         name = strategies.STRATEGIES[cell.strategy].name
         results.append({"cell": asdict(cell), "strategy": name} | result)
-    if s.gradcam:
-        for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
-            gradcam([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], prepared[key], s)
+    for key, arch in blocks if s.gradcam else ():
+        gradcam([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], prepared[key], s)
     return results
+
+
+def refuse_early(cells: list[Cell], prepared: dict[str, Prepared]) -> None:
+    """Before hours are spent: what the data, the plans and the architectures would refuse."""
+    for ready in prepared.values():
+        for k, fold in enumerate(ready.folds if ready.settings.tune else ()):
+            try:
+                inner_split(ready.index, fold, ready.identical, ready.settings)
+            except DataError as error:
+                hint = f"--tune cuts the training images of each fold once more, fold {k} is too small for it"
+                raise DataError(
+                    f"{error}; {hint}: without --tune each strategy has its default rate"
+                ) from None
+    for cell in {(cell.data, cell.arch, cell.strategy): cell for cell in cells}.values():
+        check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
+    for cell in {(cell.data, cell.arch): cell for cell in cells}.values():
+        check_size(cell.arch, prepared[cell.data].settings)
 
 
 def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
@@ -958,10 +955,8 @@ def dry_run(cells: list[Cell], prepared: dict[str, Prepared]) -> list[dict]:
         seconds, size = timed[key]
         done = runs.RunFolder(cell.path(s.output_dir)).done()
         steps = math.ceil((ready.folds[cell.fold] == "train").sum() / s.batch_size) * s.epochs
-        trials = (
-            0 if replace(cell, seed=0).path("") in seen else s.tune
-        )  # the seeds of a fold share its trials
-        seen.add(replace(cell, seed=0).path(""))
+        trials = 0 if cell.shared_by_seeds() in seen else s.tune
+        seen.add(cell.shared_by_seeds())
         cost = 0.0 if done else (1 + trials) * seconds * steps / 3600
         hours, gigabytes = hours + cost, gigabytes + 2 * (1 + trials) * size / 1e9
         more = f", {trials} trials of --tune among it" if trials and not done else ""

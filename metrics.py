@@ -193,6 +193,17 @@ def brier(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(((scores - np.eye(scores.shape[1])[labels]) ** 2).sum(1).mean())
 
 
+def probability_of_truth(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What each image's truth was given: the lowest is the hardest. labels (N,) int: the score of the class. labels
+    (N, L) 0, 1 or nan: 1 minus the mean gap between score and label over the known ones, 1 without any. scores: (N, C)
+    or (N, L) float in [0, 1]. Returns (N,) float in [0, 1]."""
+    if np.ndim(labels) == 1:
+        return scores[np.arange(len(labels)), labels]
+    known = ~np.isnan(labels)
+    gap = np.where(known, np.abs(scores - np.nan_to_num(labels)), 0.0).sum(axis=1)
+    return 1 - gap / np.maximum(known.sum(axis=1), 1)
+
+
 # ---- groups: units of several images, and videos ----
 
 

@@ -46,6 +46,13 @@ class Data:
     fingerprint: str = ""  # of the index, taken once a dataset, not once a run
     identical: list[list[int]] = field(default_factory=list)  # rows with the same bytes
 
+    def sides(self) -> np.ndarray:
+        """N strings, train, val, test, or "" where an image is in none: rows the other way round."""
+        sides = np.full(len(self.index), "", dtype="<U5")
+        for side, rows in self.rows.items():
+            sides[rows] = side
+        return sides
+
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
         return images.batch(
             self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation
@@ -68,10 +75,10 @@ def describe_data(data: Data) -> dict:
             "units": len(np.unique(units[rows])),
             "classes": dict(zip(index.classes, counts)),
         }
-    sides = np.full(len(index), "", dtype="<U5")
-    for split, rows in data.rows.items():
-        sides[rows] = split
+    sides = data.sides()
     return {
+        "mean": list(data.mean),
+        "std": list(data.std),
         "name": index.name,
         "citation": index.citation or None,
         "images": len(index),

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import base64
 import functools
-import struct
+import io
 import zlib
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 
 import metrics
 import stats
@@ -165,11 +166,7 @@ def hardest_images(of: dict[str, list[Run]], scored: dict, block: dict, most: in
     truth: dict[str, np.ndarray] = {}
     for (strategy, _), s in scored.items():
         y = s.image_labels
-        if multiclass:
-            of_truth = s.image_scores[np.arange(len(y)), y]
-        else:
-            gap = np.where(np.isnan(y), 0.0, np.abs(s.image_scores - np.nan_to_num(y))).sum(1)
-            of_truth = 1 - gap / np.maximum((~np.isnan(y)).sum(1), 1)
+        of_truth = metrics.probability_of_truth(s.image_scores, y)
         for i, image in enumerate(s.images):
             right.setdefault(image, []).append(float(of_truth[i]))
             seen.setdefault(image, {}).setdefault(strategy, []).append(s.image_scores[i])
@@ -216,14 +213,7 @@ def read_thumbnails(runs: list[Run], wanted: set[str]) -> dict[str, str]:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """(1 or 3, H, W) uint8 as a PNG file: eight bits, no filter (PNG specification, third edition, chapter 10)."""
-    channels, height, width = pixels.shape
-    lines = np.zeros((height, 1 + width * channels), np.uint8)
-    lines[:, 1:] = pixels.transpose(1, 2, 0).reshape(height, -1)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    body = zlib.compress(lines.tobytes(), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    """(1 or 3, H, W) uint8 as a PNG file."""
+    out = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(out, "PNG")
+    return out.getvalue()

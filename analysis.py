@@ -118,26 +118,9 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
     block["compared_groups"] = len(
         {g for (_, at), s in scored.items() if list(at) in ranked for g in s.groups.tolist()}
     )
-    block["notes"] = block_notes(block, done)
-    if again > 0.05:
-        block["notes"].append(
-            f"{again:.0%} of the resamples lacked a class that the test set has, because few {plural(block['group_kind'])} "
-            f"have it, and {'stayed so' if again >= MOSTLY else 'were drawn again'}: intervals of means over classes are rough."
-        )
+    block["notes"] = block_notes(block, done, again)
     block["verdict"] = verdict(block)
-    block["curves"] = {s: views.learning_curve(mine, metric) for s, mine in of.items() if mine}
-    block["confusion"] = {
-        s: np.sum([r.result["test"]["confusion_matrix"] for r in mine], axis=0).tolist()
-        for s, mine in of.items()
-        if mine and block["task"] == "multiclass"
-    }
-    block |= views.roc_and_pr(of, scored, block)
-    block["calibration"] = {
-        s: views.calibration(mine, scored, block["task"]) for s, mine in of.items() if mine
-    }
-    block["thresholds"] = views.threshold_rows(of, scored, block)
-    block["ratios"] = views.mean_rates(of.get("Auto-RGN", []))
-    block["hardest"] = views.hardest_images(of, scored, block)
+    block |= views.shown(of, scored, block)
     return block
 
 
@@ -407,8 +390,8 @@ def verdict(block: dict) -> str:
     return said
 
 
-def block_notes(block: dict, done: list[Run]) -> list[str]:
-    """What a reader must know before the numbers."""
+def block_notes(block: dict, done: list[Run], again: float) -> list[str]:
+    """What a reader must know before the numbers. again: the share of resamples drawn again."""
     notes = []
     if block["differ"]:
         notes.append(f"NOT COMPARABLE: these runs differ in {'; '.join(block['differ'])}. Run them alike (--overwrite) or keep "
@@ -444,6 +427,11 @@ def block_notes(block: dict, done: list[Run]) -> list[str]:
         labels = spoken(sorted({label for _, label in fallback}))
         notes.append(
             f"Threshold 0.5 instead of one from validation, which lacks positives or negatives: {labels}."
+        )
+    if again > 0.05:
+        notes.append(
+            f"{again:.0%} of the resamples lacked a class that the test set has, because few {plural(block['group_kind'])} "
+            f"have it, and {'stayed so' if again >= MOSTLY else 'were drawn again'}: intervals of means over classes are rough."
         )
     return notes
 

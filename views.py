@@ -20,6 +20,23 @@ CURVE_RESAMPLES = 100  # of the bootstrap behind the bands of ROC and PR
 GRID = np.linspace(0, 1, 51)
 
 
+def shown(of: dict[str, list[Run]], scored: dict, block: dict) -> dict:
+    """Everything below, for one block: what goes into it beside its numbers."""
+    ran = {strategy: mine for strategy, mine in of.items() if mine}
+    confusion = {}
+    if block["task"] == "multiclass":
+        matrices = {s: [r.result["test"]["confusion_matrix"] for r in mine] for s, mine in ran.items()}
+        confusion = {s: np.sum(mine, axis=0).tolist() for s, mine in matrices.items()}
+    return roc_and_pr(of, scored, block) | {
+        "curves": {s: learning_curve(mine, block["metric"]) for s, mine in ran.items()},
+        "confusion": confusion,
+        "calibration": {s: calibration(mine, scored, block["task"]) for s, mine in ran.items()},
+        "thresholds": threshold_rows(of, scored, block),
+        "ratios": mean_rates(of.get("Auto-RGN", [])),
+        "hardest": hardest_images(of, scored, block),
+    }
+
+
 def learning_curve(mine: list[Run], metric: str) -> list[dict]:
     """A row an epoch: means over runs, and the range of the validation metric."""
     by_epoch: dict[int, list[dict]] = {}

@@ -283,6 +283,40 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
+class Watched(Toy):
+    """Keeps what it was given and in what precision it computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.precision = [], []
+
+    def forward(self, x):
+        self.seen.append(x.clone())
+        self.precision.append(self.conv(x).dtype)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("augment", ["light", "strong"])
+def test_mixed_precision_sees_the_same_pixels_in_training_validation_and_probe(tmp_path, half, augment):
+    models = {}
+    for amp in (None, half):
+        model, data = Watched(), toy_data(size=24)
+        hyper = strategies.Hyperparameters(rgn_source="probe", rgn_batches=2)
+        plan = strategies.make_plan("autorgn", model, epochs=2, lr=1e-2, hyper=hyper)
+        recipe = ftcompare.Recipe(
+            epochs=2, batch_size=8, device=torch.device("cpu"), augment=augment, amp=amp
+        )
+        judge = lambda rows, scores, index=data.index: ftcompare.judge_scores(index, rows, scores)
+        ftcompare.train(model, plan, data, runs.RunFolder(tmp_path / str(amp)), recipe, judge, {})
+        models[amp] = model
+    plain, mixed = models[None], models[half]
+    an_epoch = [torch.float32] * 2 + [half] * (3 + 1)  # the probe is measured in float32; 24 and 8 images
+    assert mixed.precision == 2 * an_epoch and plain.precision == 12 * [torch.float32]
+    for a, b in zip(plain.seen, mixed.seen, strict=True):
+        assert b.dtype == torch.float32 and torch.equal(a, b)
+
+
 def test_the_checkpoint_is_the_best_on_validation_and_ties_keep_the_earlier(tmp_path):
     values = iter([0.3, 0.7, 0.7, 0.5])
     seen = []

@@ -137,7 +137,21 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch
 
 def make_optimizer(opt: str, groups: list[dict], device: torch.device) -> torch.optim.Optimizer:
     momentum = {"momentum": 0.9} if opt == "sgd" else {}
-    return OPTIMIZERS[opt](groups, **momentum, fused=device.type in ("cpu", "cuda"))
+    optimizer = OPTIMIZERS[opt](groups, **momentum, fused=device.type in ("cpu", "cuda"))
+    if opt == "sgd":
+        optimizer.register_step_pre_hook(start_momentum)
+    return optimizer
+
+
+def start_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
+    """Momentum starts at 0, which makes the first step's 0.9 * 0 + g the g that it is by definition. Fused
+    SGD takes empty memory instead and relies on its first step to fill it (torch/optim/sgd.py, _fused_sgd:
+    empty_like, is_first_step); a GradScaler that skips this step (found_inf) leaves it as it was, and the
+    second step trains on what lay there. Adam and AdamW start at zeros and take a skipped step back
+    (torch/optim/adam.py, _init_group and _fused_adam)."""
+    for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+        if optimizer.state[p].get("momentum_buffer") is None:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
 
 
 @dataclass(frozen=True)

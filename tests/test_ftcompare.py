@@ -317,6 +317,72 @@ def test_mixed_precision_sees_the_same_pixels_in_training_validation_and_probe(t
         assert b.dtype == torch.float32 and torch.equal(a, b)
 
 
+# -------- a step that fp16 skips: GradScaler("cpu") does the arithmetic of the GPU's
+
+
+@pytest.fixture
+def empty_is_nan():
+    """Memory that nobody filled is nan, and not by chance the zeros of a fresh page."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def steps_by_hand(opt, gradients, lr=0.1, decay=0.01):
+    """The weight, 1 at first, after each step, in Python's float64. None: a step that was skipped."""
+    w, m, v, n, after = 1.0, 0.0, 0.0, 0, []
+    for g in gradients:
+        if g is not None:
+            n += 1
+            g += 0 if opt == "adamw" else decay * w
+            if opt == "sgd":
+                m = g if n == 1 else 0.9 * m + g
+                w -= lr * m
+            else:
+                w *= 1 - lr * decay if opt == "adamw" else 1
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                w -= lr * (m / (1 - 0.9**n)) / (math.sqrt(v / (1 - 0.999**n)) + 1e-8)
+        after.append(w)
+    return after
+
+
+@pytest.mark.parametrize("opt", ftcompare.OPTIMIZERS)
+@pytest.mark.parametrize(
+    "gradients", [[None, 1.0, 3.0], [None, None, -2.0, 0.5], [0.5, None, 3.0], [1.0, -4.0, 2.0]]
+)
+def test_a_skipped_step_leaves_no_trace_in_the_optimizer(opt, gradients, empty_is_nan):
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
+    groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in weights]
+    optimizer = ftcompare.make_optimizer(opt, groups, torch.device("cpu"))
+    scaler = torch.amp.GradScaler("cpu")
+    for g, expected in zip(gradients, steps_by_hand(opt, gradients)):
+        scaler.scale(sum(w.sum() for w in weights) * (math.inf if g is None else g)).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        for w in weights:
+            torch.testing.assert_close(w.detach(), torch.full_like(w, expected), rtol=1e-5, atol=0)
+
+
+def test_momentum_starts_after_a_restart_too(empty_is_nan):
+    """What a block's momentum is when the block opens after last.pt was written, and its first step overflows."""
+    early, late = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in (early, late)]
+    first, second = (ftcompare.make_optimizer("sgd", groups, torch.device("cpu")) for _ in range(2))
+    (early.sum() * 2.0).backward()
+    first.step()
+    second.load_state_dict(first.state_dict())
+    scaler = torch.amp.GradScaler("cpu")
+    for g in (math.inf, 1.0, 3.0):
+        second.zero_grad()
+        scaler.scale((early.sum() + late.sum()) * g).backward()
+        scaler.step(second)
+        scaler.update()
+    expected = steps_by_hand("sgd", [2.0, None, 1.0, 3.0])[-1], steps_by_hand("sgd", [None, 1.0, 3.0])[-1]
+    assert [w[0].item() for w in (early, late)] == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_checkpoint_is_the_best_on_validation_and_ties_keep_the_earlier(tmp_path):
     values = iter([0.3, 0.7, 0.7, 0.5])
     seen = []

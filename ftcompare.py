@@ -204,8 +204,10 @@ def train_epoch(
             )
         plan.set_rates(optimizer, schedule((epoch - first) * len(batches) + step, length, recipe.warmup))
         scaler.step(optimizer)
+        scale = scaler.get_scale()  # 1 without fp16; with it, reading it waits for the device
         scaler.update()
-        plan.after_step(optimizer)
+        if scaler.get_scale() >= scale > 0:  # it falls where the step overflowed and was skipped
+            plan.after_step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         seen += len(rows)
         progress(step + 1, len(batches), seen / (time.perf_counter() - started))

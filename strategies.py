@@ -381,6 +381,8 @@ class Plan:
             self.hooks.after_backward()
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Call after each step that was taken, not after one that a GradScaler skipped: what shrinks the
+        weights belongs to the step."""
         if hasattr(self.hooks, "after_step"):
             self.hooks.after_step(optimizer)
 

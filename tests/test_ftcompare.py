@@ -383,6 +383,82 @@ def test_momentum_starts_after_a_restart_too(empty_is_nan):
     assert [w[0].item() for w in (early, late)] == pytest.approx(expected, rel=1e-5)
 
 
+def overflowing(plan, model, skipped, steps, watch):
+    """train_epoch under a GradScaler, without augmentation, in which these steps overflow. watch(step, optimizer)
+    is called after each. Returns (data, the rows of each step)."""
+    data = toy_data(n=8 * steps + 16)
+    recipe = ftcompare.Recipe(epochs=1, batch_size=8, device=torch.device("cpu"), augment="none", opt="sgd")
+    loss, weight = ftcompare.make_criterion(data.index, data.rows["train"], "none", recipe.device)
+    calls = iter(range(steps))
+    spoiled = lambda logits, y: loss(logits, y) * (math.inf if next(calls) in skipped else 1.0)
+    plan.begin_epoch(0)
+    optimizer = ftcompare.make_optimizer("sgd", plan.groups, recipe.device)
+    progress = lambda step, steps, rate: watch(step - 1, optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    ftcompare.train_epoch(model, plan, optimizer, scaler, data, recipe, (spoiled, weight), 0, progress)
+    return data, ftcompare.steps_of(data.rows["train"], 8, 0, 0)
+
+
+@pytest.mark.parametrize("strategy", ["l1sp", "l2sp"])
+@pytest.mark.parametrize("skipped", [{0}, {1}, {0, 1, 3}, set()])
+def test_proximal_shrinks_where_a_step_was_taken_and_only_there(strategy, skipped, empty_is_nan):
+    """Against the same steps in float64, the skipped ones left out: SGD with momentum by its formula, then the
+    proximal operator of alpha on the backbone and of beta on the head."""
+    torch.manual_seed(3)
+    model, alpha, beta = Toy(norm=False), 0.8, 0.5
+    hyper = strategies.Hyperparameters(alpha=alpha, beta=beta, sp_mode="proximal")
+    plan = strategies.make_plan(strategy, model, epochs=1, lr=0.2, hyper=hyper)
+    copy = Toy(norm=False).double()
+    w0 = {name: p.detach().double().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():  # away from w0, so that there is something to shrink in every step
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    copy.load_state_dict({name: value.double() for name, value in model.state_dict().items()})
+    before, after, rates = {n: p.detach().clone() for n, p in model.named_parameters()}, [], []
+
+    def watch(step, optimizer):
+        after.append({n: p.detach().clone() for n, p in model.named_parameters()})
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+
+    data, batches = overflowing(plan, model, skipped, 4, watch)
+    momentum = {name: torch.zeros_like(p) for name, p in copy.named_parameters()}
+    for step, (rows, lr) in enumerate(zip(batches, rates, strict=True)):
+        if step in skipped:
+            assert all(torch.equal(after[step][n], ([before] + after)[step][n]) for n in before)
+            continue
+        copy.zero_grad()
+        x = (data.pixels[rows].double() / 255 - 0.5).expand(-1, 3, -1, -1) / 0.25
+        nn.functional.cross_entropy(copy(x), torch.from_numpy(data.index.labels[rows])).backward()
+        with torch.no_grad():
+            for name, p in copy.named_parameters():
+                momentum[name] = 0.9 * momentum[name] + p.grad
+                p -= lr * momentum[name]
+                away = p - w0[name]
+                if name.startswith("fc."):
+                    p /= 1 + lr * beta
+                elif strategy == "l2sp":
+                    p.copy_(w0[name] + away / (1 + lr * alpha))
+                else:
+                    p.copy_(w0[name] + away.sign() * (away.abs() - lr * alpha).clamp(min=0))
+        for name, p in copy.named_parameters():
+            torch.testing.assert_close(after[step][name].double(), p.detach(), rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("skipped", [{0}, {2}, {0, 1, 2, 3}, set()])
+def test_whatever_a_strategy_does_after_a_step_it_does_after_those_that_were_taken(skipped):
+    class Hook:
+        calls = 0
+
+        def after_step(self, optimizer):
+            self.calls += 1
+
+    model, counts = Toy(), []
+    plan = strategies.make_plan("ft", model, epochs=1, lr=1e-2)
+    plan.hooks = Hook()
+    overflowing(plan, model, skipped, 4, lambda step, optimizer: counts.append(plan.hooks.calls))
+    assert counts == [sum(taken not in skipped for taken in range(step + 1)) for step in range(4)]
+
+
 def test_the_checkpoint_is_the_best_on_validation_and_ties_keep_the_earlier(tmp_path):
     values = iter([0.3, 0.7, 0.7, 0.5])
     seen = []

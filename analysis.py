@@ -19,7 +19,7 @@ import metrics
 import stats
 import views
 from pairs import ALPHA, compare_pairs, oriented
-from results import NAN, Run, Scored, mean_over_runs, read_runs, read_scored, spread
+from results import NAN, Run, Scored, at_an_end, mean_over_runs, read_runs, read_scored, spread
 from wording import in_order, metric_name, pairs_by_name, plural, several, spoken
 
 RESAMPLES = 2000  # of the bootstrap over groups
@@ -296,7 +296,7 @@ def strategy_row(
         "parameters": mine[0].result["parameters"] if mine else 0,
         "lr": sorted({u["lr"] for u in used if u.get("lr") is not None}),
         "alpha": sorted({u["alpha"] for u in used if u.get("alpha") is not None}),
-        "edge": [f"{name} in fold {fold}" for fold, t in sorted(tuned.items()) for name in t.get("edge", [])],
+        "edge": [f"{name} in fold {fold}" for fold, t in sorted(tuned.items()) for name in at_an_end(t)],
         "hyperparameters": all_of_it[0].config["settings"]["hyperparameters"],
         "best": False,
         "beside_best": False,
@@ -445,6 +445,7 @@ def incomparable(runs: list[Run]) -> list[str]:
         settings = run.config["settings"]
         hyper = settings["hyperparameters"]
         alike = {name: value for name, value in settings.items() if name not in own}
+        alike["tune_order"] = settings.get("tune_order")  # older runs have none: their trials were drawn
         alike |= {name: hyper[name] for name in ("bn", "stage_shares", "weight_decay") if name in hyper}
         alike |= {f"{name} of {run.strategy}": value for name, value in hyper.items()}
         alike[f"lr of {run.strategy}"] = settings["lr"]

@@ -43,6 +43,7 @@ import splits
 import strategies
 from datasets import DataError, Index
 from prepare import Data, Prepared, UsageError, check, describe_data, duration, prepare
+from results import at_an_end
 from scoring import choose_thresholds, judge_scores, without_both
 
 VERSION = "0.1"
@@ -203,8 +204,8 @@ def train_epoch(
                 [p for g in optimizer.param_groups for p in g["params"]], recipe.clip_grad
             )
         plan.set_rates(optimizer, schedule((epoch - first) * len(batches) + step, length, recipe.warmup))
-        scaler.step(optimizer)
         scale = scaler.get_scale()  # 1 without fp16; with it, reading it waits for the device
+        scaler.step(optimizer)
         scaler.update()
         if scaler.get_scale() >= scale > 0:  # it falls where the step overflowed and was skipped
             plan.after_step(optimizer)
@@ -604,6 +605,7 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
         "split_hash": split,
         "weights_sha256": weights.sha256,
         "tune": tunes,
+        "tune_order": "outward from the default" if tunes else None,  # None with tune: drawn, in older runs
         "lr": None if tunes else lr,
         **{name: getattr(s, name) for name in names.split()},
         "hyperparameters": {
@@ -687,12 +689,12 @@ def inner_split(index: Index, sides: np.ndarray, identical: list, s: argparse.Na
 
 def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, say: Progress) -> dict:
     """--tune: trains s.tune trials of the cell's strategy on a split inside the training part of its fold, and chooses
-    by the validation metric there. Returns {"lr", "alpha" (SP), "edge", "trials", "optimizer_steps", "minutes", ...}, or
-    with "failed". The trials are drawn by --split-seed and shared by all --seed of a fold."""
+    by the validation metric there. Returns {"lr", "alpha" (SP), "trials", "optimizer_steps", "minutes", ...}, or with
+    "failed". Their seed is --split-seed, and all --seed of a fold share them."""
     inner = inner_split(data.index, data.sides(), data.identical, s)
     nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
     rows, metric = [], data.index.metric
-    for i, trial in enumerate(strategies.trials(cell.strategy, s.opt, s.tune, s.split_seed)):
+    for i, trial in enumerate(strategies.trials(cell.strategy, s.opt, s.tune)):
         at = replace(cell, seed=s.split_seed, trial=i)
         setting = argparse.Namespace(**(vars(s) | {"lr": trial["lr"], "alpha": trial["alpha"]}))
         if runs.RunFolder(at.path(s.output_dir)).done() and not s.overwrite:
@@ -727,11 +729,10 @@ def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, s
         " (all trials alike: the default)" if len(good) > 1 and len({r["value"] for r in good}) == 1 else ""
     )
     say.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {number(best['value'])} with {shown}")
-    if best["edge"]:
-        say.line(
-            f"  WARNING: {' and '.join(best['edge'])} at the edge of the grid; the best may lie beyond it"
-        )
-    return summary | chosen | {"edge": best["edge"], "value": best["value"]}
+    tuning = summary | chosen | {"value": best["value"]}
+    if ends := at_an_end(tuning):
+        say.line(f"  WARNING: {' and '.join(ends)} at an end of what was tried; the best may lie beyond it")
+    return tuning
 
 
 class Progress:
@@ -1093,7 +1094,8 @@ def parser() -> Parser:
         type=at_least_0,
         default=0,
         metavar="N",
-        help="trials a strategy and fold; 0: its default rate",
+        help="trials a strategy and fold: its default rate, half a decade up, half a decade down, then outward; "
+        "the alphas of L1-SP and L2-SP by the same turns; 0: the defaults",
     )
     add("--positive", metavar="CLASS", help="of two classes, the finding (the second in order of names)")
     add("--metric", help="metric that chooses the checkpoint on validation (the dataset's)")

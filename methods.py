@@ -252,12 +252,12 @@ def tuning_text(block: dict) -> str:
         else spoken(row["strategy"] for row in ran(block) if row["trials"])
     )
     text = (
-        f"For {whose} {dimensions} was tuned with {many} in each fold, drawn from the strategy's grid, on "
-        f"a further split inside the training part of each fold, by {metric_name(block['metric'])}; the "
-        "validation and test parts took no part in it."
+        f"For {whose} {dimensions} was tuned with {many} in each fold, the default first and then others of "
+        "the strategy's grid, on a further split inside the training part of each fold, by "
+        f"{metric_name(block['metric'])}; the validation and test parts took no part in it."
     )
     edges = [row["strategy"] for row in ran(block) if row["edge"]]
-    return text + (f" The chosen value lay at an end of the grid for {spoken(edges)}." if edges else "")
+    return text + (f" The chosen value lay at an end of those tried for {spoken(edges)}." if edges else "")
 
 
 def training_text(block: dict) -> str:

@@ -680,7 +680,7 @@ def settings_tables(block: dict) -> list[Html]:
         td(", ".join(row["edge"]) or LEFT_OUT, class_="words"),
         td(value(row["hyperparameters"]), class_="words wrap")] for row in block["rows"]]  # fmt: skip
     return [table("Each strategy's own",
-        ["Strategy", "Learning rate", "Alpha", "At the end of its grid", "Hyperparameters"], own), tag("div",
+        ["Strategy", "Learning rate", "Alpha", "At an end of what was tried", "Hyperparameters"], own), tag("div",
         facts("Settings that all runs share", block["settings"]),
         facts("Versions and machine", block["environment"]), class_="side-by-side"),
         *(tag("pre", tag("code", command)) for command in block["commands"])]  # fmt: skip

@@ -119,6 +119,13 @@ def read_run(folder: Path) -> Run:
     return run
 
 
+def at_an_end(tuning: dict) -> list[str]:
+    """Of lr and alpha those whose chosen value is the least or the greatest that was tried, in a trial that
+    failed too: a better one may lie beyond it. tuning: of config.json."""
+    tried = {name: [trial[name] for trial in tuning["trials"]] for name in ("lr", "alpha") if name in tuning}
+    return [name for name, values in tried.items() if tuning[name] in (min(values), max(values))]
+
+
 def read_scored(run: Run) -> Scored:
     """The run's test predictions. ValueError where predictions.csv does not fit config.json."""
     settings, data = run.config["settings"], run.config["data"]

@@ -176,7 +176,7 @@ def problems(block: dict) -> list[str]:
     edges = [f"{row['strategy']} ({', '.join(row['edge'])})" for row in block["rows"] if row["edge"]]
     if edges:
         found.append(
-            f"Chosen at the end of a tuning grid, a better value may lie beyond it: {'; '.join(edges)}."
+            f"Chosen at an end of what tuning tried, a better value may lie beyond it: {'; '.join(edges)}."
         )
     return found
 

@@ -387,7 +387,9 @@ def test_the_first_screen_has_the_question_the_verdict_the_table_and_what_is_wro
         "Auto-RGN: 1 unfinished, 2 not run (seed 0, fold 0); it has no result and is in no comparison."
         in first
     )
-    assert "end of a tuning grid, a better value may lie beyond it: FT (lr in fold 0)." in first
+    assert (
+        "Chosen at an end of what tuning tried, a better value may lie beyond it: FT (lr in fold 0)." in first
+    )
     assert "pip install matplotlib" in first
     assert "pip install matplotlib" not in read(analysis, {("", ""): [("x", png())]})[1]
 
@@ -654,10 +656,10 @@ def test_tuning_and_leaks_are_said():
     block["splits"][0].update(groups_in_two_splits=2, identical_across_splits=1)
     text = methods.paragraph(block)
     assert (
-        "10 trials in each fold, drawn from the strategy's grid, on a further split inside the training part of "
-        "each fold" in text
+        "10 trials in each fold, the default first and then others of the strategy's grid, on a further split inside "
+        "the training part of each fold" in text
     )
-    assert "lay at an end of the grid for FT." in text
+    assert "lay at an end of those tried for FT." in text
     assert (
         "2 patients were in more than one split" in text
         and "1 set of byte-identical images spanned two splits." in text

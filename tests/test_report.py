@@ -590,8 +590,41 @@ def test_tuned_rates_trials_and_edges_reach_the_row(tmp_path, rng):
     row = block["rows"][0]
     assert (row["trials"], row["tuning_steps"], row["lr"], row["minutes_total"]) == (2, 16, [1e-3], 4.0)
     assert row["edge"] == ["lr in fold 0"] and any(
-        "end of a tuning grid" in text for text in wording.problems(block)
+        "at an end of what tuning tried" in text for text in wording.problems(block)
     )
+
+
+@pytest.mark.parametrize(
+    "lr, alpha, ends",
+    [(1e-3, None, ["lr"]), (3e-4, None, []), (1e-4, 0.1, ["lr", "alpha"]), (3e-4, 0.01, ["alpha"])],
+)
+def test_the_end_of_what_was_tried_is_found_from_the_trials_whatever_an_older_run_noted(
+    lr, alpha, ends, tmp_path, rng
+):
+    labels = toy(rng, 30)
+    rates, alphas = (3e-4, 1e-3, 1e-4), (0.05, 0.1, 0.01)
+    trials = [{"lr": r, "alpha": None if alpha is None else a, "edge": []} for r, a in zip(rates, alphas)]
+    chosen = {"lr": lr} | ({} if alpha is None else {"alpha": alpha})
+    tuning = {"trials": trials, "optimizer_steps": 6, "minutes": 1.0, "edge": [], "value": 0.9} | chosen
+    write_run(tmp_path, "FT", all_right(labels), labels, tuning=tuning, changed={"tune": 3})
+    row = analysis.analyse(tmp_path)["blocks"][0]["rows"][0]
+    assert row["edge"] == [f"{name} in fold 0" for name in ends]
+
+
+@pytest.mark.parametrize(
+    "older, newer, said",
+    [
+        ({"tune": 3}, {"tune": 3, "tune_order": "outward from the default"}, True),
+        ({"tune": 0}, {"tune": 0, "tune_order": None}, False),
+        ({"tune": 3}, {"tune": 3}, False),
+    ],
+)
+def test_strategies_tuned_by_two_rules_are_called_not_comparable(older, newer, said, tmp_path, rng):
+    labels = toy(rng, 30)
+    for name, changed in (("FT", older), ("LP", newer)):
+        write_run(tmp_path, name, all_right(labels), labels, changed=changed)
+    notes = analysis.analyse(tmp_path)["blocks"][0]["notes"]
+    assert any("NOT COMPARABLE" in note and "tune_order" in note for note in notes) == said
 
 
 # ---------------------------------------------------------------- numbers that would be wrong in silence

@@ -305,7 +305,8 @@ def test_runs_whose_trials_were_drawn_are_not_gone_on_with_in_silence(
         del config["settings"]["tune_order"]
         (ft / "seed0-fold0" / "config.json").write_text(json.dumps(config))
     else:  # stopped while it tuned
-        shutil.rmtree(ft / "seed0-fold0")
+        for run in ft.glob("seed*"):
+            shutil.rmtree(run)
     if what == "trial":
         config = read_json(ft / "tune" / "seed0-fold0-trial1" / "config.json")
         config["settings"]["lr"] = 1e-5

@@ -584,6 +584,7 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
         "classes": data.index.classes,
         "metric": data.index.metric,
         "data_hash": data.fingerprint,
+        "joined_ids": len(data.index.spellings()),
         "pixels_hash": data.digest,
         "split_hash": split,
         "weights_sha256": weights.sha256,

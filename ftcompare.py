@@ -601,6 +601,7 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
         "classes": data.index.classes,
         "metric": data.index.metric,
         "data_hash": data.fingerprint,
+        "joined_ids": len(data.index.spellings()),
         "pixels_hash": data.digest,
         "split_hash": split,
         "weights_sha256": weights.sha256,
@@ -1083,6 +1084,11 @@ def parser() -> Parser:
     add("--group-col", help="column with the patient or video (group, where there is one)")
     add("--split-col", help="column with train, val or test (split, where there is one)")
     add("--group-regex", help="the group in a file's name, as in '^(\\d+)_', or in its path")
+    add(
+        "--exact-ids",
+        action="store_true",
+        help="keep groups apart whose ids differ in form alone: 3, 003, 3.0",
+    )
     for name, choices in datasets.CHOICES.items():
         which = DATASET_OPTIONS[name]
         kind = {"type": int} if name == "fold" else {"default": choices[0]}

@@ -90,7 +90,7 @@ def describe_data(data: Data) -> dict:
         "official_test": is_official(index, data.rows["test"]),
         "groups_in_two_splits": shared_groups(index, sides),
         "identical_across_splits": len(splits.spanning(data.identical, sides)),
-        "notes": index.notes,
+        "notes": [*index.notes, *index.warnings],
     }
 
 
@@ -210,6 +210,8 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
         identical = [same for rows in identical if len(same := [new[i] for i in rows if i in new]) > 1]
     for text in [*index.notes, *pixels.warnings]:
         print(f"  note: {text}")
+    for text in index.warnings:
+        print(f"  WARNING: {text}")
     folds = cut_folds(index, identical, s)
     for k, split in enumerate(folds):
         print_split(index, identical, split, k if len(folds) > 1 else None)

@@ -1017,6 +1017,70 @@ def test_other_pixels_under_the_same_names_are_another_run(folder, tmp_path, run
     assert code == 2 and "pixels_hash" in err
 
 
+def test_joined_ids_are_a_setting_and_an_older_run_joined_none(folder, tmp_path, run):
+    """Twenty patients, three images each, one of them in another spelling. An older config.json lacks joined_ids, and
+    its run kept every spelling apart."""
+    images = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
+    ids = {path: int(re.search(r"_(\d+)", path)[1]) // 3 + (30 if "dark" in path else 10) for path in images}
+    rows = [f"{path},{path[:4]},{ids[path]}{'.0' * (i % 3 == 0)}" for i, path in enumerate(images)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,patient", *rows]))
+    settings = [*SMALL, "--strategy", "lp", "--epochs", "1", "--data-dir", folder, "--group-col", "patient"]
+
+    def go(out, *more):
+        return run("--data", tmp_path / "t.csv", *settings, "--output-dir", tmp_path / out, *more)
+
+    def config(out):
+        return next((tmp_path / out).glob("t/*/lp/*/config.json"))
+
+    code, out, _ = go("joined")
+    assert code == 0 and "note: 20 patient ids have more than one spelling (" in out
+    assert "patients in two splits: 0" in out
+    said = json.loads(config("joined").read_text())
+    assert said["settings"]["joined_ids"] == 20 and said["arguments"]["exact_ids"] is False
+    assert any("20 patient ids have more than one spelling" in note for note in said["data"]["notes"])
+    found = predictions(config("joined").parent)
+    assert {r["group"].removesuffix(".0") for r in found} == {str(ids[r["image"]]) for r in found}
+    assert len({r["group"] for r in found}) == len({ids[r["image"]] for r in found})
+    code, _, err = go("joined", "--exact-ids")
+    assert code == 2 and "joined_ids: 20 there, 0 now" in err and "data_hash" in err
+
+    assert go("exact", "--exact-ids")[0] == 0
+    older = json.loads(config("exact").read_text())
+    assert older["settings"].pop("joined_ids") == 0  # as a run of before
+    del older["arguments"]["exact_ids"]
+    config("exact").write_text(json.dumps(older))
+    code, _, err = go("exact")
+    assert code == 2 and "joined_ids: 0 there, 20 now" in err
+    trained = config("exact").with_name("log.csv").stat().st_mtime_ns
+    assert go("exact", "--exact-ids")[0] == 0  # it is that run
+    assert config("exact").with_name("log.csv").stat().st_mtime_ns == trained
+    assert run("--report", tmp_path / "exact")[0] == 0
+
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,patient", *rows]).replace(".0", ""))
+    assert go("plain")[0] == 0
+    older = json.loads(config("plain").read_text())
+    assert older["settings"].pop("joined_ids") == 0
+    config("plain").write_text(json.dumps(older))
+    trained = config("plain").with_name("log.csv").stat().st_mtime_ns
+    assert go("plain")[0] == 0 == go("plain", "--exact-ids")[0]  # nothing to join: the same run either way
+    assert config("plain").with_name("log.csv").stat().st_mtime_ns == trained
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_doubtful_ids_are_said_before_training_and_by_the_data_check(folder, tmp_path, run, look):
+    images = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
+    rows = [f"{path},{path[:4]},1.{20 + i % 10}E+11" for i, path in enumerate(images)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,patient", *rows]))
+    code, out, _ = run("--data", tmp_path / "t.csv", *SMALL, "--strategy", "lp", "--epochs", "1", "--data-dir", folder,
+                       "--group-col", "patient", "--output-dir", tmp_path / "runs", *["--check-data"] * look)  # fmt: skip
+    kind = "warning" if look else "WARNING"
+    assert code == 0
+    assert (
+        f"  {kind}: 10 of 10 patient ids look rounded by a spreadsheet (1.20E+11, 1.21E+11, 1.22E+11 and 7 more)"
+        in out
+    )
+
+
 def test_an_edited_splits_file_is_kept(folder, tmp_path, run):
     base = ["--data", folder, *SMALL, "--output-dir", tmp_path, "--epochs", "1", "--strategy", "lp"]
     assert run(*base)[0] == 0

@@ -166,8 +166,7 @@ FROM_CALLS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # of the cl
 
 def calls(mine: list[Run], scored: dict, metric: str) -> dict:
     """one_call: what is called of every test unit -> in how many runs, though the test set has more than that.
-    collapsed: whether half of the runs or more tell no two units apart as far as the metric sees: they call one class,
-    or, where the metric ranks scores, give one score. Nothing was learnt there, however high the value."""
+    collapsed: whether half of the runs or more treat all units alike as far as the metric sees: they call one class, or, where the metric ranks scores, give one score. Nothing was learnt there, however high the value."""
     found, alike = Counter(), 0
     for run in mine:
         s = scored[run.strategy, run.at]
@@ -412,8 +411,8 @@ def verdict(block: dict) -> str:
         return "No verdict: these runs were not made alike, the notes say in what they differ."
     if best is None and any(row["ranked"] for row in rows):
         return (
-            f"No verdict: {spoken(row['strategy'] for row in rows if row['ranked'])} tell no two test {plural(block['unit_kind'])} "
-            "apart (the notes say what they call): nothing was learnt that could be compared."
+            f"No verdict: the runs of {spoken(row['strategy'] for row in rows if row['ranked'])} call every test "
+            f"{block['unit_kind']} alike (the notes say what, and in how many runs): nothing was learnt."
         )
     if best is None:
         return f"No run has finished with a defined {metric}: there is nothing to compare yet."
@@ -425,8 +424,7 @@ def verdict(block: dict) -> str:
     said += f" [{t['low']:.3f}, {t['high']:.3f}]" if math.isfinite(t["low"]) else ""
     said += beside(t)
     if one_class := [row["strategy"] for row in rows if row["ranked"] and row["collapsed"]]:
-        said += f" among those that tell test {plural(block['unit_kind'])} apart, which {spoken(one_class)} "
-        said += "does not" if len(one_class) == 1 else "do not"
+        said += f", {spoken(one_class)} left aside, whose runs call every test {block['unit_kind']} alike"
     against = {
         row["strategy"]: pairs_by_name(block).get((name, row["strategy"]))
         for row in rows
@@ -506,7 +504,7 @@ def block_notes(block: dict, done: list[Run], again: float) -> list[str]:
     if not block["official_test"] and block["group_kind"] == "image":
         looks = next((note for note in block["data_notes"] if "looks like a group" in note), "")
         notes.append(
-            f"Split by image: {NO_GROUPS}, so images of one patient may be on both sides."
+            f"Split by image: {NO_GROUPS} (--group-col, --group-regex), so images of one patient may be on both sides."
             + (f" But {looks}." if looks else "")
         )
     if leaks := sum(split["groups_in_two_splits"] for split in block["splits"]):
@@ -723,7 +721,7 @@ def doubts(block: dict, strategies: list[str]) -> list[str]:
     found = [f"{metric_name(block['metric'])} is a mean over {block['over']}."] if block["over"] else []
     rows = [row for row in block["rows"] if row["strategy"] in strategies]
     found += [f"{shown_name(row)}." for row in rows if row["early"]]
-    return found + [f"{row['strategy']} tells no two test images apart." for row in rows if row["collapsed"]]
+    return found + [f"{row['strategy']} calls every test image alike." for row in rows if row["collapsed"]]
 
 
 def cliques(averages: dict[str, float], cd: float) -> list[list[str]]:

@@ -335,6 +335,8 @@ def selection_text(block: dict) -> str:
             " Thresholds for sensitivity and specificity were chosen on the validation part "
             f"({block['threshold_rule']})."
         )
+    if block["thresholds"] and block["task"] == "multiclass":
+        text += " Accuracy, balanced accuracy, F1 and kappa are of the class with the higher score, not of that threshold."
     return text
 
 

@@ -25,6 +25,7 @@ from wording import (
     beside,
     block_name,
     budget_row,
+    calls_text,
     change,
     clean,
     counted,
@@ -291,8 +292,8 @@ def badge(block: dict, row: dict) -> tuple[str, str]:
 
 def legend() -> Html:
     return note(
-        "★ best: highest point estimate of those with all runs. ≈ best: not separable from it "
-        "(Holm-adjusted p of 0.05 or more in the pairs). one class: it tells no two test images apart, and is "
+        "★ best: best point estimate of those with all runs. ≈ best: not separable from it "
+        "(Holm-adjusted p of 0.05 or more in the pairs). one class: it calls every test image alike, and is "
         "no candidate for the best. A deeper tint is a better value; each column's "
         "scale spans its intervals, so that differences within the noise look alike."
     )
@@ -477,6 +478,7 @@ def metrics_table(block: dict) -> Html:
         "Every metric on test, mean ± standard deviation over runs; (n) where a metric is undefined in some "
         "of the runs"
     )
+    caption += f". {calls_text(block)}" if calls_text(block) else ""
     return table(caption, ["Strategy", *map(metric_name, names)], body)
 
 

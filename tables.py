@@ -195,7 +195,7 @@ def tex_results(block: dict, slug: str, where: str) -> str:
         r"(Holm-adjusted $p \geq 0.05$)."
     )
     if any(row.get("collapsed") for row in block["rows"]):
-        caption += r" $\dagger$: tells no two test images apart, no candidate for the best."
+        caption += r" $\dagger$: calls every test image alike, no candidate for the best."
     head = ["Strategy", tex(metric_name(block["metric"])), tex(metric_name(block["second"])), "Runs"]
     return tex_table(caption, f"results-{slug}", "lllr", head, rows)
 

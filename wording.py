@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 ORDER = ("FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN")  # the paper's
 STAGED = ("G-LF", "G-FL", "LP-FT")  # those that train in stages
-NO_GROUPS = "no patient ids were given (--group-col, --group-regex)"
+NO_GROUPS = "no patient ids were given"
 PLURALS = {
     "class": "classes",
     "study": "studies",
@@ -102,6 +102,19 @@ def over_how_many(counts: Iterable[tuple[int, int] | None], noun: str) -> str:
 def measured(block: dict) -> str:
     """The block's metric as it was measured: AUROC, or AUROC (1 of 2 labels)."""
     return metric_name(block["metric"]) + beside(block)
+
+
+def calls_text(block: dict) -> str:
+    """What a call is in the block's metrics: of two classes accuracy and sensitivity take different ones."""
+    rule = "0.5" if block["threshold_rule"] == "0.5" else f"chosen on validation ({block['threshold_rule']})"
+    if block["task"] == "multilabel":
+        return f"F1 is at each label's threshold, {rule}"
+    if len(block["classes"]) != 2:
+        return ""
+    return (
+        "Accuracy, balanced accuracy, F1 and kappa are of the class with the higher score; sensitivity, specificity, PPV "
+        f"and NPV are at the threshold {rule}"
+    )
 
 
 def counted(seen: int, planned: int, noun: str) -> str:

@@ -710,7 +710,10 @@ def test_a_model_that_calls_one_class_is_never_the_best(tmp_path, metric, value)
     rows = {row["strategy"]: row for row in block["rows"]}
     assert rows["LP"]["test"]["mean"] == pytest.approx(value, abs=1e-12)
     assert (rows["FT"]["best"], rows["LP"]["best"], rows["LP"]["beside_best"]) == (True, False, False)
-    assert texts["verdict"].startswith("FT has the highest") and "which LP does not" in texts["verdict"]
+    assert (
+        texts["verdict"].startswith("FT has the highest")
+        and "LP left aside, whose runs call every test image alike" in texts["verdict"]
+    )
     assert (
         "LP: 1 of 1 run calls every test image malignant. It is no candidate for the best." in block["notes"]
     )
@@ -724,7 +727,7 @@ def test_where_every_model_calls_one_class_there_is_no_verdict(tmp_path):
     write_run(tmp_path, "FT", always(labels, 1), labels)
     write_run(tmp_path, "LP", always(labels, 0), labels)
     texts, block = outputs(tmp_path)
-    assert texts["verdict"].startswith("No verdict: FT and LP tell no two test images apart")
+    assert texts["verdict"].startswith("No verdict: the runs of FT and LP call every test image alike")
     assert not any(row["best"] for row in block["rows"]) and "★ best</span>" not in texts["html"]
     assert "LP: 1 of 1 run calls every test image benign. It is no candidate for the best." in block["notes"]
 
@@ -802,7 +805,7 @@ def test_data_with_a_column_of_patients_is_not_said_to_name_none(tmp_path):
     write_run(tmp_path, "FT", all_right(labels), labels, about={"group_kind": "image", "notes": [hint]})
     texts, block = outputs(tmp_path)
     assert not any("names no patient" in text or "no patients are known" in text for text in texts.values())
-    assert "split by image, as no patient ids were given (--group-col, --group-regex), once" in texts["md"]
+    assert "split by image, as no patient ids were given, once" in texts["md"]
     assert (
         "Split by image: no patient ids were given (--group-col, --group-regex), so images of one patient may be on both "
         f"sides. But {hint}." in block["notes"]

@@ -172,7 +172,7 @@ def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
         )
         for row in block["rows"]:
             mark = "*" if row["best"] else " "
-            cells = f"{estimate_text(row['test']):<34}{estimate_text(row['second']):<34}{estimate_text(row['val']):<22}"
+            cells = f"{estimate_text(row['test']):<32}  {estimate_text(row['second']):<32}  {estimate_text(row['val']):<20}  "
             cost = f"{row['trainable_parameters']:>12,}{row['minutes']:>9.2f}" if row["done"] else ""
             lost = {"failed": row["failed"], "unfinished": row["unfinished"], "not run": row["missing"]}
             said = "".join(f"  {n} {kind}" for kind, n in lost.items() if n)

@@ -441,6 +441,7 @@ def test_a_mean_over_one_of_two_labels_says_so_wherever_it_stands(tmp_path):
     assert (
         "tie for the highest AUROC, 0.998 [" in texts["verdict"] and "] (1 of 2 labels)" in texts["verdict"]
     )
+    assert "(1 of 2 labels)  " in texts["terminal"]  # columns stay apart
     row = csv_of(tmp_path)[0]
     assert (row["test_auroc_over"], row["val_auroc_over"], row["test_brier_over"]) == (
         "1 of 2",

@@ -212,9 +212,10 @@ def load_index(data: str, data_dir: str | None = None, options: Options = Option
         index = demo(data)
     else:
         index = own_data(Path(data).expanduser(), data_dir, options)
-    index.notes += [f"image-level split: {index.name} names no groups (patients, videos)"] * (
-        index.group_kind == "image"
-    )
+    if index.group_kind == "image":
+        named = data in DATASETS or data in DEMOS
+        why = f"{index.name} names no groups" if named else "no groups are given"
+        index.notes.append(f"image-level split: {why} (patients, videos)")
     if len(index) == 0:
         raise DataError(f"{data}: no images found")
     refuse(data, (repr(name) for name in index.paths if not is_text(name)), "names are not valid UTF-8")

@@ -526,6 +526,7 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
         "second": data.index.second,
         "best_epoch": best["meta"]["epoch"],
         "best_stage": best["meta"]["stage"],
+        "stages": [stage.name for stage in plan.stages],
         "epochs": last["epoch"],
         "optimizer_steps": sum(row["steps"] for row in last["log"]),
         "minutes": sum(row["seconds"] for row in last["log"]) / 60,
@@ -787,7 +788,10 @@ class Progress:
     def result(self, result: dict) -> None:
         names = (result["metric"], result["second"])
         for split in (split for split in ("val", "test") if split in result):
-            values = ", ".join(f"{name} {number(result[split]['values'][name])}" for name in names)
+            over = result[split]["averaged_over"]
+            values = ", ".join(f"{name} {number(result[split]['values'][name])}"
+                + (f" (mean over {over[name]} of {len(result[split]['per_class'])})"
+                   if over.get(name, math.inf) < len(result[split]["per_class"]) else "") for name in names)  # fmt: skip
             self.line(
                 f"  {split:<4} {values} (n = {result[split]['n']}, checkpoint of epoch {result['best_epoch']})"
             )

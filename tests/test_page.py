@@ -101,15 +101,16 @@ def make_block(
     ]
     pr = [{"class": c, "grid": [0, 1], "mean": [1, 0.2], "low": [1, 0.1], "high": [1, 0.3], "ap": 0.834,
         "prevalence": 0.25} for c in classes[:6]]  # fmt: skip
-    bins = [{"confidence": 0.35 + b / 10, "accuracy": 0.3 + b / 10, "count": 20 + b} for b in range(6)] + [
-        {"confidence": NAN, "accuracy": NAN, "count": 0}
-    ]
+    bins = [{"low": 0.3 + b / 10, "high": 0.4 + b / 10, "confidence": 0.35 + b / 10, "accuracy": 0.3 + b / 10,
+        "count": 20 + b} for b in range(6)] + [
+        {"low": 0.9, "high": 1.0, "confidence": NAN, "accuracy": NAN, "count": 0}]  # fmt: skip
     sizes = {"train": 423, "val": 73, "test": 125}
     return {"data": data, "arch": arch, "task": task, "classes": classes,
         "metric": "balanced_accuracy" if multiclass else "auroc",
         "second": "accuracy" if multiclass else "average_precision", "higher_is_better": True,
         "unit_kind": "image", "group_kind": "patient", "test_images": 125, "test_groups": 40,
-        "test_units": 125, "seeds": list(range(n)), "folds": [0], "positive": classes[1] if k == 2 else None,
+        "test_units": 125, "seeds": list(range(n)), "folds": [0], "over": "",
+        "planned": {"seeds": list(range(n)), "folds": [0], "strategies": list(strategies)}, "positive": classes[1] if k == 2 else None,
         "verdict": f"{strategies[0]} has the highest balanced accuracy, 0.871 [0.841, 0.901]; 2 of "
         f"{len(rows) - 1} others are not "
         "separable from it at n = 40 patients.", "notes": [], "rows": rows, "pairs": pairs,

@@ -1318,7 +1318,14 @@ def command_line() -> int:
             stream.reconfigure(errors="replace")  # a class name that the terminal cannot write
     try:
         return main(sys.argv[1:])
-    except (UsageError, DataError, runs.RunError, images.CacheError, report.ReportError) as error:
+    except (
+        UsageError,
+        DataError,
+        runs.RunError,
+        images.CacheError,
+        images.ReadError,
+        report.ReportError,
+    ) as error:
         print(f"ftcompare: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, head for one, has gone

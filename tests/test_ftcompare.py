@@ -1,6 +1,7 @@
 """The command line from end to end on tiny data, and the training loop's promises one by one."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -605,6 +606,28 @@ def test_all_unreadable_images_are_named_and_can_be_skipped(folder, tmp_path, ru
     assert code == 0 and "left out, unreadable, in every strategy alike: 2" in out
     names = {r["image"] for r in predictions(next((tmp_path / "runs").glob("*/*/lp/*/metrics.json")).parent)}
     assert names and not names & {"dark/cut.png", "light/empty.png"}
+
+
+def test_images_that_the_system_refuses_are_not_skipped_as_bad(folder, tmp_path, run, monkeypatch):
+    """--skip-bad is for what is damaged. Two refused images stop the run, damaged ones beside them or not."""
+    copy, refuses = tmp_path / "pictures", True
+    shutil.copytree(folder, copy)
+    (copy / "dark" / "cut.png").write_bytes(b"")
+    real, refused = ftcompare.images.header, {"pd0_1.png", "pl3_9.png"}
+
+    def header(source):
+        if refuses and Path(source).name in refused:
+            raise PermissionError(errno.EACCES, "Permission denied", str(source))
+        return real(source)
+
+    monkeypatch.setattr(ftcompare.images, "header", header)
+    small = ["--data", copy, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path / "runs"]
+    code, _, err = run(*small, "--skip-bad")
+    assert code == 2 and err.count("\n") == 1 and "2 of 61 images could not be read now" in err
+    assert all(f"{name}: Permission denied" in err for name in refused) and "cut.png" not in err
+    refuses = False
+    code, out, _ = run(*small, "--skip-bad")
+    assert code == 0 and "left out, unreadable, in every strategy alike: 1" in out
 
 
 def test_drop_duplicates_takes_the_copies_out_of_training(folder, tmp_path, run):

@@ -218,6 +218,7 @@ def train(
         model.load_state_dict(resumed["model"])
         plan.load_state_dict(resumed["plan"])
         scaler.load_state_dict(resumed["scaler"])
+        run.write_logs(state)  # a kill right after last.pt leaves them an epoch behind it
 
     def probe(n: int):  # losses of n training batches, drawn apart from the epoch's own
         labels = torch.from_numpy(data.index.labels)
@@ -287,8 +288,7 @@ def train(
         }
         run.save("last.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                                      "plan": plan.state_dict(), "scaler": scaler.state_dict()})  # fmt: skip
-        run.write_csv("log.csv", state["log"])
-        run.write_csv("ratios.csv", state["ratios"])
+        run.write_logs(state)
         after_epoch(row | {"best": improved})
 
 
@@ -387,7 +387,9 @@ def run_cell(
         run.check(settings, s.overwrite)
         if run.done():
             say.line(f"{cell}: done before")
-            return run.read_json("metrics.json")
+            result = run.read_json("metrics.json")
+            run.complete_logs(result["epochs"])
+            return result
         recipe = Recipe(
             **{f: getattr(s, f) for f in Recipe.__dataclass_fields__ if f not in ("device", "seed", "amp")},
             device=torch.device(s.device),

@@ -13,6 +13,7 @@ Imports torch and torchvision; knows nothing of training.
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -45,7 +46,9 @@ def load_checkpoint(file: Path) -> dict:
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{file}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except OSError as error:  # permission, a failing disk: nothing is wrong with the file
+        raise RunError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise RunError(
             f"{file}: not a checkpoint of tensors and plain Python ({type(error).__name__})"
         ) from None
@@ -104,19 +107,45 @@ class RunFolder:
                     f"{self.path} was begun with other settings ({'; '.join(different)}); "
                     "--overwrite does it again, --output-dir puts it elsewhere"
                 )
+        elif left := [n for n in ("last.pt", "best.pt", "metrics.json") if self.file(n).is_file()]:
+            raise RunError(
+                f"{self.path} holds {' and '.join(left)} without config.json, so their settings are unknown; "
+                "--overwrite does the run again, --output-dir puts it elsewhere"
+            )
 
     def write_json(self, name: str, value: object) -> None:
         write_atomically(self.file(name), to_json(value))
 
     def read_json(self, name: str) -> dict:
         try:
-            return json.loads(self.file(name).read_text())
+            value = json.loads(self.file(name).read_text())
         except ValueError as error:
             raise RunError(f"{self.file(name)} is damaged ({error}); remove it, or --overwrite") from None
+        if not isinstance(value, dict):
+            raise RunError(f"{self.file(name)} is damaged (no JSON object); remove it, or --overwrite")
+        return value
 
     def write_csv(self, name: str, rows: list[dict]) -> None:
         if rows:
             write_atomically(self.file(name), to_csv(rows))
+
+    def write_logs(self, state: dict) -> None:
+        """log.csv and ratios.csv, of what last.pt holds."""
+        self.write_csv("log.csv", state["log"])
+        self.write_csv("ratios.csv", state["ratios"])
+
+    def complete_logs(self, epochs: int) -> None:
+        """Writes the logs of a finished run anew where they end before its last epoch: runs that were killed
+        between last.pt and log.csv were once finished like that."""
+
+        def last_epoch(name: str) -> int:
+            with open(self.file(name), encoding="utf-8", newline="") as lines:
+                return max((int(row["epoch"]) for row in csv.DictReader(lines)), default=0)
+
+        there = [name for name in ("log.csv", "ratios.csv") if self.file(name).is_file()]
+        short = "log.csv" not in there or min(map(last_epoch, there)) < epochs
+        if short and self.file("last.pt").is_file():
+            self.write_logs(self.load("last.pt"))
 
     def save(self, name: str, checkpoint: dict) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

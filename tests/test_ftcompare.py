@@ -262,6 +262,78 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, str
     assert one.load("last.pt")["ratios"] == two.load("last.pt")["ratios"]
 
 
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+@pytest.mark.parametrize("lost", [["log.csv", "ratios.csv"], ["ratios.csv"]])
+def test_a_kill_between_last_pt_and_the_logs_loses_no_row(tmp_path, stop_after, lost):
+    """Epochs that were trained are in last.pt; what is killed after its writing leaves the logs an epoch behind, in
+    the last epoch too."""
+    _, _, whole = toy_training(tmp_path / "whole", "autorgn")
+    run = runs.RunFolder(tmp_path / "killed")
+    write, written = runs.RunFolder.write_csv, []
+
+    def kill(self, name, rows):
+        if name in lost and len(self.load("last.pt")["log"]) == stop_after:
+            raise KeyboardInterrupt
+        written.append(name)
+        write(self, name, rows)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs.RunFolder, "write_csv", kill)
+        toy_training(run.path, "autorgn")
+    assert not run.file(lost[-1]).is_file() or int(read(run.file(lost[-1]))[-1]["epoch"]) == stop_after - 1
+    toy_training(run.path, "autorgn")
+    timed = {"seconds", "images_per_second", "peak_memory_bytes"}
+    for name in ("log.csv", "ratios.csv"):
+        one, two = ([{k: v for k, v in row.items() if k not in timed} for row in read(r.file(name))]
+                    for r in (whole, run))  # fmt: skip
+        assert one == two and one[-1]["epoch"] == "4", name
+
+
+def test_a_finished_run_whose_logs_end_early_gets_its_rows_back(folder, tmp_path, run):
+    arguments = ["--data", folder, *SMALL, "--strategy", "autorgn", "--epochs", "2", "--output-dir", tmp_path]
+    assert run(*arguments)[0] == 0
+    cell = next(tmp_path.glob("*/*/autorgn/*/metrics.json")).parent
+    whole = {name: (cell / name).read_text() for name in ("log.csv", "ratios.csv")}
+
+    def cut(name):  # as an earlier version left it
+        rows = [row for row in read(cell / name) if row["epoch"] == "1"]
+        (cell / name).write_text(files.to_csv(rows))
+        assert (cell / name).read_text() != whole[name]
+
+    for spoil in (lambda: cut("log.csv"), lambda: cut("ratios.csv"), (cell / "log.csv").unlink):
+        spoil()
+        code, out, _ = run(*arguments)
+        assert code == 0 and "done before" in out
+        assert {name: (cell / name).read_text() for name in whole} == whole
+    (cell / "last.pt").unlink()  # as --tune does: there is nothing to write them from
+    cut("log.csv")
+    assert run(*arguments)[0] == 0 and [r["epoch"] for r in read(cell / "log.csv")] == ["1"]
+
+
+@pytest.mark.parametrize("left", ["last.pt", "best.pt", "metrics.json"])
+def test_what_is_left_of_a_run_without_its_settings_is_not_gone_on_with(folder, tmp_path, run, left):
+    small = ["--data", folder, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path]
+    assert run(*small)[0] == 0
+    cell = next(tmp_path.glob("*/*/lp/*/metrics.json")).parent
+    for file in cell.iterdir():
+        if file.name not in (left, ".lock"):
+            file.unlink()
+    before = (cell / left).read_bytes()
+    code, _, err = run(*small, "--lr", "0.5")
+    assert code == 2 and err.count("\n") == 1
+    assert f"{cell} holds {left} without config.json, so" in err and "--overwrite" in err
+    assert (cell / left).read_bytes() == before and not (cell / "config.json").exists()
+    assert run(*small, "--lr", "0.5", "--overwrite")[0] == 0
+    assert json.loads((cell / "config.json").read_text())["settings"]["lr"] == 0.5
+    assert len(runs.RunFolder(cell).load("last.pt")["log"]) == 1
+
+
+def test_settings_that_are_no_settings_are_called_damaged(tmp_path):
+    (tmp_path / "config.json").write_text("[1, 2]")
+    with pytest.raises(runs.RunError, match="config.json is damaged .no JSON object"):
+        runs.RunFolder(tmp_path).check({"lr": 1}, overwrite=False)
+
+
 def test_accumulated_batches_equal_one_large_batch(tmp_path):
     """Without BatchNorm and with class weights: the loss is one mean over all the images of the step."""
     results = []

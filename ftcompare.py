@@ -802,11 +802,21 @@ def demo_weights(arch: str, s: argparse.Namespace) -> str:
         "amp": s.amp,
     }
     settings = argparse.Namespace(**(vars(parse_arguments(["--data", "demo-source"])) | fixed))
-    best = Cell("demo-source", arch, "ft", 0, 0).path(settings.output_dir) / "best.pt"
-    if not (best.parent / "metrics.json").is_file():
-        print(f"pretraining {arch} on demo-source, once")
-        sweep(settings)
-    return str(best)
+    run, waits = runs.RunFolder(Cell("demo-source", arch, "ft", 0, 0).path(settings.output_dir)), False
+    while not run.done():
+        if run.busy():  # another sweep has begun it: what is there is half trained
+            if not waits:
+                print(f"waiting for another process that pretrains {arch} on demo-source", flush=True)
+            waits = True
+            time.sleep(1)
+            continue
+        print(f"pretraining {arch} on demo-source, once", flush=True)
+        (result,) = sweep(settings)
+        if not run.done() and not run.busy():
+            raise runs.RunError(
+                f"{run.path}: pretraining {arch} failed, {result.get('failed', 'not finished')}"
+            )
+    return str(run.file("best.pt"))
 
 
 def sweep(s: argparse.Namespace) -> list[dict]:
@@ -833,7 +843,7 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         source = prepared[key].settings.weights
         if source == "demo":
             source = "none" if s.dry_run else demo_weights(arch, prepared[key].settings)
-        weights_of[key, arch] = runs.load_weights(source, arch)
+        weights_of[key, arch] = check_weights(runs.load_weights(source, arch), arch)
     for key, ready in prepared.items():
         t = ready.settings
         print(f"\n{key}: batch {t.batch_size * t.grad_accum}, {t.epochs} epochs each", end="")
@@ -887,6 +897,14 @@ def refuse_early(cells: list[Cell], prepared: dict[str, Prepared]) -> None:
         check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
     for cell in {(cell.data, cell.arch): cell for cell in cells}.values():
         check_size(cell.arch, prepared[cell.data].settings)
+
+
+def check_weights(weights: runs.Weights, arch: str) -> runs.Weights:
+    """The weights, if their tensors are those of the architecture: RunError before anything is trained."""
+    if weights.state is not None:
+        model = skeleton(arch)
+        runs.fit_backbone(model.state_dict(), strategies.find_head(model)[0], weights, arch)
+    return weights
 
 
 def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:

@@ -839,6 +839,15 @@ def test_the_weights_of_a_run_that_is_not_finished_are_refused_before_anything_i
     assert runs.load_weights(str(tmp_path / "mine.pt"), ARCH).state
 
 
+def test_weights_that_fit_the_first_backbone_only_are_refused_before_it_is_trained(nets, tmp_path, run):
+    file = saved(tmp_path / "w.pth", nets[ARCH])
+    arguments = ["--data", "demo-tiny", "--img-size", "32", "--epochs", "1", "--strategy", "lp"]
+    arguments += ["--arch", ARCH, "resnet18", "--weights", file, "--output-dir", tmp_path / "runs"]
+    code, _, err = run(*arguments)
+    assert code == 2 and err.count("\n") == 1 and "backbone tensors of resnet18 matched" in err
+    assert not list((tmp_path / "runs").rglob("config.json"))
+
+
 def test_the_state_of_a_training_is_no_file_of_weights(tmp_path):
     toy_training(tmp_path, epochs=1)
     with pytest.raises(runs.RunError, match="state of a run's training; pass the best.pt"):

@@ -235,6 +235,7 @@ def train(
         model.load_state_dict(resumed["model"])
         plan.load_state_dict(resumed["plan"])
         scaler.load_state_dict(resumed["scaler"])
+        run.write_logs(state)  # a kill right after last.pt leaves them an epoch behind it
 
     def probe(n: int):  # losses of n training batches, drawn apart from the epoch's own
         labels = torch.from_numpy(data.index.labels)
@@ -304,8 +305,7 @@ def train(
         }
         run.save("last.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                                      "plan": plan.state_dict(), "scaler": scaler.state_dict()})  # fmt: skip
-        run.write_csv("log.csv", state["log"])
-        run.write_csv("ratios.csv", state["ratios"])
+        run.write_logs(state)
         after_epoch(row | {"best": improved})
 
 
@@ -404,7 +404,9 @@ def run_cell(
         run.check(settings, s.overwrite)
         if run.done():
             say.line(f"{cell}: done before")
-            return run.read_json("metrics.json")
+            result = run.read_json("metrics.json")
+            run.complete_logs(result["epochs"])
+            return result
         recipe = Recipe(
             **{f: getattr(s, f) for f in Recipe.__dataclass_fields__ if f not in ("device", "seed", "amp")},
             device=torch.device(s.device),
@@ -822,11 +824,21 @@ def demo_weights(arch: str, s: argparse.Namespace) -> str:
         "amp": s.amp,
     }
     settings = argparse.Namespace(**(vars(parse_arguments(["--data", "demo-source"])) | fixed))
-    best = Cell("demo-source", arch, "ft", 0, 0).path(settings.output_dir) / "best.pt"
-    if not (best.parent / "metrics.json").is_file():
-        print(f"pretraining {arch} on demo-source, once")
-        sweep(settings)
-    return str(best)
+    run, waits = runs.RunFolder(Cell("demo-source", arch, "ft", 0, 0).path(settings.output_dir)), False
+    while not run.done():
+        if run.busy():  # another sweep has begun it: what is there is half trained
+            if not waits:
+                print(f"waiting for another process that pretrains {arch} on demo-source", flush=True)
+            waits = True
+            time.sleep(1)
+            continue
+        print(f"pretraining {arch} on demo-source, once", flush=True)
+        (result,) = sweep(settings)
+        if not run.done() and not run.busy():
+            raise runs.RunError(
+                f"{run.path}: pretraining {arch} failed, {result.get('failed', 'not finished')}"
+            )
+    return str(run.file("best.pt"))
 
 
 def sweep(s: argparse.Namespace) -> list[dict]:
@@ -853,7 +865,7 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         source = prepared[key].settings.weights
         if source == "demo":
             source = "none" if s.dry_run else demo_weights(arch, prepared[key].settings)
-        weights_of[key, arch] = runs.load_weights(source, arch)
+        weights_of[key, arch] = check_weights(runs.load_weights(source, arch), arch)
     for key, ready in prepared.items():
         t = ready.settings
         print(f"\n{key}: batch {t.batch_size * t.grad_accum}, {t.epochs} epochs each", end="")
@@ -907,6 +919,14 @@ def refuse_early(cells: list[Cell], prepared: dict[str, Prepared]) -> None:
         check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
     for cell in {(cell.data, cell.arch): cell for cell in cells}.values():
         check_size(cell.arch, prepared[cell.data].settings)
+
+
+def check_weights(weights: runs.Weights, arch: str) -> runs.Weights:
+    """The weights, if their tensors are those of the architecture: RunError before anything is trained."""
+    if weights.state is not None:
+        model = skeleton(arch)
+        runs.fit_backbone(model.state_dict(), strategies.find_head(model)[0], weights, arch)
+    return weights
 
 
 def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
@@ -1346,7 +1366,14 @@ def command_line() -> int:
             stream.reconfigure(errors="replace")  # a class name that the terminal cannot write
     try:
         return main(sys.argv[1:])
-    except (UsageError, DataError, runs.RunError, images.CacheError, report.ReportError) as error:
+    except (
+        UsageError,
+        DataError,
+        runs.RunError,
+        images.CacheError,
+        images.ReadError,
+        report.ReportError,
+    ) as error:
         print(f"ftcompare: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, head for one, has gone

@@ -1,6 +1,7 @@
 """Finished runs in use: scores are the run's, an export is the model, a Grad-CAM map is the formula's."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -455,6 +456,39 @@ def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, cap
     assert len(said) == 2 and "1.png" in said[0] and "3.png" in said[1]
     with pytest.raises(runs.RunError, match="1 of 1 images cannot be read"):
         apply.predict([root / "1.png"], run, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_an_image_that_the_system_refuses_is_never_left_out(tiny, tmp_path, monkeypatch, error, reason):
+    """--skip-bad is for damaged ones: a CSV without a patient whose file was locked just then is no result."""
+    run, root = tiny(tmp_path / "r", ["a", "b", "c"]), tmp_path / "new"
+    for i in range(3):
+        flat(root / f"{i}.png", 255, 0, 0)
+    (root / "3.png").write_bytes(b"no picture")
+    real = apply.pictures.decode_image
+
+    def refusing(source, *arguments):
+        if Path(source).name == "1.png":
+            raise error
+        return real(source, *arguments)
+
+    monkeypatch.setattr(apply.pictures, "decode_image", refusing)
+    for batch_size in (1, 8):
+        with pytest.raises(
+            runs.RunError, match=rf"2 of 4 images cannot .*1.png \({reason}\).*3.png"
+        ) as caught:
+            apply.predict([root], run, skip_bad=True, batch_size=batch_size)
+        assert str(caught.value).endswith("; mend that first")
+    assert not (run / "predicted.csv").exists()
+    monkeypatch.setattr(apply.pictures, "decode_image", real)
+    assert len(read(apply.predict([root], run, skip_bad=True))) == 3
 
 
 def test_at_most_three_batches_are_in_memory(tiny, tmp_path, monkeypatch):

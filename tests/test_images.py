@@ -467,6 +467,115 @@ def test_a_link_to_nowhere_is_listed_as_unreadable(tmp_path):
     assert pixels.bad == []
 
 
+def refusing(monkeypatch, name, error, calls):
+    """The system refuses files of that name in images.<calls>, as long as errors are left."""
+    real, errors = getattr(images, calls), [error]
+
+    def function(source, *arguments):
+        if errors and Path(source).name == name:
+            raise errors[0]
+        return real(source, *arguments)
+
+    monkeypatch.setattr(images, calls, function)
+    return errors
+
+
+@pytest.mark.parametrize("calls", ["header", "decode_image"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "b.png"), "Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory"),
+            "No such file or directory",
+        ),  # it was there
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_what_the_system_refuses_is_not_remembered_as_unreadable(tmp_path, monkeypatch, calls, error, reason):
+    """Nor is it left out beside what is damaged: no file of it is known to be."""
+    files = [saved(tmp_path / f"{name}.png", noise(8, 8, seed=ord(name))) for name in "abc"]
+    (tmp_path / "d.png").write_bytes(files[0].read_bytes()[:60])
+    files.append(tmp_path / "d.png")
+    errors = refusing(monkeypatch, "b.png", error, calls)
+    with pytest.raises(images.ReadError) as caught:
+        decode(files, 8, tmp_path / "cache/x")
+    said = str(caught.value)
+    assert said.startswith("1 of 4 images could not be read now") and f"{files[1]}: {reason};" in said
+    assert "\n" not in said and "d.png" not in said
+    assert list((tmp_path / "cache").iterdir()) == []
+    errors.clear()
+    pixels = decode(files, 8, tmp_path / "cache/x")
+    assert [row for row, _ in pixels.bad] == [3]
+    np.testing.assert_array_equal(pixels.data[1, 0], noise(8, 8, seed=ord("b")))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("image file is truncated (3 bytes not processed)"),
+        OSError(-2),
+        OSError(errno.EINVAL, "Invalid argument"),  # an offset in the file before its beginning
+        SyntaxError("broken PNG file"),
+        Image.DecompressionBombError("too large"),
+    ],
+)
+def test_damage_is_remembered(tmp_path, monkeypatch, error):
+    files = [saved(tmp_path / f"{name}.png", noise(8, 8)) for name in "ab"]
+    refusing(monkeypatch, "b.png", error, "decode_image")
+    assert [row for row, _ in decode(files, 8, tmp_path / "cache/x").bad] == [1]
+    assert [row for row, _ in decode(files, 8, tmp_path / "cache/x").bad] == [1]
+
+
+def test_all_that_the_system_refuses_is_named_and_long_lists_are_cut(tmp_path, monkeypatch):
+    files = [saved(tmp_path / f"{k}.png", noise(8, 8)) for k in range(13)]
+
+    def stat(path, *arguments, **more):
+        if str(path).startswith(str(tmp_path / "1")):  # 1, 10, 11, 12
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **more)
+
+    real = os.stat
+    monkeypatch.setattr(images.os, "stat", stat)
+    with pytest.raises(images.ReadError, match="^4 of 13 images") as caught:
+        decode(files, 8, tmp_path / "cache/x")
+    assert all(f"{tmp_path / str(k)}.png: Permission denied" in str(caught.value) for k in (1, 10, 11, 12))
+
+    def no_memory(source):
+        raise MemoryError
+
+    monkeypatch.setattr(images.os, "stat", real)
+    monkeypatch.setattr(images, "header", no_memory)
+    with pytest.raises(images.ReadError, match="^13 of 13 images .* and 3 more; mend that") as caught:
+        decode(files, 8, tmp_path / "cache/x")
+    assert str(caught.value).count("out of memory") == 10
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_refused_and_read_when_it_has_it(tmp_path):
+    files = [saved(tmp_path / f"{k}.png", noise(8, 8, seed=k)) for k in range(2)]
+    files[1].chmod(0)
+    with pytest.raises(images.ReadError, match="Permission denied"):
+        decode(files, 8, tmp_path / "cache/x")
+    files[1].chmod(0o644)
+    assert decode(files, 8, tmp_path / "cache/x").bad == []
+
+
+def test_a_copy_that_cannot_be_compared_is_no_lone_image(tmp_path, monkeypatch):
+    """Two equal files of which one is refused: no list of copies is made without it."""
+    files = [saved(tmp_path / f"{k}.png", noise(8, 8)) for k in range(2)]
+
+    def getsize(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(images.os.path, "getsize", getsize)
+    with pytest.raises(OSError, match="Input/output error"):
+        identical_images(files)
+
+
 def test_a_disk_without_room_is_said_before_decoding(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**5))

@@ -283,6 +283,136 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
+class Recorded(ftcompare.Data):
+    """Data that keeps what it gives: (rows, images, whether for training)."""
+
+    def images(self, rows, device, **augmentation):
+        images = super().images(rows, device, **augmentation)
+        self.given.append((np.asarray(rows).tolist(), images, "augment" in augmentation))
+        return images
+
+
+def recorded(data):
+    data = Recorded(**vars(data))
+    data.given = []
+    return data
+
+
+@pytest.mark.parametrize("strategy", ["ft", "autorgn"])
+def test_no_two_images_of_a_training_are_augmented_alike(tmp_path, strategy):
+    """One picture four times: wherever two of its copies were alike, two draws were. Three seeds, four epochs of one
+    step in two parts, so that a part's first image comes round again."""
+    seen = []
+    for seed in range(3):
+        data = recorded(toy_data())
+        data.pixels = data.pixels[:1].expand(40, -1, -1, -1).clone()
+        data.rows["train"] = np.arange(4)
+        recipe = {"batch_size": 2, "grad_accum": 2, "seed": seed, "augment": "light"}
+        toy_training(tmp_path / str(seed), strategy, model=Toy(norm=False), data=data, **recipe)
+        seen += [image.numpy().tobytes() for _, images, trains in data.given if trains for image in images]
+    assert len(seen) == 3 * 4 * 4 and len(set(seen)) == len(seen)
+
+
+def test_augmentation_and_order_are_the_same_for_every_strategy(tmp_path):
+    given = []
+    for strategy in strategies.STRATEGIES:
+        data = recorded(toy_data())
+        toy_training(tmp_path / strategy, strategy, data=data, epochs=2)
+        given.append([(rows, images.numpy().tobytes()) for rows, images, trains in data.given if trains])
+    assert len(given[0]) == 2 * 3 and all(one == given[0] for one in given)
+
+
+def test_validation_and_test_images_are_not_augmented(tmp_path):
+    data = recorded(toy_data())
+    toy_training(tmp_path, data=data, epochs=2, augment="strong")
+    plain = (data.pixels.float() / 255 - 0.5) / 0.25
+    judged = [(rows, images) for rows, images, trains in data.given if not trains]
+    assert len(judged) == 2
+    for rows, images in judged:
+        torch.testing.assert_close(images, plain[rows].expand(-1, 3, -1, -1))
+
+
+def test_dropout_differs_between_epochs_and_seeds_and_not_between_strategies(tmp_path):
+    """The state of the random stream that dropout draws from, at each of an epoch's three steps."""
+    states = {}
+    for strategy in ("ft", "l2sp", "autorgn"):
+        for seed in (0, 1):
+            model, mine = Toy(dropout=0.5), states.setdefault((strategy, seed), [])
+
+            def remember(module, inputs, mine=mine):
+                if torch.is_grad_enabled():  # not while it is judged
+                    mine.append(torch.get_rng_state().numpy().tobytes())
+
+            model.drop.register_forward_pre_hook(remember)
+            toy_training(tmp_path / f"{strategy}{seed}", strategy, model=model, seed=seed)
+    for seed in (0, 1):
+        assert states["ft", seed] == states["l2sp", seed] == states["autorgn", seed]
+    drawn = states["ft", 0] + states["ft", 1]
+    assert len(drawn) == 2 * 4 * 3 and len(set(drawn)) == len(drawn)
+
+
+def one_step(tmp_path, strategy, hyper, **recipe):
+    """(w0, weights before, gradient of the loss before, weights after, run) of one step of SGD on all 24 images,
+    in float64, from weights that are off w0."""
+    torch.manual_seed(0)
+    model, data = Toy(norm=False).double(), toy_data()
+    plan = strategies.make_plan(strategy, model, epochs=1, lr=0.1, opt="sgd", hyper=hyper)
+    w0 = [p.detach().clone() for p in model.parameters()]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+    before = [p.detach().clone() for p in model.parameters()]
+    real = data.images
+    data.images = lambda *args, **options: real(*args, **options).double()
+    rows = data.rows["train"]
+    logits = model(data.images(rows, torch.device("cpu")))
+    loss = nn.functional.cross_entropy(logits, torch.from_numpy(data.index.labels[rows]))
+    gradient = torch.autograd.grad(loss, list(model.parameters()))
+    settings = {"batch_size": 24, "opt": "sgd", "augment": "none", "warmup": 0.0, "device": torch.device("cpu")}
+    recipe = ftcompare.Recipe(epochs=1, **(settings | recipe))
+    run = runs.RunFolder(tmp_path)
+    ftcompare.train(model, plan, data, run, recipe, lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}, {})
+    return w0, before, gradient, [p.detach() for p in model.parameters()], run
+
+
+def clipped(gradient, most):
+    norm = torch.cat([g.flatten() for g in gradient]).norm()
+    assert norm > 2 * most  # else there was nothing to clip
+    return [g * (most / norm) for g in gradient]
+
+
+@pytest.mark.parametrize("scale", [1, 1024.0])
+@pytest.mark.parametrize("strategy", ["ft", "l1sp", "l2sp"])
+def test_what_is_clipped_is_the_gradient_with_its_penalty(tmp_path, monkeypatch, strategy, scale):
+    """w - lr * clip(gradient + alpha pull + beta head), the whole norm brought to 0.05: also where the loss is scaled,
+    as under fp16."""
+    real = torch.amp.GradScaler
+    if scale != 1:
+        monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: real(device, init_scale=scale))
+    hyper = strategies.Hyperparameters(alpha=0.7, beta=0.3, weight_decay=0.0)
+    w0, before, gradient, after, _ = one_step(tmp_path, strategy, hyper, clip_grad=0.05)
+    away = [w - w_0 for w, w_0 in zip(before[:2], w0)]
+    pull = [d.sign() for d in away] if strategy == "l1sp" else away
+    penalty = [*(0.7 * p for p in pull), *(0.3 * w for w in before[2:])]
+    if strategy == "ft":
+        penalty = [torch.zeros_like(w) for w in before]
+    step = clipped([g + p for g, p in zip(gradient, penalty)], 0.05)
+    for w, d, found in zip(before, step, after):
+        torch.testing.assert_close(found, w - 0.1 * d, rtol=1e-5, atol=1e-7)
+
+
+def test_auto_rgn_measures_before_clipping(tmp_path):
+    """rgn_every=1: the norms in ratios.csv are those of the one step's gradient, not of what clipping left."""
+    hyper = strategies.Hyperparameters(rgn_every=1)
+    _, before, gradient, _, run = one_step(tmp_path, "autorgn", hyper, clip_grad=1e-3)
+    clipped(gradient, 1e-3)
+    found = {row["layer"]: row for row in run.load("last.pt")["ratios"]}
+    for layer, pair in (("conv", slice(0, 2)), ("fc", slice(2, 4))):
+        for name, tensors in (("grad_norm", gradient[pair]), ("weight_norm", before[pair])):
+            norm = math.sqrt(sum(t.square().sum().item() for t in tensors))
+            assert found[layer][name] == pytest.approx(norm, rel=1e-5), (layer, name)
+
+
 def test_the_checkpoint_is_the_best_on_validation_and_ties_keep_the_earlier(tmp_path):
     values = iter([0.3, 0.7, 0.7, 0.5])
     seen = []

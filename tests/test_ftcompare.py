@@ -630,6 +630,7 @@ def test_the_best_epoch_s_weights_score_the_test_at_a_threshold_of_validation(tm
     model = Toy().eval()
     model.load_state_dict(run.load("best.pt")["model"])
     assert run.load("best.pt")["meta"]["epoch"] == result["best_epoch"] == best
+    assert (result["epochs"], result["optimizer_steps"]) == (3, 3 * 3)  # 24 images in batches of 8
     p, positive = {}, {}
     for side in ("val", "test"):
         with torch.no_grad():
@@ -662,6 +663,35 @@ def test_labels_are_judged_at_the_thresholds_of_their_own_validation(tmp_path):
         called &= known
         f1 = 2 * (called & positive).sum() / (called.sum() + positive.sum())
         assert result["test"]["per_class"][name]["f1"] == pytest.approx(f1, abs=1e-12)
+
+
+def test_a_label_that_validation_cannot_part_falls_back_and_is_named(tmp_path):
+    """Validation has only positives of b, the test only negatives of a: 0.5 for b, a threshold of validation for a."""
+    data = toy_data()
+    data.index.task, data.index.metric = "multilabel", "auroc"
+    data.index.labels = np.tile(np.array([[0, 1], [1, 0]], np.float32), (20, 1))
+    data.index.labels[data.rows["val"], 1] = 1
+    data.index.labels[data.rows["test"], 0] = 0
+    result, _, rows = scored_run(tmp_path, data)
+    p = np.array([float(r["score_a"]) for r in rows["val"]])
+    threshold = highest_youden(p, data.index.labels[data.rows["val"], 0] == 1)
+    assert result["thresholds"] == [threshold, 0.5] and result["threshold_fallback"] == ["b"]
+    assert scored_run(tmp_path / "half", data, rule="0.5")[0]["threshold_fallback"] == []
+
+
+def test_the_hardest_images_are_those_that_the_test_got_most_wrong(tmp_path):
+    """Pixels in another order than the images, as after --skip-bad; the truth's score of image i is 0.01 i."""
+    data = toy_data()
+    data.rows["test"] = np.arange(20, 40)
+    data.pixels, data.lookup = data.pixels.flip(0), np.arange(40)[::-1].copy()
+    truth = 0.01 * np.random.default_rng(0).permutation(np.arange(20, 40))
+    y = data.index.labels[20:]
+    scores = np.where(np.arange(2) == y[:, None], truth[:, None], 1 - truth[:, None])
+    ftcompare.write_hardest(tmp_path / "hardest.npz", data, scores)
+    worst = [i for _, i in sorted(zip(truth, range(20, 40)))][:12]
+    with np.load(tmp_path / "hardest.npz", allow_pickle=False) as held:
+        assert held["image"].tolist() == [str(i) for i in worst]
+        assert np.array_equal(held["pixels"], toy_data().pixels[worst].numpy())
 
 
 @pytest.mark.parametrize(
@@ -1067,6 +1097,28 @@ def test_a_seed_sets_head_order_and_augmentation_and_the_recipe_is_what_was_said
     heads = [head for _, _, head in given]
     alike = [[all(map(torch.equal, a, b)) for b in heads] for a in heads]
     assert alike == [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
+
+
+def test_splits_are_cut_by_the_seed_the_shares_and_the_copies_that_were_said():
+    """40 single images, 20 a class: a tenth validates, three tenths test, to the image."""
+    index = toy_data().index
+
+    def folds(*flags, identical=()):
+        flags = ["--data", "x", "--val-fraction", "0.1", "--test-fraction", "0.3", *flags]
+        return prepare.cut_folds(index, list(identical), ftcompare.parse_arguments(flags))
+
+    (first,), (second,) = folds("--split-seed", "1"), folds("--split-seed", "2")
+    for sides in (first, second):
+        assert [(sides == side).sum() for side in ("train", "val", "test")] == [24, 4, 12]
+    assert (first != second).any() and np.array_equal(first, folds("--split-seed", "1")[0])
+    train, val, test = (np.flatnonzero(first == side).tolist() for side in ("train", "val", "test"))
+    copies = [[train[0], test[0]], [train[1], val[0], test[1]]]
+    (tied,) = folds("--split-seed", "1", identical=copies)
+    assert [len({tied[i] for i in same}) for same in copies] == [1, 1]
+    four = folds("--folds", "4", "--val-fraction", "0.2")
+    assert [(sides == "test").sum() for sides in four] == [10] * 4
+    assert sorted(np.concatenate([np.flatnonzero(sides == "test") for sides in four])) == list(range(40))
+    assert [(sides == "val").sum() for sides in four] == [6] * 4  # a fifth of the other thirty
 
 
 def test_multilabel_from_a_csv(folder, tmp_path, run):

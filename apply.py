@@ -310,6 +310,8 @@ def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:
             "strategy": strategy,
             "classes": meta["classes"],
             "task": meta["task"],
+            "decode": pictures.decoding_steps(size, meta["resize"], meta["bit_depth"]),
+            "jpeg_draft": pictures.draft_side(size, meta["resize"]),
             "input": "float32 (N, 3, H, W), pixels/255 then (x - mean)/std; H = W = img_size; RGB",
             "output": "float32 (N, classes), logits",
             "activation": "softmax" if meta["task"] == "multiclass" else "sigmoid",

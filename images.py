@@ -85,6 +85,35 @@ def opened(source: Source) -> Image.Image:
     return Image.fromarray(source.read()) if hasattr(source, "read") else Image.open(source)
 
 
+def draft_side(size: int, resize: int | None = None) -> int:
+    """The side that a JPEG is drafted for: twice of what is needed, so that scaling in the decoder loses nothing that
+    the resize keeps."""
+    return 2 * (resize or size)
+
+
+def decoding_steps(size: int, resize: int | None = None, bits: int | None = None) -> list[str]:
+    """What decode_image does to a file, in order and in words that somebody can follow who has only them."""
+    side = draft_side(size, resize)
+    fitted = f"resize to {size} x {size}"
+    if resize is not None:
+        fitted = (
+            f"scale = {resize} / shorter side; resize to max({resize}, round(width * scale)) x max({resize}, "
+            f"round(height * scale)); cut out {size} x {size} from left = (width - {size}) // 2, top = (height - {size}) // 2"
+        )
+    drafted = (
+        f"JPEG: decoded at 1/s, s the largest of 8, 4, 2, 1 that is at most min(width // {side}, height // {side}) "
+        f"(Pillow: image.draft(None, ({side}, {side})) before the pixels are loaded); other formats in full"
+    )
+    return [
+        drafted,
+        "EXIF orientation applied (Pillow: ImageOps.exif_transpose)",
+        f"16 bits, grey: x * 255 / {2 ** (bits or 16) - 1}, rounded half up; floating point in 0..1: x * 255 likewise",
+        "transparency: composited on black",
+        "grey stays one channel (mode L) until the model's input, where it is repeated to three; all else is RGB",
+        f"{fitted}, bilinear with antialiasing (Pillow: Image.Resampling.BILINEAR), on 8 bits, rounded to 8 bits",
+    ]
+
+
 def decode_image(
     source: Source, size: int, resize: int | None = None, bits: int | None = None
 ) -> tuple[np.ndarray, int]:
@@ -94,7 +123,7 @@ def decode_image(
         if bits and file_mode(image).endswith(";16") and image.mode.startswith("RGB"):
             raise ValueError("16-bit colour is read at full depth; --bit-depth is for grey")
         # JPEG: decodes at 1/2, 1/4, 1/8 where twice the size is left
-        image.draft(None, (2 * (resize or size),) * 2)
+        image.draft(None, (draft_side(size, resize),) * 2)
         largest = int(np.asarray(image).max()) if image.mode.startswith("I") else 0
         pixels = np.asarray(fit(to_8bit(image, bits), size, resize))
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), largest
@@ -323,12 +352,15 @@ def batch(
     augment: str = "none",
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """(B, 3, H, W) float32, normalised, on the device; greyscale is widened there."""
+    """(B, 3, H, W) float32, normalised, on the device; greyscale is widened there. The same pixels inside a
+    caller's autocast as outside of it: affine_grid is a matrix product, and in bfloat16 its grid is off by
+    half a pixel at 224 px and by more than one at 512."""
     images = data[torch.as_tensor(rows, device=data.device)].to(device, non_blocking=True).float().div_(255)
-    if AUGMENT[augment]:
-        images = augmented(images, generator, **AUGMENT[augment])
-    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
-    return (images - mean) / std
+    with torch.autocast(images.device.type, enabled=False):
+        if AUGMENT[augment]:
+            images = augmented(images, generator, **AUGMENT[augment])
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
+        return (images - mean) / std
 
 
 def augmented(images, generator, *, flip, shift, scale, rotation, brightness, contrast) -> torch.Tensor:

@@ -63,6 +63,11 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
     return found
 
 
+# What a setting was before there was one, for the config.json of an older run. joined_ids: ids were compared as they
+# are spelt, so an older run is today's where no id has two spellings or --exact-ids keeps them apart.
+EARLIER = {"joined_ids": 0}
+
+
 class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -98,7 +103,8 @@ class RunFolder:
                 if entry.name != ".lock":
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if config.is_file():
-            there = self.read_json("config.json").get("settings", {})
+            earlier = {name: value for name, value in EARLIER.items() if name in settings}
+            there = earlier | self.read_json("config.json").get("settings", {})
             if different := differences(there, json.loads(to_json(settings))):
                 raise RunError(
                     f"{self.path} was begun with other settings ({'; '.join(different)}); "

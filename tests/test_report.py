@@ -280,6 +280,25 @@ def test_holm_runs_over_the_pairs_of_a_block(tmp_path, rng):
     assert [p["p_holm"] for p in ordered] == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_verdict_is_that_of_the_adjusted_p(tmp_path):
+    """200 patients with an image each. LP gains 20 and loses 8 against three others that are alike: z = 12 / sqrt(28),
+    p about 0.02, times ten pairs. Auto-RGN is right 50 times more than these: any family lets that stand."""
+    labels = np.tile([0, 1], 100)
+    right = {name: np.arange(200) < 120 for name in ("FT", "L2-SP", "LP-FT")}
+    right["LP"] = (np.arange(200) < 140) & (np.arange(200) >= 8)
+    right["Auto-RGN"] = np.arange(200) < 170
+    for strategy, values in right.items():
+        write_run(tmp_path, strategy, right_scores(labels, values), labels)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    for other in ("FT", "L2-SP", "LP-FT"):
+        pair = pair_of(block, "LP", other)
+        assert 0.01 < pair["p_bootstrap"] < 0.05 and pair["p_holm"] > 0.05
+        assert pair["verdict"] == pair_of(block, other, "LP")["verdict"] == "not separable"
+        pair = pair_of(block, "Auto-RGN", other)
+        assert pair["p_holm"] < 0.05 and pair["verdict"] == "better"
+        assert pair_of(block, other, "Auto-RGN")["verdict"] == "worse"
+
+
 def test_a_resample_that_lost_a_class_is_drawn_again():
     """Ten patients, one of whom alone has class 1: without it balanced accuracy is that of class 0 alone."""
     counts = np.array([[3, 0]] * 9 + [[0, 2]])
@@ -295,6 +314,68 @@ def test_where_hardly_a_resample_has_all_classes_the_draws_stay_as_they_are():
     plain = stats.resample_groups(30, 2000, seed=0)
     weights, share = analysis.with_all_classes(plain, np.eye(30), seed=0)
     assert share == 1 and np.array_equal(weights, plain)
+
+
+@pytest.mark.parametrize("where", ["metric", "second"])
+@pytest.mark.parametrize("missing", ["class", "positives of a label", "negatives of a label"])
+def test_no_resample_takes_the_mean_over_fewer_classes(tmp_path, missing, where):
+    """Of twelve patients one alone has the class (or the label's positives, or negatives) that all is wrong about; of
+    the other class (or label) all is right. With both the mean is 0.5, with one of them 1."""
+    rare = np.arange(24) >= 22
+    if missing == "class":
+        labels, scores = rare.astype(int), np.tile([0.8, 0.2], (24, 1))
+        kind, name = {}, "balanced_accuracy"
+    else:
+        common = np.arange(24) % 2
+        odd = (rare if missing.startswith("positives") else ~rare).astype(float)
+        labels, scores = np.stack([common, odd], 1).astype(float), np.stack([common, 1 - odd], 1) * 0.5 + 0.25
+        kind, name = {"task": "multilabel", "classes": ["common", "odd"]}, "auroc"
+    groups = [f"p{k // 2:02d}" for k in range(24)]
+    write_run(tmp_path, "FT", scores, labels, groups=groups, **kind)
+    runs, _ = results.read_runs(tmp_path)
+    asked = (name, "brier") if where == "metric" else ("brier", name)
+    boot, again = analysis.bootstrap(runs, {("FT", (0, 0)): results.read_scored(runs[0])}, *asked)
+    assert again == pytest.approx((11 / 12) ** 12, abs=0.04)  # how often twelve draws of twelve miss one
+    assert boot["FT", (0, 0), name] == pytest.approx(np.full(analysis.RESAMPLES, 0.5), abs=1e-12)
+
+
+def test_folds_with_patients_of_their_own_are_resampled_apart(tmp_path):
+    """The same 40 answers in three folds of other patients: the mean of three independent means of 40, whose standard
+    deviation is that of 120, sqrt(0.7 * 0.3 / 120)."""
+    labels, right = np.tile([0, 1], 20), np.arange(40) < 28
+    for fold in range(3):
+        images = [f"f{fold}-{k:02d}" for k in range(40)]
+        write_run(tmp_path, "FT", right_scores(labels, right), labels, fold=fold, images=images)
+    runs, _ = results.read_runs(tmp_path)
+    scored = {("FT", run.at): results.read_scored(run) for run in runs}
+    boot, _ = analysis.bootstrap(runs, scored, "accuracy", "brier")
+    values = np.stack([boot["FT", (0, fold), "accuracy"] for fold in range(3)])
+    assert (
+        np.abs(np.corrcoef(values) - np.eye(3)).max() < 0.1
+    )  # 2,000 pairs: 0.1 is four and a half times their error
+    assert values.mean(axis=0).std() == pytest.approx(math.sqrt(0.7 * 0.3 / 120), rel=0.08)
+
+
+def test_resamples_of_videos_leave_out_the_classes_that_the_metric_leaves_out(tmp_path):
+    """a and b are ranked without a fault in each of eight videos, null the wrong way round: mAP 1 without null, and
+    (1 + 1 + less than 1) / 3 with it."""
+    labels = np.tile([[1.0, 0, 1], [0, 1, 0], [1, 1, 0]], (8, 1))
+    scores = 0.25 + 0.5 * labels
+    scores[:, 2] = 1 - scores[:, 2]
+    videos = [f"v{k // 3}" for k in range(24)]
+    kind = {"task": "multilabel", "classes": ["a", "b", "null"], "unit": "video", "units": videos}
+    folder = write_run(tmp_path, "FT", scores, labels, groups=videos, **kind)
+    for leave_out, full in (([], False), ([2], True)):
+        config = json.loads((folder / "config.json").read_text())
+        config["data"]["leave_out"] = leave_out
+        (folder / "config.json").write_text(json.dumps(config))
+        runs, _ = results.read_runs(tmp_path)
+        boot, _ = analysis.bootstrap(
+            runs, {("FT", (0, 0)): results.read_scored(runs[0])}, "video_map", "brier"
+        )
+        # null's one positive a video is last of three: average precision 1/3
+        by_hand = 1.0 if full else (1 + 1 + 1 / 3) / 3
+        assert boot["FT", (0, 0), "video_map"] == pytest.approx(np.full(analysis.RESAMPLES, by_hand))
 
 
 def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):
@@ -858,6 +939,52 @@ def test_ranks_over_blocks_are_those_worked_by_hand(tmp_path, rng):
     assert all(
         math.isnan(p["p"]) and "pairs" in p["note"] for p in across["pairs"]
     )  # four are fewer than six
+
+
+def test_ranks_go_down_where_a_lower_value_is_better(tmp_path):
+    """Brier scores on two datasets, accuracy on a third: with confidence 0.8 a right answer costs 0.2^2, a wrong one
+    0.8^2. LP is first each time, FT last."""
+    labels = np.tile([0, 1], 50)
+    for data, metric in (("one", "brier"), ("two", "brier"), ("three", "accuracy")):
+        for strategy, n in (("FT", 50), ("LP", 90), ("L2-SP", 70)):
+            scores = right_scores(labels, np.arange(100) < n)
+            write_run(tmp_path, strategy, scores, labels, data=data, metric=metric)
+    across = analysis.analyse(tmp_path)["across"]
+    assert across["strategies"] == ["FT", "LP", "L2-SP"] and across["ranks"] == [[3, 1, 2]] * 3
+    brier = [(n * 0.04 + (100 - n) * 0.64) / 100 for n in (50, 90, 70)]
+    found = dict(zip(across["datasets"], across["table"]))
+    assert found["one/net"] == pytest.approx(brier) and found["two/net"] == pytest.approx(brier)
+    assert found["three/net"] == pytest.approx([0.5, 0.9, 0.7])
+    assert across["average_ranks"] == {"FT": 3.0, "LP": 1.0, "L2-SP": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("averages", "by_hand"),
+    [
+        ((1.0, 2.0, 3.1), ["ab", "bc"]),  # a and c are 2.1 apart
+        ((1.0, 2.6, 4.2), []),
+        ((1.0, 2.4, 2.5, 4.0), ["abc", "cd"]),  # b to d is 1.6
+        ((3.0, 1.0, 1.2, 4.4), ["bc", "ad"]),
+        ((2.0, 2.0, 2.0), ["abc"]),
+    ],
+)
+def test_cliques_lie_within_the_critical_difference(averages, by_hand):
+    """A difference of 1.5, as in figure 1 of Demsar 2006: the longest runs of neighbours, none within another."""
+    assert analysis.cliques(dict(zip("abcd", averages)), 1.5) == [list(clique) for clique in by_hand]
+
+
+def test_what_is_better_and_what_is_separably_so_are_counted_apart(tmp_path):
+    """LP-FT is right 30 times more than FT on one dataset of 100 patients, once more on the second, once less on the
+    third: better on two, separable on one."""
+    labels = np.tile([0, 1], 50)
+    for data, n in (("one", 90), ("two", 61), ("three", 59)):
+        for strategy, count in (("FT", 60), ("LP-FT", n)):
+            write_run(tmp_path, strategy, right_scores(labels, np.arange(100) < count), labels, data=data)
+    found = analysis.analyse(tmp_path)
+    (row,) = found["across"]["beats_ft"]
+    assert (row["better"], row["separable"], row["of"]) == (2, 1, 3)
+    assert row["largest"] == pytest.approx(0.3) and row["largest_at"].startswith("one/net")
+    assert found["claims"][0]["here"] == "better in 2 of 3 cases (67%), separably in 1"
 
 
 def test_one_block_has_no_ranks_and_says_why(tmp_path, rng):

@@ -143,11 +143,109 @@ def test_a_row_holds_mean_standard_deviation_and_the_group_bootstrap_of_its_runs
         runs, {(r.strategy, r.at): s for r, s in zip(runs, scored)}, "accuracy", "auroc"
     )
     assert again == 0
-    ours = results.mean_over_runs([boot["FT", r.at, "accuracy"] for r in runs])
+    assert {boot["FT", r.at, "accuracy"].drawn for r in runs} == {(0, 20)}
+    ours = results.mean_over_runs([boot["FT", r.at, "accuracy"].values for r in runs])
     assert ours[:400] == pytest.approx(looped, abs=1e-12)
-    assert (row["test"]["low"], row["test"]["high"]) == pytest.approx(
-        tuple(np.percentile(ours, [2.5, 97.5])), abs=1e-12
+    mean = np.mean(accuracy)
+    reach = (
+        2.093024054408263 * ours.std() * math.sqrt(20 / 19) / (mean * (1 - mean))
+    )  # t of 19 degrees of freedom
+    ends = [1 / (1 + (1 - mean) / mean * math.exp(way * reach)) for way in (1, -1)]
+    assert (row["test"]["low"], row["test"]["high"]) == pytest.approx(tuple(ends), abs=1e-9)
+
+
+def write_patients(root, strategy, share, *, patients=6, images=10, fold=0):
+    """Two classes; of the patient k the share[k] tenths of the images are right."""
+    labels = np.tile(np.repeat([0, 1], 5), patients)
+    right = np.concatenate([np.arange(images) % 10 < share[k] for k in range(patients)])
+    names = [f"f{fold}-p{k}" for k in range(patients) for _ in range(images)]
+    files = [f"f{fold}-{k}.png" for k in range(len(labels))]
+    write_run(root, strategy, right_scores(labels, right), labels, groups=names, images=files, fold=fold)
+
+
+def test_six_patients_need_more_than_that_all_differ_one_way(tmp_path):
+    """Differences of 1, 2, 3, 2, 1, 3 tenths: t = 0.2 / (0.0894 / sqrt 6) = 5.477, p = 0.00277 with 5 degrees of freedom
+    (R: 2 * pt(-5.477226, 5)); percentiles of the bootstrap gave 2 / 2001."""
+    write_patients(tmp_path, "FT", [5, 5, 5, 5, 5, 5])
+    write_patients(tmp_path, "LP", [6, 7, 8, 7, 6, 8])
+    pair = analysis.analyse(tmp_path)["blocks"][0]["pairs"][0]
+    each = np.array([1, 2, 3, 2, 1, 3]) / 10
+    error = each.std(ddof=1) / math.sqrt(6)
+    assert pair["standard_error"] == pytest.approx(error, rel=0.05) and pair["df"] == 5
+    assert pair["p_bootstrap"] == pytest.approx(0.00277, rel=0.2)
+    assert (pair["low"], pair["high"]) == pytest.approx(
+        (-0.2 - 2.570582 * error, -0.2 + 2.570582 * error), abs=0.01
     )
+
+
+@pytest.mark.parametrize("gain", [0, 2])
+def test_patients_who_all_say_the_same_prove_nothing_and_that_is_said(tmp_path, gain):
+    write_patients(tmp_path, "FT", [6] * 8, patients=8)
+    write_patients(tmp_path, "LP", [6 + gain] * 8, patients=8)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = block["pairs"][0]
+    assert pair["difference"] == pytest.approx(-gain / 10) and pair["p_bootstrap"] == 1
+    assert math.isnan(pair["low"]) and math.isnan(pair["high"]) and pair["verdict"] == "not separable"
+    said = "No interval, and p is 1: the difference is the same in every resample (FT − LP)."
+    assert said in block["pair_notes"]
+
+
+def test_two_folds_of_four_patients_have_six_degrees_of_freedom(tmp_path):
+    for fold in range(2):
+        write_patients(tmp_path, "FT", [5, 6, 7, 8], patients=4, fold=fold)
+        write_patients(tmp_path, "LP", [4, 8, 5, 7], patients=4, fold=fold)
+    pair = analysis.analyse(tmp_path)["blocks"][0]["pairs"][0]
+    each = np.array([1, -2, 2, 1]) / 10
+    assert pair["standard_error"] == pytest.approx(each.std(ddof=1) / math.sqrt(4) / math.sqrt(2), rel=0.05)
+    assert pair["df"] == pytest.approx(6, abs=0.1) and pair["verdict"] == "not separable"
+
+
+def test_a_fold_of_one_patient_has_no_interval_and_that_is_said(tmp_path):
+    for fold, patients in enumerate((6, 1)):
+        write_patients(tmp_path, "FT", [5, 6, 7, 8, 5, 6], patients=patients, fold=fold)
+        write_patients(tmp_path, "LP", [4, 8, 5, 7, 7, 9], patients=patients, fold=fold)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = block["pairs"][0]
+    assert math.isnan(pair["low"]) and math.isnan(pair["p_bootstrap"]) and pair["verdict"] == "undefined"
+    assert math.isnan(block["rows"][0]["test"]["low"])
+    assert any("a test set of a single patient shows no spread" in note for note in block["pair_notes"])
+
+
+@pytest.mark.parametrize(("images", "share"), [([20] * 6, None), ([90] + [10] * 9, 0.5), ([10] * 9 + [30], None),
+    ([40, 20, 20, 20, 20, 10, 10], 40 / 140)])  # fmt: skip
+def test_one_patient_with_more_than_a_quarter_of_what_was_tested_is_named(tmp_path, images, share):
+    groups = [f"p{k}" for k, n in enumerate(images) for _ in range(n)]
+    labels = np.arange(len(groups)) % 2
+    for seed in range(2):
+        write_run(
+            tmp_path,
+            "FT",
+            right_scores(labels, np.arange(len(groups)) % 3 > 0),
+            labels,
+            groups=groups,
+            seed=seed,
+        )
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert block["largest_group_share"] == pytest.approx(max(images) / sum(images))
+    said = [note for note in block["notes"] if note.startswith("One patient holds")]
+    assert (
+        said[:1] == []
+        if share is None
+        else said[0].startswith(f"One patient holds {share:.0%} of what was tested")
+    )
+
+
+def test_an_interval_without_0_beside_no_verdict_has_its_reason(tmp_path):
+    """Three pairs; LP against FT has a p near 0.03 alone, and 0.09 times three."""
+    write_patients(tmp_path, "FT", [5] * 6)
+    write_patients(tmp_path, "LP", [6, 6, 5, 7, 6, 5])
+    write_patients(tmp_path, "LP-FT", [8, 3, 6, 4, 5, 5])
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = pair_of(block, "LP", "FT")
+    assert pair["p_bootstrap"] < 0.05 < pair["p_holm"] and pair["low"] > 0
+    assert pair["verdict"] == "not separable"
+    assert any(note.startswith("The interval excludes 0 and the verdict is not separable (FT − LP)")
+               for note in block["pair_notes"])  # fmt: skip
 
 
 def test_a_pair_is_paired_and_counts_what_only_one_has_right(tmp_path, rng):
@@ -182,7 +280,7 @@ def test_two_strategies_with_the_same_predictions_are_not_separable_and_nothing_
             write_run(tmp_path, strategy, scores, labels, fold=fold, images=images)
     block = analysis.analyse(tmp_path)["blocks"][0]
     pair = block["pairs"][0]
-    assert (pair["difference"], pair["low"], pair["high"], pair["p_bootstrap"]) == (0, 0, 0, 1)
+    assert (pair["difference"], pair["p_bootstrap"]) == (0, 1) and math.isnan(pair["low"])
     assert pair["mcnemar"]["p"] == 1 and pair["t"]["p"] == 1 and pair["verdict"] == "not separable"
     assert "No strategy is separable from FT at n = 1,000 patients" in block["verdict"]
 
@@ -1314,9 +1412,9 @@ def test_a_class_that_only_one_patient_has_does_not_bend_the_accuracy(tmp_path, 
     runs, _ = results.read_runs(tmp_path)
     scored = {("FT", (0, 0)): results.read_scored(runs[0])}
     boot, _ = analysis.bootstrap(runs, scored, "accuracy", "balanced_accuracy")
-    assert boot["FT", (0, 0), "accuracy"].mean() == pytest.approx(0.9, abs=0.003)
+    assert boot["FT", (0, 0), "accuracy"].values.mean() == pytest.approx(0.9, abs=0.003)
     plain = stats.resample_groups(50, analysis.RESAMPLES, seed=0)
-    assert boot["FT", (0, 0), "accuracy"] == pytest.approx(
+    assert boot["FT", (0, 0), "accuracy"].values == pytest.approx(
         plain[:, np.argsort(np.argsort(scored["FT", (0, 0)].images))] @ right / 50
     )
 

@@ -659,13 +659,13 @@ def few_groups(block: dict) -> list[str]:
     if 1 < block["test_groups"] < MANY_GROUPS:
         notes.append(
             f"{tested} are few: such a test set shows large differences only. In simulations of eight strategies on "
-            "20 patients one that was better by 0.08 in accuracy was found in 3 % of the sweeps, on 100 in 54 %."
+            "20 patients one that was better by 0.08 in accuracy was found in 3 % of the sweeps, on 100 in 56 %."
         )
     if block["test_groups"] > 1 and block["largest_group_share"] > GIANT:
         notes.append(
             f"One {kind} holds {block['largest_group_share']:.0%} of what was tested: intervals are too narrow, and "
             "verdicts come by chance too often (in simulations where one of 40 held half, 95 % intervals of a strategy held the "
-            "truth in 87 %, those of a pair in 89 %, and 16 % of the sweeps of equal strategies had a verdict, not 5 %)."
+            "truth in 86 %, those of a pair in 88 %, and 12 % of the sweeps of equal strategies had a verdict, not 5 %)."
         )
     return notes
 

@@ -601,8 +601,8 @@ def limitations(analysis: dict) -> list[str]:
     if small:
         found.append(
             f"A small test set ({'; '.join(small)}): not separable does not mean equal, for so few show large "
-            "differences only. In simulations (benchmarks/coverage.py), from six groups on verdicts by chance stay at about 5 % of "
-            "sweeps and intervals hold the truth in 92 % or more, but near an AUROC of 0.99 in 89 %."
+            "differences only. In simulations (benchmarks/coverage.py), from six groups on verdicts by chance stay below 5 % of "
+            "sweeps and intervals hold the truth in 92 % or more, but near an AUROC of 0.99 in 90 %."
         )
     if lost := [f"{name(b)}: {spoken(without_all_runs(b))}" for b in blocks if without_all_runs(b)]:
         found.append(f"Not every run has a result ({'; '.join(lost)}).")

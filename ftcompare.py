@@ -1066,6 +1066,7 @@ def parser() -> Parser:
     add("--group-col", help="column with the patient or video (group, where there is one)")
     add("--split-col", help="column with train, val or test (split, where there is one)")
     add("--group-regex", help="the group in a file's name, as in '^(\\d+)_', or in its path")
+    add("--keep-masks", action="store_true", help="use name_mask.png beside name.png as an image, too")
     for name, choices in datasets.CHOICES.items():
         which = DATASET_OPTIONS[name]
         kind = {"type": int} if name == "fold" else {"default": choices[0]}
@@ -1262,7 +1263,8 @@ def use_run(s: argparse.Namespace) -> int:
             "--predict and --export need --run DIR, a run's folder: runs/<data>/<arch>/<strategy>/seed0-fold0"
         )
     if s.predict:
-        how = {"path_col": s.path_col, "data_dir": s.data_dir, "skip_bad": s.skip_bad, "workers": s.workers}
+        names = ("path_col", "data_dir", "skip_bad", "workers", "keep_masks")
+        how = {name: getattr(s, name) for name in names}
         file = apply.predict(s.predict, s.run, out=s.out, device=s.device, batch_size=s.batch_size, **how)
         if s.out != "-":
             print(f"written: {file}")

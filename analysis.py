@@ -20,7 +20,17 @@ import stats
 import views
 from pairs import ALPHA, compare_pairs, oriented
 from results import NAN, Run, Scored, mean_over_runs, read_runs, read_scored, spread
-from wording import in_order, metric_name, pairs_by_name, plural, several, spoken
+from wording import (
+    copies,
+    distinct,
+    in_order,
+    metric_name,
+    pairs_by_name,
+    plural,
+    several,
+    spoken,
+    tested_images,
+)
 
 RESAMPLES = 2000  # of the bootstrap over groups
 MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1")
@@ -305,13 +315,16 @@ def strategy_row(
 
 
 def test_counts(scored: dict) -> dict:
-    """Distinct images, units and groups that were tested, over all folds."""
+    """Distinct images, units and groups that were tested, over all folds; named_groups: before those with identical
+    images are one."""
     images = {image for s in scored.values() for image in s.images}
     groups = {group for s in scored.values() for group in s.groups.tolist()}
+    named = {group for s in scored.values() for group in s.named}
     sets = {tuple(s.images): len(s.labels) for s in scored.values()}
     apart = sum(len(images) for images in sets) == len(images)
     units = sum(sets.values()) if apart else max(sets.values(), default=0)
-    return {"test_images": len(images), "test_groups": len(groups), "test_units": units}
+    counts = {"test_images": len(images), "test_groups": len(groups), "test_units": units}
+    return counts | {"named_groups": len(named)}
 
 
 def mark_best(block: dict) -> None:
@@ -365,7 +378,7 @@ def verdict(block: dict) -> str:
         over = against["FT"]["t"]
         if over and over["p"] > ALPHA:
             said += f", which the corrected t-test over folds does not confirm (p = {over['p']:.3f})"
-    tested = several(block["compared_groups"], block["group_kind"])
+    tested = distinct(block, block["compared_groups"])
     ft_ranked = any(row["strategy"] == "FT" and row["ranked"] for row in rows)
     with_ft = [
         p
@@ -415,12 +428,16 @@ def block_notes(block: dict, done: list[Run], again: float) -> list[str]:
         notes.append("Split by image: no patients are known, so images of one patient may be on both sides.")
     if leaks := sum(split["groups_in_two_splits"] for split in block["splits"]):
         notes.append(f"LEAK: {several(leaks, block['group_kind'])} in two splits.")
-    if copies := sum(split["identical_across_splits"] for split in block["splits"]):
+    if spanning := sum(split["identical_across_splits"] for split in block["splits"]):
+        kept = " The official split was left as it is." if block["official_test"] else ""
         notes.append(
-            f"{copies} sets of byte-identical images stand in two splits (all folds added): --drop-duplicates."
+            f"{spanning} sets of byte-identical images stand in two splits (all folds added): --drop-duplicates.{kept}"
         )
+    if copies(block):
+        notes.append(f"{tested_images(block)}: byte-identical images count as one wherever the test set is resampled, and "
+                     "in n.")  # fmt: skip
     if 1 < block["test_groups"] < 20:
-        tested = several(block["test_groups"], block["group_kind"])
+        tested = distinct(block)
         notes.append(f"{tested} are few: intervals from a bootstrap over fewer than 20 are too narrow.")
     fallback = {(run.strategy, label) for run in done for label in run.result.get("threshold_fallback") or ()}
     if fallback:

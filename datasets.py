@@ -123,9 +123,9 @@ class Index:
             return self.classes[self.labels[i]]
         return "|".join(c for c, y in zip(self.classes, self.labels[i]) if y == 1)
 
-    def fingerprint(self) -> str:
-        """A hash of what is learnt from: paths, labels, groups."""
-        text = json.dumps([self.task, self.classes, self.paths, self.groups, self.official])
+    def fingerprint(self, groups: list[str] | None = None) -> str:
+        """A hash of what is learnt from: paths, labels, groups (other ones, where groups were joined)."""
+        text = json.dumps([self.task, self.classes, self.paths, groups or self.groups, self.official])
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.labels).tobytes()).hexdigest()[:16]
 
 

@@ -532,10 +532,14 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
 
 
 def write_predictions(run: runs.RunFolder, data: Data, scores: dict[str, np.ndarray]) -> None:
+    """predictions.csv. cluster: what is resampled as one, where groups share identical images; else the group is."""
     index, rows = data.index, []
+    clusters = splits.clusters(index, data.identical)
+    joined = clusters != index.groups
     for split, values in scores.items():
         for i, line in zip(data.rows[split], values):
             row = {"image": index.paths[i], "group": index.groups[i]}
+            row |= {"cluster": clusters[i]} if joined else {}
             row |= {} if index.units is None else {index.unit_kind: index.units[i]}
             if index.task == "multiclass":
                 row |= {"label": index.classes[index.labels[i]]}

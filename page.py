@@ -41,6 +41,7 @@ from wording import (
     short,
     spread,
     standing,
+    tested_images,
     value,
     whole,
 )
@@ -191,11 +192,7 @@ def headline(analysis: dict) -> Html:
     what = several(len(blocks), "dataset and backbone")
     if len(blocks) == 1:
         b = blocks[0]
-        of = f" of {several(b['test_groups'], b['group_kind'])}" if b["group_kind"] != "image" else ""
-        what = (
-            f"{block_name(b)}: {several(b['test_images'], 'test image')}{of}, "
-            f"{several(len(b['seeds']), 'seed')}, "
-        )
+        what = f"{block_name(b)}: {tested_images(b)}, {several(len(b['seeds']), 'seed')}, "
         what += several(len(b["folds"]), "fold")
     line = f"{what}, {several(runs, 'finished run')} in {analysis['folder']}"
     return join([tag("h1", question(blocks)), tag("p", line, class_="under")])
@@ -658,7 +655,8 @@ def splits_tables(block: dict) -> list[Html]:
             "The split is by image: the data names no patient, so images of one patient may stand in two "
             "splits."
         )
-    facts.append("The test set is the dataset's official one." if block["official_test"]
+    left = ", left as it is" if any(s["identical_across_splits"] for s in splits) else ""
+    facts.append(f"The test set is the dataset's official one{left}." if block["official_test"]
         else f"The test set was cut from the data by {block['group_kind']}.")  # fmt: skip
     sides = [(SIDES.get(name, name) if one else f"fold {s['fold']}, {SIDES.get(name, name)}", part)
         for s in splits for name, part in s["splits"].items()]  # fmt: skip

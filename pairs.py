@@ -9,7 +9,7 @@ import numpy as np
 
 import stats
 from results import NAN, Run, mean_over_runs, spread
-from wording import plural, several
+from wording import distinct, plural, several
 
 ALPHA = 0.05
 FEWEST_GROUPS = 6  # a test on n groups cannot fall below 2 / 2^n: 0.03 with six, 0.06 with five
@@ -90,9 +90,7 @@ def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: di
     groups = {group for at in common for group in scored[a, at].groups.tolist()}
     if len(groups) < FEWEST_GROUPS:
         pair["p_bootstrap"] = NAN
-        said["groups"] = (
-            f"No verdict: {several(len(groups), block['group_kind'])} cannot tell two strategies apart."
-        )
+        said["groups"] = f"No verdict: {distinct(block, len(groups))} cannot tell two strategies apart."
     sides = {}  # of the first seed, each test set once
     for at in (at for at in common if at[0] == common[0][0]):
         sides.setdefault(tuple(scored[a, at].images), at)
@@ -127,7 +125,8 @@ def mcnemar(a: str, b: str, sides: dict, scored: dict, block: dict, said: dict) 
         said["mcnemar"] = "McNemar: left out, test sets of several folds overlap."
         return None
     units, group = plural(block["unit_kind"]), block["group_kind"]
-    warning = f"; it takes {units} of one {group} for independent, which the bootstrap does not"
+    several_in_one = f"{units} of one {group}" if group != "image" else "byte-identical images"
+    warning = f"; it takes {several_in_one} for independent, which the bootstrap does not"
     said["mcnemar"] = f"McNemar: {places(sides)}{warning if in_groups(a, sides, scored) else ''}."
     right = [np.concatenate([scored[s, at].scores.argmax(1) == scored[s, at].labels for at in sides.values()])
              for s in (a, b)]  # fmt: skip
@@ -140,8 +139,9 @@ def delong(a: str, b: str, sides: dict, scored: dict, block: dict, said: dict) -
         said["delong"] = "DeLong: left out, it compares AUROCs of two classes."
     elif in_groups(a, sides, scored):
         said["delong"] = (
-            f"DeLong: left out, it needs independent images, and some {plural(block['group_kind'])} have several; "
-            "the bootstrap over groups stands in its place."
+            f"DeLong: left out, it needs independent images, and some {plural(block['group_kind'])} "
+            f"{'have several' if block['group_kind'] != 'image' else 'are byte-identical'}; the bootstrap over groups "
+            "stands in its place."
         )
     elif len(sides) > 1:
         said["delong"] = (

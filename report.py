@@ -18,7 +18,7 @@ import tables
 from analysis import ReportError, analyse
 from files import to_csv, to_json, write_atomically
 from results import NAN, Run, read_runs
-from wording import problems, several
+from wording import distinct, problems, several
 
 SETTINGS = (
     "epochs",
@@ -149,7 +149,7 @@ def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
         if only is not None and (block["data"], block["arch"]) not in only:
             continue
         n = f"{several(len(block['seeds']), 'seed')} x {several(len(block['folds']), 'fold')}"
-        tested = several(block["test_groups"], block["group_kind"])
+        tested = distinct(block)
         what = f"mean over runs ({n}) [95 % interval over {tested}] ± standard deviation of runs"
         lines += ["", f"{block['data']}, {block['arch']}: {what}"]
         columns = [f"test {block['metric']}", f"test {block['second']}", f"val {block['metric']}"]

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from PIL import Image
 
 import datasets
 from datasets import SPLITS, DataError, Index, Options, demo, load_index
-from splits import check_split, make_splits, read_splits, spanning, without_copies, write_splits
+from splits import check_split, clusters, make_splits, read_splits, spanning, without_copies, write_splits
 
 ROOT = Path(datasets.__file__).parent
 PNG_BYTES = None  # the smallest picture, written once
@@ -1008,6 +1009,24 @@ def test_identical_images_are_never_cut_apart():
             assert spanning(identical, split) == []
             assert split[0] == split[5]
             assert all(len(sides) == 1 for sides in sides_of(groups, split).values())
+
+
+def test_what_is_resampled_as_one():
+    """Images: the first of the identical ones. Patients: whoever is tied, over others too; a video stays one."""
+    image = by_hand([0, 1] * 3, [f"{i}.png" for i in range(6)])
+    assert clusters(image, [[1, 4], [2, 5]]) == ["0.png", "1.png", "2.png", "3.png", "1.png", "2.png"]
+    patient = by_hand([0, 1] * 4, ["a", "a", "b", "c", "c", "d", "e", "e"])
+    assert clusters(patient, [[0, 3], [4, 5], [6, 7]]) == ["a", "a", "b", "a", "a", "a", "e", "e"]
+    assert clusters(patient, []) == patient.groups
+    video = replace(patient, units=patient.groups, unit_score="video")
+    assert clusters(video, [[0, 3]]) == patient.groups
+
+
+def test_what_counts_as_one_belongs_to_the_fingerprint():
+    """A run without copies has the fingerprint that it had; one with copies is another, as its intervals are."""
+    index = by_hand([0, 1] * 3, list("aabbcd"))
+    assert index.fingerprint(clusters(index, [[0, 1]])) == index.fingerprint()
+    assert index.fingerprint(clusters(index, [[0, 2]])) != index.fingerprint()
 
 
 def test_identical_images_across_official_splits_leave_those_alone():

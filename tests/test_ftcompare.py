@@ -667,6 +667,13 @@ def test_identical_test_images_count_as_one_and_an_official_split_stays(folder, 
     run(*arguments[:-1], tmp_path / "plain")
     plain = next((tmp_path / "plain").glob("*/*/lp/*/predictions.csv")).parent
     assert "cluster" not in predictions(plain)[0]
+    said = [json.loads((at / "config.json").read_text())["settings"]["data_hash"] for at in (folder, plain)]
+    assert said[1] == datasets.load_index(str(copy)).fingerprint()
+    for name in ("test/dark/twin.png", "test/dark/zwin.png", "train/dark/twin.png"):
+        shutil.copy(first, copy / name)
+    assert (
+        said[0] != datasets.load_index(str(copy)).fingerprint()
+    )  # runs of before, resampled otherwise, go no further
 
 
 def test_keep_masks_is_recorded_and_a_run_without_the_setting_was_trained_on_masks(folder, tmp_path, run):

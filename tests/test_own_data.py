@@ -217,6 +217,19 @@ def test_loops_and_links_to_what_is_read_anyway_are_not_followed(tmp_path, to):
     assert notes == [f"{count} links lead to folders that are read without them, not followed: {names}"]
 
 
+def test_links_from_a_linked_folder_to_what_holds_it_or_the_data_are_not_followed(tmp_path):
+    """Else the other patients of the disk, and the other class, would come along as this class; a class is no loop."""
+    touch(tmp_path, "disk/p1/1.png", "disk/other/9.png", "data/a/0.png", "data/b/2.png")
+    link(tmp_path / "data/a/p1", "../../disk/p1")
+    link(tmp_path / "disk/p1/up", "..")
+    link(tmp_path / "disk/p1/data", "../../data")
+    link(tmp_path / "data/loop", ".")
+    index = load_index(str(tmp_path / "data"))
+    assert index.paths == ["a/0.png", "a/p1/1.png", "b/2.png"] and index.classes == ["a", "b"]
+    names = "loop, a/p1/up, a/p1/data"
+    assert f"3 links lead to folders that are read without them, not followed: {names}" in index.notes
+
+
 def test_one_folder_under_two_links_of_a_class_is_read_once(tmp_path):
     touch(tmp_path, "disk/p1/1.png", "data/a/0.png", "data/b/2.png")
     link(tmp_path / "data/a/x", "../../disk/p1")

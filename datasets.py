@@ -1101,13 +1101,17 @@ def class_folders(root: Path, options: Options) -> Index:
     refuse(root, same, "folders are read twice through a link, remove the link")
     found, other, nested, masks = [], Counter(), 0, []
     for split, folder, files in below:
-        images = list(filter(is_image, files))
+        images = []
+        for file in files:
+            if is_image(file):
+                images.append(file)
+            else:
+                other[file.suffix.lower() or file.name] += 1
         if not images:
             raise DataError(f"{folder}: a class folder without images; fill or remove it{hint}")
-        other.update(file.suffix.lower() or file.name for file in files if not is_image(file))
         left_out = set() if options.keep_masks else masks_beside(images)
         masks += sorted(left_out)
-        for file in (file for file in images if file not in left_out):
+        for file in images if not left_out else [file for file in images if file not in left_out]:
             found.append((file.relative_to(root).as_posix(), folder.name, split))
             nested += file.parent != folder
     notes += met.notes(root) + masks_note(masks, root)
@@ -1172,9 +1176,9 @@ def masks_beside(files: Iterable[Path]) -> set[Path]:
     """Those that are masks of others: named as an image of the same folder is, and "mask" or what says the same.
     A name alone is no sign (with_mask_1.png is a face): the image has to lie beside it."""
     files = list(files)
-    there = {(file.parent, file.stem.casefold()) for file in files}
     matches = ((file, MASK.fullmatch(file.stem)) for file in files)
     image_of = {file: (match["image"] or match["of"]).casefold() for file, match in matches if match}
+    there = {(file.parent, file.stem.casefold()) for file in files} if image_of else set()
     return {file for file, image in image_of.items() if (file.parent, image) in there}
 
 

@@ -19,15 +19,23 @@ import metrics
 import stats
 import views
 from pairs import ALPHA, compare_pairs, oriented
-from results import NAN, Run, Scored, mean_over_runs, read_runs, read_scored, spread
+from results import NAN, Run, Scored, at_an_end, mean_over_runs, read_runs, read_scored, spread
 from wording import (
+    NO_GROUPS,
+    ORDER,
+    STAGED,
+    beside,
     copies,
     distinct,
     in_order,
+    measured,
     metric_name,
+    over_how_many,
+    p_value,
     pairs_by_name,
     plural,
     several,
+    shown_name,
     spoken,
     tested_images,
 )
@@ -100,6 +108,7 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
         "group_kind": data["group_kind"],
         "seeds": sorted({run.at[0] for run in runs}),
         "folds": sorted({run.at[1] for run in runs}),
+        "planned": planned(runs),
         "positive": first.result.get("positive"),
         "citation": data["citation"],
         "data_notes": data["notes"],
@@ -117,9 +126,12 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
         "cells": unfinished_cells(runs),
         "threshold_rule": settings["threshold"],
     }
+    block["over"] = over_how_many((r.averaged_over("test", metric) for r in done), labels_word(block))
     block |= test_counts(scored)
     boot, again = bootstrap(done, scored, metric, second)
     block["rows"] = [strategy_row(s, runs, mine, boot, metric, second) for s, mine in of.items()]
+    for row in block["rows"]:
+        row |= calls(of[row["strategy"]], scored, metric)
     block["pairs"], block["pair_notes"] = compare_pairs(of, scored, boot, block)
     block["differ"] = incomparable(runs)
     if not block["differ"]:
@@ -132,6 +144,49 @@ def analyse_block(runs: list[Run], scored: dict) -> dict:
     block["verdict"] = verdict(block)
     block |= views.shown(of, scored, block)
     return block
+
+
+def labels_word(block: dict) -> str:
+    return "class" if block["task"] == "multiclass" else "label"
+
+
+def planned(runs: list[Run]) -> dict[str, list]:
+    """seeds, folds and strategies that the commands of these runs asked for, with those that are there besides: an
+    interrupted sweep has fewer."""
+    seeds, folds = {run.at[0] for run in runs}, {run.at[1] for run in runs}
+    keys = {run.cell["strategy"] for run in runs}
+    for run in runs:
+        arguments = run.config["arguments"]
+        seeds |= set(arguments.get("seed") or ())
+        folds |= set(range(run.config["data"].get("folds") or arguments.get("folds") or 1))
+        keys |= set(arguments.get("strategy") or ())
+    names = [name for name in ORDER if name.replace("-", "").lower() in keys or "all" in keys]
+    return {"seeds": sorted(seeds), "folds": sorted(folds), "strategies": names}
+
+
+FROM_CALLS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # of the class called, whatever its score
+
+
+def calls(mine: list[Run], scored: dict, metric: str) -> dict:
+    """one_call: what is called of every test unit -> in how many runs, though the test set has more than that.
+    collapsed: whether half of the runs or more treat all units alike as far as the metric sees: they call one class, or, where the metric ranks scores, give one score. Nothing was learnt there, however high the value."""
+    found, alike = Counter(), 0
+    for run in mine:
+        s = scored[run.strategy, run.at]
+        classes = run.config["settings"]["classes"]
+        if s.labels.ndim == 1:
+            called = s.scores.argmax(axis=1)[:, None]
+            names = [classes[called[0, 0]]]
+        else:
+            thresholds = run.result.get("thresholds") or [None] * len(classes)
+            called = s.scores >= np.array([NAN if t is None else t for t in thresholds])
+            names = [name for name, on in zip(classes, called[0]) if on] or ["none of the labels"]
+        if (s.labels == s.labels[0]).all():
+            continue  # the truth is one and the same
+        one = bool((called == called[0]).all())
+        found[" | ".join(names)] += one
+        alike += one if metric in FROM_CALLS else bool((s.scores == s.scores[0]).all())
+    return {"one_call": {name: n for name, n in found.items() if n}, "collapsed": 0 < len(mine) <= 2 * alike}
 
 
 OWN_TO_A_ROW = (
@@ -173,15 +228,14 @@ def shared_environment(runs: list[Run]) -> dict:
 
 
 def unfinished_cells(runs: list[Run]) -> list[dict]:
-    """Cells without a result: failed, unfinished, or never begun where another strategy has that seed and fold."""
+    """Cells without a result: failed, unfinished, or never begun though the command has that seed and fold."""
     cells = [{"strategy": r.strategy, "seed": r.at[0], "fold": r.at[1], "status": r.status, "reason": r.reason}
              for r in runs if r.status != "done"]  # fmt: skip
     there = {(r.strategy, r.at) for r in runs}
-    planned = [
-        (seed, fold) for seed in sorted({r.at[0] for r in runs}) for fold in sorted({r.at[1] for r in runs})
-    ]
+    wanted = planned(runs)
+    cells_of_all = [(seed, fold) for seed in wanted["seeds"] for fold in wanted["folds"]]
     for strategy in dict.fromkeys(r.strategy for r in runs):
-        for seed, fold in (at for at in planned if (strategy, at) not in there):
+        for seed, fold in (at for at in cells_of_all if (strategy, at) not in there):
             cells.append(
                 {"strategy": strategy, "seed": seed, "fold": fold, "status": "not run", "reason": ""}
             )
@@ -265,10 +319,16 @@ def strategy_row(
 ) -> dict:
     """A strategy in a block: how good, how sure, how dear."""
     all_of_it = [r for r in runs if r.strategy == strategy]
+    labels = "class" if all_of_it[0].config["settings"]["task"] == "multiclass" else "label"
+    wanted = planned(runs)
     counts = Counter(r.status for r in all_of_it)
 
+    def mean_of(split: str, name: str) -> dict:
+        over = over_how_many((r.averaged_over(split, name) for r in mine), labels)
+        return spread(r.value(split, name) for r in mine) | {"over": over}
+
     def estimate(name: str) -> dict:
-        found = spread(r.value("test", name) for r in mine)
+        found = mean_of("test", name)
         resampled = mean_over_runs([boot[strategy, r.at, name] for r in mine]) if mine else np.array([])
         found["low"], found["high"] = stats.interval(resampled)
         return found
@@ -287,12 +347,12 @@ def strategy_row(
         "done": counts["done"],
         "failed": counts["failed"],
         "unfinished": counts["unfinished"],
-        "missing": len({r.at[0] for r in runs}) * len({r.at[1] for r in runs}) - len(all_of_it),
+        "missing": len(wanted["seeds"]) * len(wanted["folds"]) - len(all_of_it),
         "cells": [list(r.at) for r in mine],
-        "val": spread(r.value("val", metric) for r in mine),
+        "val": mean_of("val", metric),
         "test": estimate(metric),
         "second": estimate(second),
-        "metrics": {name: spread(r.value("test", name) for r in mine) for name in names},
+        "metrics": {name: mean_of("test", name) for name in names},
         "per_class": {c: {k: spread(r.result["test"]["per_class"][c].get(k) for r in mine)["mean"] for k in classes[c]}
                       for c in classes},
         "epochs": spread(r.result["epochs"] for r in mine)["mean"],
@@ -306,8 +366,11 @@ def strategy_row(
         "parameters": mine[0].result["parameters"] if mine else 0,
         "lr": sorted({u["lr"] for u in used if u.get("lr") is not None}),
         "alpha": sorted({u["alpha"] for u in used if u.get("alpha") is not None}),
-        "edge": [f"{name} in fold {fold}" for fold, t in sorted(tuned.items()) for name in t.get("edge", [])],
+        "edge": [f"{name} in fold {fold}" for fold, t in sorted(tuned.items()) for name in at_an_end(t)],
         "hyperparameters": all_of_it[0].config["settings"]["hyperparameters"],
+        "stages": max((r.stages for r in mine), key=len, default={}),
+        "planned_stages": mine[0].result.get("stages", []) if mine else [],
+        "early": dict(Counter(r.early_stage for r in mine if r.early_stage)),
         "best": False,
         "beside_best": False,
         "ranked": False,
@@ -329,16 +392,19 @@ def test_counts(scored: dict) -> dict:
 
 def mark_best(block: dict) -> None:
     """The row with the best point estimate, and those that are not separable from it: among the strategies that have
-    the same runs, the most of them; a mean over other seeds and folds is no match."""
+    the same runs, the most of them; a mean over other seeds and folds is no match. A collapsed one keeps its rank and
+    is never the best."""
     cells = [row["cells"] for row in block["rows"]]
     full = max(cells, key=lambda mine: (len(mine), cells.count(mine)), default=[])
     ranked = [row for row in block["rows"] if row["cells"] == full and math.isfinite(row["test"]["mean"])]
-    if not ranked:
-        return
-    best = (max if block["higher_is_better"] else min)(ranked, key=lambda row: row["test"]["mean"])
-    best["best"] = True
     for row in ranked:
         row["ranked"] = True
+    learnt = [row for row in ranked if not row["collapsed"]]
+    if not learnt:
+        return
+    best = (max if block["higher_is_better"] else min)(learnt, key=lambda row: row["test"]["mean"])
+    best["best"] = True
+    for row in learnt:
         pair = pairs_by_name(block).get((best["strategy"], row["strategy"]))
         row["beside_best"] = pair is not None and pair["verdict"] == "not separable"
 
@@ -349,13 +415,22 @@ def verdict(block: dict) -> str:
     best = next((row for row in rows if row["best"]), None)
     if block["differ"]:
         return "No verdict: these runs were not made alike, the notes say in what they differ."
+    if best is None and any(row["ranked"] for row in rows):
+        return (
+            f"No verdict: the runs of {spoken(row['strategy'] for row in rows if row['ranked'])} call every test "
+            f"{block['unit_kind']} alike (the notes say what, and in how many runs): nothing was learnt."
+        )
     if best is None:
         return f"No run has finished with a defined {metric}: there is nothing to compare yet."
     t, name = best["test"], best["strategy"]
-    tied = [row["strategy"] for row in rows if row["ranked"] and row["test"]["mean"] == t["mean"]]
+    learnt = [row for row in rows if row["ranked"] and not row["collapsed"]]
+    tied = [row["strategy"] for row in learnt if row["test"]["mean"] == t["mean"]]
     who = f"{name} has" if len(tied) == 1 else f"{spoken(tied)} tie for"
     said = f"{who} the {'highest' if block['higher_is_better'] else 'lowest'} {metric}, {t['mean']:.3f}"
     said += f" [{t['low']:.3f}, {t['high']:.3f}]" if math.isfinite(t["low"]) else ""
+    said += beside(t)
+    if one_class := [row["strategy"] for row in rows if row["ranked"] and row["collapsed"]]:
+        said += f", {spoken(one_class)} left aside, whose runs call every test {block['unit_kind']} alike"
     against = {
         row["strategy"]: pairs_by_name(block).get((name, row["strategy"]))
         for row in rows
@@ -374,10 +449,12 @@ def verdict(block: dict) -> str:
         said += f"; {them} separably worse"
     if verdicts.get("FT") == "better":
         gain, low, high = oriented(against["FT"], block["higher_is_better"])
-        said += f"; it is better than FT by {gain:.3f} [{low:.3f}, {high:.3f}]"
-        over = against["FT"]["t"]
-        if over and over["p"] > ALPHA:
-            said += f", which the corrected t-test over folds does not confirm (p = {over['p']:.3f})"
+        said += f"; {name} is better than FT by {gain:.3f} [{low:.3f}, {high:.3f}]"
+    over_folds = {other: against[other]["t"] for other, kind in verdicts.items() if kind == "better"}
+    if doubted := [
+        f"{s} (p = {p_value(t['p'])})" for s, t in over_folds.items() if t and not t["p"] <= ALPHA
+    ]:
+        said += f"; the corrected t-test over folds does not confirm that it is better than {spoken(doubted)}"
     tested = distinct(block, block["compared_groups"])
     ft_ranked = any(row["strategy"] == "FT" and row["ranked"] for row in rows)
     with_ft = [
@@ -420,12 +497,22 @@ def block_notes(block: dict, done: list[Run], again: float) -> list[str]:
             f"{lost} of {all_runs} runs have no result ({named}). A mean runs over the runs that a strategy has, a pair "
             "is compared on the seeds and folds that both have."
         )
+    if lacking := [
+        s for s in block["planned"]["strategies"] if s not in {row["strategy"] for row in block["rows"]}
+    ]:
+        notes.append(
+            f"Not begun, though the command names {'it' if len(lacking) == 1 else 'them'}: {spoken(lacking)}."
+        )
     if any(cell["status"] == "failed" for cell in block["cells"]):
         notes.append(
             "A strategy whose runs failed looks better than it is: its mean leaves the failures out."
         )
     if not block["official_test"] and block["group_kind"] == "image":
-        notes.append("Split by image: no patients are known, so images of one patient may be on both sides.")
+        looks = next((note for note in block["data_notes"] if "looks like a group" in note), "")
+        notes.append(
+            f"Split by image: {NO_GROUPS} (--group-col, --group-regex), so images of one patient may be on both sides."
+            + (f" But {looks}." if looks else "")
+        )
     if leaks := sum(split["groups_in_two_splits"] for split in block["splits"]):
         notes.append(f"LEAK: {several(leaks, block['group_kind'])} in two splits.")
     if spanning := sum(split["identical_across_splits"] for split in block["splits"]):
@@ -445,12 +532,122 @@ def block_notes(block: dict, done: list[Run], again: float) -> list[str]:
         notes.append(
             f"Threshold 0.5 instead of one from validation, which lacks positives or negatives: {labels}."
         )
+    notes += coverage_notes(block, done) + stage_notes(block) + call_notes(block) + chance_note(block, done)
     if again > 0.05:
         notes.append(
             f"{again:.0%} of the resamples lacked a class that the test set has, because few {plural(block['group_kind'])} "
             f"have it, and {'stayed so' if again >= MOSTLY else 'were drawn again'}: intervals of means over classes are rough."
         )
     return notes
+
+
+def coverage_notes(block: dict, done: list[Run]) -> list[str]:
+    """Which means over classes or labels lack some, and where that differs between the runs: one name, two measures."""
+    notes, noun = [], labels_word(block)
+    for split, where in (("test", "test"), ("val", "validation")):
+        for name in dict.fromkeys((block["metric"], block["second"])):
+            by_fold: dict[int, set[str]] = {}
+            pairs = [(run, pair) for run in done if (pair := run.averaged_over(split, name)) is not None]
+            for run, (defined, whole) in pairs:
+                by_fold.setdefault(run.at[1], set()).add(f"{defined} of {several(whole, noun)}")
+            if all(defined == whole for _, (defined, whole) in pairs):
+                continue
+            folds_of: dict[str, list[int]] = {}
+            for fold, texts in sorted(by_fold.items()):
+                folds_of.setdefault(" or ".join(sorted(texts)), []).append(fold)
+            said = f"{metric_name(name)} on {where} is a mean over "
+            if len(folds_of) == 1:
+                said += f"{next(iter(folds_of))}, not over all"
+            else:
+                said += "; ".join(
+                    f"{text} in {'fold' if len(folds) == 1 else 'folds'} {spoken(folds)}"
+                    for text, folds in folds_of.items()
+                )
+            if len(folds_of) > 1 or " or " in next(iter(folds_of)):
+                said += ": these are different measures under one name, and the mean over runs mixes them"
+            lost = undefined_in([run for run, _ in pairs], split, name)
+            notes.append(said + (f" (undefined somewhere: {spoken(lost)})" if lost else "") + ".")
+    return notes
+
+
+PER_CLASS = {"auroc": "auroc", "average_precision": "ap", "balanced_accuracy": "recall", "macro_f1": "f1", "f1": "f1",
+             "video_map": "video_ap"}  # fmt: skip
+
+
+def undefined_in(runs: list[Run], split: str, metric: str) -> list[str]:
+    """The classes or labels that have no value of the metric in some run; of many the first five, and how many more."""
+    column = PER_CLASS.get(metric)
+    lost = dict.fromkeys(
+        name for run in runs for name, entry in run.result[split]["per_class"].items()
+        if column in entry and (entry[column] is None or math.isnan(entry[column]))
+    )  # fmt: skip
+    return list(lost)[:5] + ([f"{len(lost) - 5} more"] if len(lost) > 5 else [])
+
+
+def stage_notes(block: dict) -> list[str]:
+    """Where a strategy in stages is not what its name says: its checkpoint is of an earlier stage, or stages merged."""
+    notes = []
+    for row in (row for row in block["rows"] if row["done"]):
+        name, stages = row["strategy"], list(row["stages"])
+        for stage, n in row["early"].items():
+            what = (
+                "the classifier alone was trained"
+                if stage in ("head", "lp")
+                else "a part of the blocks was trained"
+            )
+            notes.append(
+                f"{name}: {n} of {several(row['done'], 'run')} {'is' if n == 1 else 'are'} scored by a checkpoint of stage "
+                f"{stage}, in which {what}; validation chose it over the epochs of the stages after it. What stands "
+                f"under {name} is there the result of that stage, not of the whole strategy."
+            )
+        if name in STAGED and len(stages) == 1:
+            notes.append(
+                f"{name}: all of its epochs fell into the last stage ({stages[0]}), so that everything trains from the "
+                "first epoch on, as in FT: more --epochs, or other --stage-shares, give it its stages."
+            )
+        elif len(stages) < len(row["planned_stages"]) or (
+            name in STAGED and stages and stages[0] not in ("head", "lp")
+        ):
+            shown = ", ".join(f"{stage} from epoch {first}" for stage, first in row["stages"].items())
+            notes.append(
+                f"{name}: its stages merged into {len(stages)} ({shown}), as there are too few epochs for each."
+            )
+    return notes
+
+
+def call_notes(block: dict) -> list[str]:
+    """Which runs call one class of every test image: a value of theirs is that class's share, or chance."""
+    notes = []
+    for row in block["rows"]:
+        for name, n in row["one_call"].items():
+            notes.append(
+                f"{row['strategy']}: {n} of {several(row['done'], 'run')} {'calls' if n == 1 else 'call'} every test "
+                f"{block['unit_kind']} {name}."
+                + (" It is no candidate for the best." if row["collapsed"] else "")
+            )
+    return notes
+
+
+def chance_note(block: dict, done: list[Run]) -> list[str]:
+    """Where the interval of the best holds what a model without skill has."""
+    best = next((row["test"] for row in block["rows"] if row["best"]), None)
+    if best is None or not math.isfinite(best["low"]):
+        return []
+    supports = [[entry["support"] for entry in run.result["test"]["per_class"].values()] for run in done]
+    level, what = {
+        "auroc": (0.5, "chance"),
+        "kappa": (0.0, "chance"),
+        "balanced_accuracy": (np.mean([1 / max(1, np.count_nonzero(s)) for s in supports]), "chance"),
+        "accuracy": (
+            np.mean([max(s) / max(1, sum(s)) for s in supports]),
+            "the share of the most frequent class",
+        ),
+    }.get(block["metric"], (-math.inf, ""))
+    if best["low"] > level:
+        return []
+    metric = metric_name(block["metric"])
+    said = f"No strategy is above {what} ({level:.3f}) for sure: the interval of the best {metric} begins at "
+    return [f"{said}{best['low']:.3f}."]
 
 
 def incomparable(runs: list[Run]) -> list[str]:
@@ -462,6 +659,7 @@ def incomparable(runs: list[Run]) -> list[str]:
         settings = run.config["settings"]
         hyper = settings["hyperparameters"]
         alike = {name: value for name, value in settings.items() if name not in own}
+        alike["tune_order"] = settings.get("tune_order")  # older runs have none: their trials were drawn
         alike |= {name: hyper[name] for name in ("bn", "stage_shares", "weight_decay") if name in hyper}
         alike |= {f"{name} of {run.strategy}": value for name, value in hyper.items()}
         alike[f"lr of {run.strategy}"] = settings["lr"]
@@ -505,6 +703,8 @@ def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
         if left_out
         else []
     )
+    for name, block in zip(names, (blocks[i] for i in used)):
+        notes += [f"{name}: {text}" for text in doubts(block, strategies)]
     apart = [f"{b['data']}/{b['arch']}" for i, b in enumerate(blocks) if i not in used]
     notes += [f"left out, nothing to rank or not comparable: {spoken(apart)}."] if apart else []
     notes += ["N is small: Friedman's test and the critical difference say little below about 10."] * (
@@ -524,6 +724,15 @@ def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
         "beats_ft": beats_ft(blocks, strategies),
         "notes": notes,
     }, f"over {spoken(names)}"
+
+
+def doubts(block: dict, strategies: list[str]) -> list[str]:
+    """What a rank in this block does not say: a mean over a part of the labels, a checkpoint of an earlier stage, one
+    class called."""
+    found = [f"{metric_name(block['metric'])} is a mean over {block['over']}."] if block["over"] else []
+    rows = [row for row in block["rows"] if row["strategy"] in strategies]
+    found += [f"{shown_name(row)}." for row in rows if row["early"]]
+    return found + [f"{row['strategy']} calls every test image alike." for row in rows if row["collapsed"]]
 
 
 def cliques(averages: dict[str, float], cd: float) -> list[list[str]]:
@@ -553,7 +762,7 @@ def beats_ft(blocks: list[dict], strategies: list[str]) -> list[dict]:
             top = largest_gain(found)
             rows.append({"strategy": strategy, "better": sum(row["gain"] > 0 for row in found), "of": len(found),
                          "separable": sum(row["verdict"] == "better" for row in found), "largest": top["gain"],
-                         "largest_at": f"{top['data']}/{top['arch']}, {metric_name(top['metric'])}"})  # fmt: skip
+                         "largest_at": f"{top['data']}/{top['arch']}, {measured(top)}"})  # fmt: skip
     return rows
 
 
@@ -572,7 +781,9 @@ def against_ft(blocks: list[dict], strategy: str) -> list[dict]:
         if pair and math.isfinite(pair["difference"]):
             gain, low, high = oriented(pair, block["higher_is_better"])
             row = {name: pair[name] for name in ("difference", "low", "high", "verdict")}
+            early = next((r["early"] for r in block["rows"] if r["strategy"] == strategy), {})
             rows.append({"data": block["data"], "arch": block["arch"], "metric": block["metric"], **row,
+                         "over": block["over"], "early": sum(early.values()),
                          "gain": gain, "gain_low": low, "gain_high": high,
                          "relative": gain / pair["mean_b"] if pair["mean_b"] > 0 else NAN})  # fmt: skip
     return rows
@@ -588,10 +799,12 @@ def headline_claims(blocks: list[dict]) -> list[dict]:
         if lpft
         else none
     )
+    if early := sum(r["early"] > 0 for r in lpft):
+        first += f"; in {early} of them LP-FT is scored, in some runs or all, by a checkpoint of its linear part alone"
     second = none
     if rgn:
         top = largest_gain(rgn)
-        where = f"on {top['data']}/{top['arch']} ({metric_name(top['metric'])}; {top['verdict']})"
+        where = f"on {top['data']}/{top['arch']} ({measured(top)}; {top['verdict']})"
         share = f", {top['relative']:.1%} of FT's value," if math.isfinite(top["relative"]) else ""
         second = (
             f"at most by {top['gain']:.3f} [{top['gain_low']:.3f}, {top['gain_high']:.3f}]{share} {where}"

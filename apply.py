@@ -142,7 +142,7 @@ def predict(
     thresholds are the run's; where the dataset judges studies or patients they were chosen on those.
     out: default predicted.csv in the run. progress(done, total) is called after each batch; some three
     batches of pictures are in memory at a time. RunError for missing files and unreadable images, all of
-    them in one message (DataError from reading the CSV or a folder); skip_bad: unreadable ones are left out and
+    them in one message (DataError from reading the CSV or a folder); skip_bad: damaged ones are left out and
     named on stderr, as masks beside their images in a folder are without keep_masks."""
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     table = Path(given[0]).expanduser() if len(given) == 1 else Path()
@@ -165,14 +165,14 @@ def predict(
 
     model.to(device)
     said = {} if thresholds is None else {"threshold": "|".join(map(repr, thresholds))}
-    done, bad, lines = 0, [], []
+    done, bad, lines, refused = 0, [], [], False
     with warnings.catch_warnings():  # Pillow's, of huge pictures and odd EXIF, would come from the threads
         warnings.simplefilter("ignore")
         for part in decoded(files, meta, batch_size, workers):
-            good = [(row, pixels) for row, (pixels, _) in zip(rows[done:], part) if pixels is not None]
-            bad += [
-                f"{file} ({reason})" for file, (pixels, reason) in zip(files[done:], part) if pixels is None
-            ]
+            good = [(row, pixels) for row, (pixels, *_) in zip(rows[done:], part) if pixels is not None]
+            failed = [(file, *why) for file, (pixels, *why) in zip(files[done:], part) if pixels is None]
+            bad += [f"{file} ({reason})" for file, reason, _ in failed]
+            refused |= not all(its_own for *_, its_own in failed)  # by the system: never left out
             done += len(part)
             if good and (skip_bad or not bad):  # after a bad one we go on only to name the others
                 data = torch.from_numpy(np.stack([pixels for _, pixels in good]))
@@ -182,11 +182,10 @@ def predict(
                     values = dict(zip(scored, (repr(float(x)) for x in line)))
                     lines.append(row | values | {"predicted": name} | said)
             progress(done, len(files))
-    if bad and not (skip_bad and lines):
+    if bad and (refused or not (skip_bad and lines)):
         what = f"{len(bad)} of {len(files)} images cannot be read: {datasets.listing(bad, most=20)}"
-        raise RunError(
-            f"{what}; mend or remove them" + ("" if skip_bad else ", or leave them out with --skip-bad")
-        )
+        out_of_it = "" if skip_bad else ", or leave them out with --skip-bad"
+        raise RunError(f"{what}; " + ("mend that first" if refused else f"mend or remove them{out_of_it}"))
     for what in bad:
         print(f"left out: {what}", file=sys.stderr)
     if target is None:
@@ -247,15 +246,19 @@ def files_of_table(
 
 
 def decoded(files: list[Path], meta: dict, batch_size: int, workers: int) -> Iterable[list[tuple]]:
-    """Batches of ((3, S, S) uint8, "") or, for an unreadable file, (None, reason); two batches ahead of
-    their use."""
+    """Batches of ((3, S, S) uint8, "", True) or, for an unreadable file, (None, reason, whether the file is to
+    blame); two batches ahead of their use."""
 
     def attempt(file):
         try:
             pixels, _ = pictures.decode_image(file, meta["img_size"], meta["resize"], meta["bit_depth"])
-            return np.broadcast_to(pixels, (3, *pixels.shape[1:])), ""  # grey: as images.batch widens it
+            return (
+                np.broadcast_to(pixels, (3, *pixels.shape[1:])),
+                "",
+                True,
+            )  # grey: as images.batch widens it
         except Exception as error:  # noqa: BLE001  Pillow raises many kinds; each is listed with its file
-            return None, (str(error) or type(error).__name__).splitlines()[0]
+            return None, *pictures.reason_of(error)
 
     with ThreadPoolExecutor(workers) as pool:
         ahead = deque()
@@ -317,6 +320,8 @@ def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:
             "strategy": strategy,
             "classes": meta["classes"],
             "task": meta["task"],
+            "decode": pictures.decoding_steps(size, meta["resize"], meta["bit_depth"]),
+            "jpeg_draft": pictures.draft_side(size, meta["resize"]),
             "input": "float32 (N, 3, H, W), pixels/255 then (x - mean)/std; H = W = img_size; RGB",
             "output": "float32 (N, classes), logits",
             "activation": "softmax" if meta["task"] == "multiclass" else "sigmoid",

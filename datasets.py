@@ -6,7 +6,7 @@
 An index is built without decoding anything. A group (patient, video) is what must never stand on two sides of
 a split; splits.py cuts them. Imports numpy and torchvision (h5py for the .mat files of t1w alone); copied
 alone, or with splits.py, into another project it works.
-Order: the index, the six datasets, finding them, the user's own files, reading tables, demo."""
+Order: the index, ids, the six datasets, finding them, the user's own files, reading tables, demo."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -59,6 +60,8 @@ class Index:
     (multiclass), or (N, L) float32 0/1 with nan for unknown (multilabel). groups: N strings. official: N
     strings train/val/test, or "" where the dataset leaves it open. metric, second: names in metrics.evaluate.
     group_kind: what a group is; "image" means an image-level split.
+    spelt: N strings, each image's group as its file spells it, where that is not groups (one_spelling).
+    notes, warnings: what is said of the data; a warning is for a person to judge.
     units: image -> unit of evaluation (a study), None where that is the image. unit_score: how a unit's
     images make one score, "mean" or "max"; "video": the AP of each class in each unit, then the mean over
     units, then over classes (metrics.video_mean_average_precision, metric "video_map"), without the classes
@@ -88,6 +91,8 @@ class Index:
     official_folds: list[list[str]] | None = None
     counts: dict[tuple[str, str], dict[str, int | tuple[int, ...]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    spelt: list[str] | None = None
     citation: str = ""  # of a public dataset
     arrays: list[np.ndarray] | None = None  # pixels that are no files: npz, demo
     reader: Callable[[Path], os.PathLike] | None = None
@@ -111,7 +116,7 @@ class Index:
     def keep(self, rows: Iterable[int]) -> Index:
         """The index of these rows alone."""
         rows = list(rows)
-        columns = ("paths", "groups", "official", "units", "subgroups", "arrays")
+        columns = ("paths", "groups", "official", "units", "subgroups", "spelt", "arrays")
         picked = {
             name: [values[i] for i in rows] for name in columns if (values := getattr(self, name)) is not None
         }
@@ -122,6 +127,13 @@ class Index:
         if self.task == "multiclass":
             return self.classes[self.labels[i]]
         return "|".join(c for c, y in zip(self.classes, self.labels[i]) if y == 1)
+
+    def spellings(self) -> dict[str, list[str]]:
+        """Group -> its spellings in the files, for the groups that have more than one."""
+        found = defaultdict(list)
+        for group, spelt in dict.fromkeys(zip(self.groups, self.spelt or ())):
+            found[group].append(spelt)
+        return {group: ways for group, ways in found.items() if len(ways) > 1}
 
     def fingerprint(self, groups: list[str] | None = None) -> str:
         """A hash of what is learnt from: paths, labels, groups (other ones, where groups were joined)."""
@@ -143,8 +155,9 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say about the files. The first six are for own data, the rest for the
-    dataset that is named beside it; their values are those of CHOICES, else DataError."""
+    """What the command line may say about the files. The first five are for own data, keep_masks for folders, exact_ids for all that
+    names groups, the rest for the dataset that is named beside it; their values are those of CHOICES, else
+    DataError."""
 
     path_col: str = "path"
     label_col: tuple[str, ...] = ("label",)
@@ -152,6 +165,7 @@ class Options:
     split_col: str | None = None
     group_regex: str | None = None
     keep_masks: bool = False
+    exact_ids: bool = False
     labels: str = "five"  # chexpert
     uncertain: str = "default"  # chexpert
     views: str = "frontal"  # chexpert
@@ -169,8 +183,8 @@ class Options:
 
 # Which of the options each form of own data takes; a Dataset says so itself.
 OWN_OPTIONS = {
-    "a folder": ("group_regex", "keep_masks"),
-    "a CSV": ("path_col", "label_col", "group_col", "split_col", "group_regex"),
+    "a folder": ("group_regex", "keep_masks", "exact_ids"),
+    "a CSV": ("path_col", "label_col", "group_col", "split_col", "group_regex", "exact_ids"),
     "an npz": (),
 }
 
@@ -199,13 +213,18 @@ def load_index(data: str, data_dir: str | None = None, options: Options = Option
         index = demo(data)
     else:
         index = own_data(Path(data).expanduser(), data_dir, options)
-    index.notes += [f"image-level split: {index.name} names no groups (patients, videos)"] * (
-        index.group_kind == "image"
-    )
+    if index.group_kind == "image":
+        named = data in DATASETS or data in DEMOS
+        why = f"{index.name} names no groups" if named else "no groups are given"
+        index.notes.append(f"image-level split: {why} (patients, videos)")
     if len(index) == 0:
         raise DataError(f"{data}: no images found")
     refuse(data, (repr(name) for name in index.paths if not is_text(name)), "names are not valid UTF-8")
     refuse(data, duplicates(index.paths), "images are listed more than once")
+    if index.group_kind != "image":
+        refuse_blank_ids(data, index)
+        index = one_spelling(index, options.exact_ids)
+        index.warnings += doubtful_ids(index.group_kind, index.groups)
     index.notes = [note.encode("utf-8", "backslashreplace").decode() for note in index.notes]
     return index
 
@@ -221,6 +240,78 @@ def is_text(name: str) -> bool:
 
 def duplicates(items: Iterable[str]) -> list[str]:
     return [item for item, n in Counter(items).items() if n > 1]
+
+
+# -------------------------------------------------------------------------------------------------------- ids
+#
+# One rule for the ids of groups, whatever names them: a column, --group-regex, an archive.
+
+
+def id_key(text: str) -> str:
+    """What the spellings of one id share: two ids with the same key are the same patient.
+
+    Case and Unicode form: NFKC_Casefold of the Unicode standard (a no-break space is a space, a full-width
+    digit a digit, what has no width is nothing). White space counts between two digits alone ("PT 03" is
+    "PT03", "1 12" is not "11 2"). Leading zeros and a trailing .0, which spreadsheets and pandas take away and
+    add, count for nothing where the whole id is a number ("0003", "3.0", "3"); in any other they are the id's
+    own: "P03", the DICOM UID "1.2.840.0"."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    seen = "".join(c for c in folded if unicodedata.category(c) != "Cf")
+    seen = re.sub(r" (?!\d)|(?<!\d) ", "", " ".join(seen.split()))
+    number = re.fullmatch(r"0*(\d+?)(\.0+)?", seen)
+    return number[1] if number else seen
+
+
+def refuse_blank_ids(data: str, index: Index) -> None:
+    """DataError for images whose group is blank, or "nan", which is how pandas writes a blank."""
+    blank = {group for group in dict.fromkeys(index.groups) if id_key(group) in ("", "nan")}
+    if bad := [path for path, group in zip(index.paths, index.groups) if group in blank]:
+        raise DataError(
+            f"{data}: {index.group_kind} is blank (or nan) for {len(bad)} of {len(index)} images: {listing(bad)}; "
+            "fill it in, or leave those images out"
+        )
+
+
+def one_spelling(index: Index, exact: bool) -> Index:
+    """The index with one spelling for each group, the first that occurs: ids are only changed where another
+    spelling of the same id (id_key) is there. exact: every spelling stays a group of its own. A note says
+    either."""
+    ways = defaultdict(list)
+    for group in dict.fromkeys(index.groups):
+        ways[id_key(group)].append(group)
+    several = [" = ".join(map(repr, spelt)) for spelt in ways.values() if len(spelt) > 1]
+    if not several:
+        return index
+    what = f"{len(several)} {index.group_kind} ids have more than one spelling ({listing(several)})"
+    if exact:
+        index.notes.append(f"{what}: each spelling is a {index.group_kind} of its own (--exact-ids)")
+        return index
+    index.notes.append(f"{what}: each counts as one {index.group_kind}; --exact-ids keeps them apart")
+    first = {group: spelt[0] for spelt in ways.values() for group in spelt}
+    return replace(index, groups=[first[group] for group in index.groups], spelt=index.groups)
+
+
+def doubtful_ids(kind: str, groups: list[str]) -> list[str]:
+    """A warning for ids that a spreadsheet rounded (1.20E+11, or more than 15 digits with zeros from the 16th
+    on), and for one that several images have and that stands for "missing". They are taken as they are."""
+    count = Counter(groups)
+    keys = {group: id_key(group) for group in count}
+    rounded = [group for group, key in keys.items() if re.fullmatch(r"\d([.,]\d+)?e\+\d+", key)]
+    long = [group for group, key in keys.items() if re.fullmatch(r"\d{16,}", key)]
+    if len(long) > 1 and all(set(keys[group][15:]) == {"0"} for group in long):
+        rounded += long
+    warnings = []
+    if rounded:
+        warnings.append(
+            f"{len(rounded)} of {len(count)} {kind} ids look rounded by a spreadsheet ({listing(rounded)}): several "
+            f"{kind}s may share one; write the table anew from its source, with that column as text"
+        )
+    missing = ["na", "n/a", "<na>", "#n/a", "nat", "none", "null", "unknown", "-", "?"]
+    return warnings + [
+        f"{kind} {group!r} of {count[group]} images looks like a missing value; they count as one {kind}"
+        for group, key in keys.items()
+        if key in missing and count[group] > 1
+    ]
 
 
 # ----------------------------------------------------------------------------------------------- the datasets
@@ -607,9 +698,6 @@ def isic2020(root: Path, options: Options) -> Index:
     _, rows = read_table(file, ["image_name", "patient_id", "target"])
     bad = [f"{row['image_name']}: {row['target']!r}" for row in rows if row["target"] not in ("0", "1")]
     refuse(file, bad, "targets are not 0 or 1")
-    refuse(
-        file, [row["image_name"] for row in rows if not row["patient_id"]], "images have a blank patient_id"
-    )
     twice = [name for name, n in Counter(row["image_name"] for row in rows).items() if n > 1]
     refuse(file, twice, "images are listed more than once")
     counts = {
@@ -952,7 +1040,7 @@ DATASETS: dict[str, Dataset] = {
             licence="Stanford University Dataset Research Use Agreement",
             size="11 GB small, 440 GB full",
             citation="Irvin et al., CheXpert, AAAI 2019",
-            options=("labels", "uncertain", "views"),
+            options=("labels", "uncertain", "views", "exact_ids"),
             markers=("valid.csv", "CheXpert-v1.0 batch 1*/valid.csv"),
             build=chexpert,
         ),
@@ -969,7 +1057,7 @@ DATASETS: dict[str, Dataset] = {
             licence="Stanford University Dataset Research Use Agreement",
             size="3.3 GB",
             citation="Rajpurkar et al., MURA, MIDL 2018",
-            options=("region",),
+            options=("region", "exact_ids"),
             markers=("train_image_paths.csv", "valid_image_paths.csv"),
             build=mura,
         ),
@@ -987,7 +1075,7 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY 4.0 (figshare)",
             size="0.9 GB figshare, 0.1-0.2 GB Kaggle",
             citation="Cheng et al., PLoS ONE 2015; Bhuvaji et al., Kaggle 2020; Nickparvar, Kaggle 2021",
-            options=("fold", "group_regex", "keep_masks"),
+            options=("fold", "group_regex", "keep_masks", "exact_ids"),
             markers=(
                 "[Tt]raining/*glioma*",
                 "cvind.mat",
@@ -1027,7 +1115,7 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY-NC 4.0",
             size="23 GB",
             citation="Rotemberg et al., Scientific Data 2021",
-            options=(),
+            options=("exact_ids",),
             markers=(
                 "ISIC_2020_Training_GroundTruth*.csv",
                 "jpeg/train/ISIC_*.[jJ][pP][gG]",
@@ -1048,7 +1136,7 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY-NC-SA 4.0",
             size="about 50 GB",
             citation="Nwoye et al., Medical Image Analysis 2022; splits: Nwoye and Padoy 2022",
-            options=("task", "variant", "fold"),
+            options=("task", "variant", "fold", "exact_ids"),
             markers=("labels/VID*.json", "instrument/VID*.txt"),
             build=cholect50,
         ),
@@ -1438,8 +1526,6 @@ def table(file: Path, root: Path, options: Options) -> Index:
     notes = []
     if group_col:
         groups, kind = [row[group_col] for row in rows], group_col
-        if blank := [p for p, g in zip(paths, groups) if not g]:
-            raise DataError(f"{file}: column {group_col} is blank for {len(blank)} images: {listing(blank)}")
     else:
         groups, kind = groups_by_regex(paths, options.group_regex)
         if hints := [

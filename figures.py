@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from files import write_atomically
-from wording import in_order, metric_name, tested_images
+from wording import in_order, measured, metric_name, tested_images
 
 COLUMN, PAGE = 3.5, 7.0  # inches
 DPI = 130
@@ -196,7 +196,8 @@ def _words(part: dict) -> dict[str, str]:
         across = part.get("across") or {}
         cd, blocks = number(across.get("cd")), len(across.get("datasets", ()))
         return {"cd": f"{cd:.2f}", "alpha": f"{across.get('alpha', 0.05):g}", "n": str(blocks)}
-    words = {"data": part["data"], "arch": part["arch"], "metric": metric_name(part["metric"])}
+    words = {"data": part["data"], "arch": part["arch"], "metric": measured(part)}
+    words["calibrated"] = " against ".join(reversed(CALIBRATED[part["task"]]))
     better = "higher" if part.get("higher_is_better", True) else "lower"
     kind = part.get("group_kind", "group")
     kinds = kind[:-1] + "ies" if kind.endswith("y") else f"{kind}s"
@@ -292,7 +293,9 @@ def at_edge(i: int, count: int, columns: int) -> tuple[bool, bool]:
 
 def heat_map(figure, analysis: dict) -> None:
     """A row per block, a column per strategy; the value in the cell, its distance to the row's best as
-    colour, as easy and hard datasets would otherwise be all that one sees."""
+    colour, as easy and hard datasets would otherwise be all that one sees. The best is the table's: what is
+    not ranked there (fewer runs, one class called) has its value, but no frame, and no colour either where it has
+    other runs, which are no match."""
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
 
@@ -301,23 +304,28 @@ def heat_map(figure, analysis: dict) -> None:
     if len(blocks) < 2:
         return
     values, behind = np.full((2, len(blocks), len(strategies)), math.nan)
+    framed = []
     for i, block in enumerate(blocks):
+        best = next((row["test"]["mean"] for row in scored(block) if row["best"]), math.nan)
         for row in scored(block):
-            values[i, strategies.index(row["strategy"])] = row["test"]["mean"]
-        sign = 1 if block["higher_is_better"] else -1
-        behind[i] = np.nanmax(sign * values[i]) - sign * values[i]
+            j, value = strategies.index(row["strategy"]), row["test"]["mean"]
+            values[i, j] = value
+            if row["ranked"] and not math.isnan(best):
+                behind[i, j] = max(0.0, best - value if block["higher_is_better"] else value - best)
+            if row["ranked"] and not row["collapsed"] and value == best:
+                framed.append((i, j))
     names = [f"{cut(b['data'], 20)}, {cut(b['arch'], 18)}" for b in blocks]
-    if len(metrics := {metric_name(b["metric"]) for b in blocks}) > 1:
-        names = [f"{name}\n{metric_name(b['metric'])}" for name, b in zip(names, blocks)]
+    if len(metrics := {measured(b) for b in blocks}) > 1:
+        names = [f"{name}\n{measured(b)}" for name, b in zip(names, blocks)]
     left = 0.15 + text_width((part for name in names for part in name.split("\n")), 7)
     (axes,) = panels(
         figure, 1, 1, PAGE, max(1.2, 0.27 * len(blocks)), left=left, right=0.85, top=0.3, bottom=0.1
     )
-    top = max(np.nanmax(behind), 1e-9)
+    top = max(np.max(behind, initial=0.0, where=~np.isnan(behind)), 1e-9)
     colours = colormaps["Blues_r"].with_extremes(bad=MISSING)
     image = axes.imshow(behind, colours, PowerNorm(0.5, 0, top), aspect="auto")
     cells(axes, image, values, 3, 7)
-    for i, j in zip(*np.nonzero(behind == 0)):
+    for i, j in framed:
         axes.plot(*box(i, j), color="#D55E00", linewidth=1.4)
     axes.set_xticks(range(len(strategies)), strategies, fontsize=8)
     axes.set_yticks(range(len(names)), names)
@@ -414,7 +422,7 @@ def intervals(figure, block: dict) -> None:
     axes.set_yticks(range(len(rows)), [row["strategy"] for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.locator_params("x", nbins=4)
-    axes.set_xlabel(f"test {metric_name(block['metric'])}")
+    axes.set_xlabel(f"test {measured(block)}")
 
 
 def learning_curves(figure, block: dict) -> None:
@@ -468,7 +476,7 @@ def score_against_cost(figure, block: dict) -> None:
     axes.margins(x=0.16, y=0.08)
     axes.autoscale_view()  # now, as the labels are placed by these limits
     axes.set_xlabel("minutes a run")
-    axes.set_ylabel(f"test {metric_name(block['metric'])}")
+    axes.set_ylabel(f"test {measured(block)}")
     points = axes.transData.transform(np.column_stack([minutes, scores])) * 72 / figure.dpi
     ends = [axes.transData.transform(np.column_stack([minutes, e])) * 72 / figure.dpi for e in (low, high)]
     room = axes.get_window_extent().extents * 72 / figure.dpi
@@ -606,9 +614,12 @@ def _class_ticks(axes, names: list[str], count: int, edge: tuple[bool, bool]) ->
             axis.labelpad = 1
 
 
+CALIBRATED = {"multiclass": ("confidence", "accuracy"), "multilabel": ("score", "share with the label")}
+
+
 def reliability(figure, block: dict) -> None:
     """Per strategy the accuracy of the predictions by their confidence; grey bars: the bin's share of
-    them."""
+    them. bins: dicts with their edges low and high."""
     found = {s: c for s, c in (block.get("calibration") or {}).items() if any(b["count"] for b in c["bins"])}
     if not found:
         return
@@ -620,11 +631,11 @@ def reliability(figure, block: dict) -> None:
     for i, axes in enumerate(panels(figure, len(found), across, width, side, **size)):
         bins, style = found[strategies[i]]["bins"], look(strategies[i], 3.5)
         counts = np.array([b["count"] for b in bins], float)
-        places = np.arange(len(bins)) / len(bins)
+        low, high = column(bins, "low"), column(bins, "high")
         axes.bar(
-            places,
+            low,
             counts / counts.sum(),
-            1 / len(bins),
+            high - low,
             align="edge",
             color=PALE,
             edgecolor="white",
@@ -636,7 +647,8 @@ def reliability(figure, block: dict) -> None:
         ece = number(found[strategies[i]].get("ece"))
         text = f"ECE {ece:.3f}\n" * bool(np.isfinite(ece)) + f"n {counts.sum():,.0f}"
         axes.text(0.04, 0.97, text, fontsize=7, va="top")
-        unit_square(axes, "confidence", "accuracy", at_edge(i, len(found), across))
+        labels = CALIBRATED[block["task"]]
+        unit_square(axes, *labels, at_edge(i, len(found), across))
         name_panel(axes, strategies[i])
 
 
@@ -702,7 +714,7 @@ OVERALL = {
         heat_map,
         (
             "Test score of every strategy on every dataset and backbone, mean over runs. Colour: how far a "
-            "strategy is behind the best of its row, which is framed; grey: no finished run."
+            "strategy is behind the best of its row, which is framed; grey: not ranked, or no finished run."
         ),
     ),
     "critical-difference": (
@@ -754,8 +766,8 @@ OF_A_BLOCK = {
     "reliability": (
         reliability,
         (
-            "{data}, {arch}: accuracy against confidence on the test split, all runs pooled. Grey bars: share"
-            " of the predictions in each bin; n: how many in all; dotted: calibrated."
+            "{data}, {arch}: {calibrated} on the test split, all runs pooled. Grey bars: share of the "
+            "predictions in each bin; n: how many in all; ECE: mean over runs; dotted: calibrated."
         ),
     ),
     "auto-rgn-rates": (

@@ -43,6 +43,7 @@ import splits
 import strategies
 from datasets import DataError, Index
 from prepare import Data, Prepared, UsageError, check, describe_data, duration, prepare
+from results import at_an_end
 from scoring import choose_thresholds, judge_scores, without_both
 
 VERSION = "0.1"
@@ -137,7 +138,21 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch
 
 def make_optimizer(opt: str, groups: list[dict], device: torch.device) -> torch.optim.Optimizer:
     momentum = {"momentum": 0.9} if opt == "sgd" else {}
-    return OPTIMIZERS[opt](groups, **momentum, fused=device.type in ("cpu", "cuda"))
+    optimizer = OPTIMIZERS[opt](groups, **momentum, fused=device.type in ("cpu", "cuda"))
+    if opt == "sgd":
+        optimizer.register_step_pre_hook(start_momentum)
+    return optimizer
+
+
+def start_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
+    """Momentum starts at 0, which makes the first step's 0.9 * 0 + g the g that it is by definition. Fused
+    SGD takes empty memory instead and relies on its first step to fill it (torch/optim/sgd.py, _fused_sgd:
+    empty_like, is_first_step); a GradScaler that skips this step (found_inf) leaves it as it was, and the
+    second step trains on what lay there. Adam and AdamW start at zeros and take a skipped step back
+    (torch/optim/adam.py, _init_group and _fused_adam)."""
+    for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+        if optimizer.state[p].get("momentum_buffer") is None:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
 
 
 @dataclass(frozen=True)
@@ -189,9 +204,11 @@ def train_epoch(
                 [p for g in optimizer.param_groups for p in g["params"]], recipe.clip_grad
             )
         plan.set_rates(optimizer, schedule((epoch - first) * len(batches) + step, length, recipe.warmup))
+        scale = scaler.get_scale()  # 1 without fp16; with it, reading it waits for the device
         scaler.step(optimizer)
         scaler.update()
-        plan.after_step(optimizer)
+        if scaler.get_scale() >= scale > 0:  # it falls where the step overflowed and was skipped
+            plan.after_step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         seen += len(rows)
         progress(step + 1, len(batches), seen / (time.perf_counter() - started))
@@ -218,6 +235,7 @@ def train(
         model.load_state_dict(resumed["model"])
         plan.load_state_dict(resumed["plan"])
         scaler.load_state_dict(resumed["scaler"])
+        run.write_logs(state)  # a kill right after last.pt leaves them an epoch behind it
 
     def probe(n: int):  # losses of n training batches, drawn apart from the epoch's own
         labels = torch.from_numpy(data.index.labels)
@@ -287,8 +305,7 @@ def train(
         }
         run.save("last.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                                      "plan": plan.state_dict(), "scaler": scaler.state_dict()})  # fmt: skip
-        run.write_csv("log.csv", state["log"])
-        run.write_csv("ratios.csv", state["ratios"])
+        run.write_logs(state)
         after_epoch(row | {"best": improved})
 
 
@@ -387,7 +404,9 @@ def run_cell(
         run.check(settings, s.overwrite)
         if run.done():
             say.line(f"{cell}: done before")
-            return run.read_json("metrics.json")
+            result = run.read_json("metrics.json")
+            run.complete_logs(result["epochs"])
+            return result
         recipe = Recipe(
             **{f: getattr(s, f) for f in Recipe.__dataclass_fields__ if f not in ("device", "seed", "amp")},
             device=torch.device(s.device),
@@ -509,6 +528,7 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
         "second": data.index.second,
         "best_epoch": best["meta"]["epoch"],
         "best_stage": best["meta"]["stage"],
+        "stages": [stage.name for stage in plan.stages],
         "epochs": last["epoch"],
         "optimizer_steps": sum(row["steps"] for row in last["log"]),
         "minutes": sum(row["seconds"] for row in last["log"]) / 60,
@@ -588,10 +608,12 @@ def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Nam
         "classes": data.index.classes,
         "metric": data.index.metric,
         "data_hash": data.fingerprint,
+        "joined_ids": len(data.index.spellings()),
         "pixels_hash": data.digest,
         "split_hash": split,
         "weights_sha256": weights.sha256,
         "tune": tunes,
+        "tune_order": "outward from the default" if tunes else None,  # None with tune: drawn, in older runs
         "lr": None if tunes else lr,
         **{name: getattr(s, name) for name in names.split()},
         "hyperparameters": {
@@ -675,12 +697,12 @@ def inner_split(index: Index, sides: np.ndarray, identical: list, s: argparse.Na
 
 def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, say: Progress) -> dict:
     """--tune: trains s.tune trials of the cell's strategy on a split inside the training part of its fold, and chooses
-    by the validation metric there. Returns {"lr", "alpha" (SP), "edge", "trials", "optimizer_steps", "minutes", ...}, or
-    with "failed". The trials are drawn by --split-seed and shared by all --seed of a fold."""
+    by the validation metric there. Returns {"lr", "alpha" (SP), "trials", "optimizer_steps", "minutes", ...}, or with
+    "failed". Their seed is --split-seed, and all --seed of a fold share them."""
     inner = inner_split(data.index, data.sides(), data.identical, s)
     nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
     rows, metric = [], data.index.metric
-    for i, trial in enumerate(strategies.trials(cell.strategy, s.opt, s.tune, s.split_seed)):
+    for i, trial in enumerate(strategies.trials(cell.strategy, s.opt, s.tune)):
         at = replace(cell, seed=s.split_seed, trial=i)
         setting = argparse.Namespace(**(vars(s) | {"lr": trial["lr"], "alpha": trial["alpha"]}))
         if runs.RunFolder(at.path(s.output_dir)).done() and not s.overwrite:
@@ -715,11 +737,10 @@ def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, s
         " (all trials alike: the default)" if len(good) > 1 and len({r["value"] for r in good}) == 1 else ""
     )
     say.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {number(best['value'])} with {shown}")
-    if best["edge"]:
-        say.line(
-            f"  WARNING: {' and '.join(best['edge'])} at the edge of the grid; the best may lie beyond it"
-        )
-    return summary | chosen | {"edge": best["edge"], "value": best["value"]}
+    tuning = summary | chosen | {"value": best["value"]}
+    if ends := at_an_end(tuning):
+        say.line(f"  WARNING: {' and '.join(ends)} at an end of what was tried; the best may lie beyond it")
+    return tuning
 
 
 class Progress:
@@ -773,7 +794,10 @@ class Progress:
     def result(self, result: dict) -> None:
         names = (result["metric"], result["second"])
         for split in (split for split in ("val", "test") if split in result):
-            values = ", ".join(f"{name} {number(result[split]['values'][name])}" for name in names)
+            over = result[split]["averaged_over"]
+            values = ", ".join(f"{name} {number(result[split]['values'][name])}"
+                + (f" (mean over {over[name]} of {len(result[split]['per_class'])})"
+                   if over.get(name, math.inf) < len(result[split]["per_class"]) else "") for name in names)  # fmt: skip
             self.line(
                 f"  {split:<4} {values} (n = {result[split]['n']}, checkpoint of epoch {result['best_epoch']})"
             )
@@ -804,11 +828,21 @@ def demo_weights(arch: str, s: argparse.Namespace) -> str:
         "amp": s.amp,
     }
     settings = argparse.Namespace(**(vars(parse_arguments(["--data", "demo-source"])) | fixed))
-    best = Cell("demo-source", arch, "ft", 0, 0).path(settings.output_dir) / "best.pt"
-    if not (best.parent / "metrics.json").is_file():
-        print(f"pretraining {arch} on demo-source, once")
-        sweep(settings)
-    return str(best)
+    run, waits = runs.RunFolder(Cell("demo-source", arch, "ft", 0, 0).path(settings.output_dir)), False
+    while not run.done():
+        if run.busy():  # another sweep has begun it: what is there is half trained
+            if not waits:
+                print(f"waiting for another process that pretrains {arch} on demo-source", flush=True)
+            waits = True
+            time.sleep(1)
+            continue
+        print(f"pretraining {arch} on demo-source, once", flush=True)
+        (result,) = sweep(settings)
+        if not run.done() and not run.busy():
+            raise runs.RunError(
+                f"{run.path}: pretraining {arch} failed, {result.get('failed', 'not finished')}"
+            )
+    return str(run.file("best.pt"))
 
 
 def sweep(s: argparse.Namespace) -> list[dict]:
@@ -835,7 +869,7 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         source = prepared[key].settings.weights
         if source == "demo":
             source = "none" if s.dry_run else demo_weights(arch, prepared[key].settings)
-        weights_of[key, arch] = runs.load_weights(source, arch)
+        weights_of[key, arch] = check_weights(runs.load_weights(source, arch), arch)
     for key, ready in prepared.items():
         t = ready.settings
         print(f"\n{key}: batch {t.batch_size * t.grad_accum}, {t.epochs} epochs each", end="")
@@ -889,6 +923,14 @@ def refuse_early(cells: list[Cell], prepared: dict[str, Prepared]) -> None:
         check_plan(cell, len(prepared[cell.data].index.classes), prepared[cell.data].settings)
     for cell in {(cell.data, cell.arch): cell for cell in cells}.values():
         check_size(cell.arch, prepared[cell.data].settings)
+
+
+def check_weights(weights: runs.Weights, arch: str) -> runs.Weights:
+    """The weights, if their tensors are those of the architecture: RunError before anything is trained."""
+    if weights.state is not None:
+        model = skeleton(arch)
+        runs.fit_backbone(model.state_dict(), strategies.find_head(model)[0], weights, arch)
+    return weights
 
 
 def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
@@ -1070,6 +1112,11 @@ def parser() -> Parser:
     add("--group-col", help="column with the patient or video (group, where there is one)")
     add("--split-col", help="column with train, val or test (split, where there is one)")
     add("--group-regex", help="the group in a file's name, as in '^(\\d+)_', or in its path")
+    add(
+        "--exact-ids",
+        action="store_true",
+        help="keep groups apart whose ids differ in form alone: 3, 003, 3.0",
+    )
     add("--keep-masks", action="store_true", help="use name_mask.png beside name.png as an image, too")
     for name, choices in datasets.CHOICES.items():
         which = DATASET_OPTIONS[name]
@@ -1082,7 +1129,8 @@ def parser() -> Parser:
         type=at_least_0,
         default=0,
         metavar="N",
-        help="trials a strategy and fold; 0: its default rate",
+        help="trials a strategy and fold: its default rate, half a decade up, half a decade down, then outward; "
+        "the alphas of L1-SP and L2-SP by the same turns; 0: the defaults",
     )
     add("--positive", metavar="CLASS", help="of two classes, the finding (the second in order of names)")
     add("--metric", help="metric that chooses the checkpoint on validation (the dataset's)")
@@ -1324,7 +1372,14 @@ def command_line() -> int:
             stream.reconfigure(errors="replace")  # a class name that the terminal cannot write
     try:
         return main(sys.argv[1:])
-    except (UsageError, DataError, runs.RunError, images.CacheError, report.ReportError) as error:
+    except (
+        UsageError,
+        DataError,
+        runs.RunError,
+        images.CacheError,
+        images.ReadError,
+        report.ReportError,
+    ) as error:
         print(f"ftcompare: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, head for one, has gone

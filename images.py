@@ -31,11 +31,40 @@ from PIL import Image, ImageOps
 # A file; or (H, W) or (H, W, 3) uint8 pixels; or an os.PathLike whose read() gives such pixels of its file
 Source = os.PathLike | np.ndarray
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
-RULES = 2  # raise it when a rule below changes: no old cache is met again
+RULES = 3  # raise it when a rule below changes: no old cache is met again
 
 
 class CacheError(ValueError):
     """The decoded images cannot be kept; the message says how much room is missing and where."""
+
+
+class ReadError(ValueError):
+    """Images that the system does not give (permission, a failing disk, no memory). Nothing is wrong with them as
+    far as anyone knows, so they are neither left out nor remembered as unreadable."""
+
+
+ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}  # no file under that name
+
+
+def reason_of(error: Exception) -> tuple[str, bool]:
+    """(why an image was not read, in a line; whether its file is to blame: damaged, or not there). Pillow's own
+    errors have no errno, but for EINVAL of an offset before the file's beginning; the others are the system's."""
+    if isinstance(error, MemoryError):
+        return "out of memory", False
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror or str(error), error.errno in {*ABSENT, errno.EINVAL, errno.EISDIR}
+    return (str(error) or type(error).__name__).splitlines()[0], True
+
+
+def read_error(refused: dict[int, str], sources: Sequence[Source]) -> ReadError:
+    """refused: row and reason."""
+    lines = [f"image {i}: {why}" if isinstance(sources[i], np.ndarray) else f"{os.fspath(sources[i])}: {why}"
+             for i, why in sorted(refused.items())]  # fmt: skip
+    more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
+    return ReadError(
+        f"{len(lines)} of {len(sources)} images could not be read now, which is no damage of theirs: "
+        f"{'; '.join(lines[:10])}{more}; mend that and run it again, nothing was kept of them"
+    )
 
 
 # -------------------------------------------------------------------------------------------------- one image
@@ -85,6 +114,35 @@ def opened(source: Source) -> Image.Image:
     return Image.fromarray(source.read()) if hasattr(source, "read") else Image.open(source)
 
 
+def draft_side(size: int, resize: int | None = None) -> int:
+    """The side that a JPEG is drafted for: twice of what is needed, so that scaling in the decoder loses nothing that
+    the resize keeps."""
+    return 2 * (resize or size)
+
+
+def decoding_steps(size: int, resize: int | None = None, bits: int | None = None) -> list[str]:
+    """What decode_image does to a file, in order and in words that somebody can follow who has only them."""
+    side = draft_side(size, resize)
+    fitted = f"resize to {size} x {size}"
+    if resize is not None:
+        fitted = (
+            f"scale = {resize} / shorter side; resize to max({resize}, round(width * scale)) x max({resize}, "
+            f"round(height * scale)); cut out {size} x {size} from left = (width - {size}) // 2, top = (height - {size}) // 2"
+        )
+    drafted = (
+        f"JPEG: decoded at 1/s, s the largest of 8, 4, 2, 1 that is at most min(width // {side}, height // {side}) "
+        f"(Pillow: image.draft(None, ({side}, {side})) before the pixels are loaded); other formats in full"
+    )
+    return [
+        drafted,
+        "EXIF orientation applied (Pillow: ImageOps.exif_transpose)",
+        f"16 bits, grey: x * 255 / {2 ** (bits or 16) - 1}, rounded half up; floating point in 0..1: x * 255 likewise",
+        "transparency: composited on black",
+        "grey stays one channel (mode L) until the model's input, where it is repeated to three; all else is RGB",
+        f"{fitted}, bilinear with antialiasing (Pillow: Image.Resampling.BILINEAR), on 8 bits, rounded to 8 bits",
+    ]
+
+
 def decode_image(
     source: Source, size: int, resize: int | None = None, bits: int | None = None
 ) -> tuple[np.ndarray, int]:
@@ -94,7 +152,7 @@ def decode_image(
         if bits and file_mode(image).endswith(";16") and image.mode.startswith("RGB"):
             raise ValueError("16-bit colour is read at full depth; --bit-depth is for grey")
         # JPEG: decodes at 1/2, 1/4, 1/8 where twice the size is left
-        image.draft(None, (2 * (resize or size),) * 2)
+        image.draft(None, (draft_side(size, resize),) * 2)
         largest = int(np.asarray(image).max()) if image.mode.startswith("I") else 0
         pixels = np.asarray(fit(to_8bit(image, bits), size, resize))
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), largest
@@ -149,13 +207,16 @@ def decode(
 
     The key is made of file names, sizes, times and the decoding rules. The folder is built under a temporary
     name and renamed. Greyscale stays one channel where every image is. progress(done, total) is called after
-    each image. CacheError: the disk has no room for it."""
-    folder = Path(f"{cache}-{size}px-{cache_key(sources, [RULES, size, resize, bits])}")
+    each image. CacheError: the disk has no room for it. ReadError: the system refused to read images; unlike
+    damaged ones these are not kept as bad."""
+    states = file_states(sources)
+    folder = Path(f"{cache}-{size}px-{cache_key(sources, states, [RULES, size, resize, bits])}")
     if not (folder / "pixels.json").is_file():
         temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             temporary.mkdir(parents=True)
-            build_cache(temporary, sources, size, resize, bits, workers, progress)
+            absent = {i for i, state in enumerate(states) if state == "missing"}
+            build_cache(temporary, sources, absent, size, resize, bits, workers, progress)
             os.rename(temporary, folder)
         except OSError:
             if not (folder / "pixels.json").is_file():  # else another process was faster
@@ -168,17 +229,29 @@ def decode(
     return Pixels(data, **meta)
 
 
-def cache_key(sources: Sequence[Source], rules: list) -> str:
+def file_states(sources: Sequence[Source]) -> list[str]:
+    """Size and time of each file, "missing" where there is none, "" of pixels. ReadError: the system does not
+    say."""
+    states, refused = [], {}
+    for i, source in enumerate(sources):
+        try:
+            stat = None if isinstance(source, np.ndarray) else os.stat(source)
+            states.append("" if stat is None else f"{stat.st_size}\0{stat.st_mtime_ns}")
+        except OSError as error:
+            if error.errno not in ABSENT:
+                refused[i] = reason_of(error)[0]
+            states.append("missing")  # a link to nowhere, say: decoding lists it
+    if refused:
+        raise read_error(refused, sources)
+    return states
+
+
+def cache_key(sources: Sequence[Source], states: Sequence[str], rules: list) -> str:
     digest = hashlib.blake2b(json.dumps(rules).encode(), digest_size=8)
-    for source in sources:
+    for source, state in zip(sources, states):
         if isinstance(source, np.ndarray):
             digest.update(str(source.shape).encode() + source.tobytes())
         else:
-            try:
-                stat = os.stat(source)
-                state = f"{stat.st_size}\0{stat.st_mtime_ns}"
-            except OSError:  # a link to nowhere: decoding lists it
-                state = "missing"
             digest.update(os.fsencode(f"{Path(source).absolute()}\0{state}\0"))
     return digest.hexdigest()
 
@@ -202,16 +275,20 @@ def reserved(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def build_cache(folder: Path, sources, size, resize, bits, workers, progress) -> None:
-    """Writes pixels.npy and pixels.json. Unreadable images are listed in it, all of them."""
+def build_cache(folder: Path, sources, absent, size, resize, bits, workers, progress) -> None:
+    """Writes pixels.npy and pixels.json. Unreadable images are listed in it, all of them. absent: rows without a
+    file; ReadError names all the others that the system refused, one that has vanished since among them."""
     started, total = time.perf_counter(), len(sources)
     bad: dict[int, str] = {}
+    refused: dict[int, str] = {}
 
     def attempt(function, i, *arguments):
         try:
             return function(sources[i], *arguments)
         except Exception as error:  # noqa: BLE001  Pillow raises many kinds; each is listed with its file
-            bad[i] = (str(error) or type(error).__name__).splitlines()[0]
+            reason, its_own = reason_of(error)
+            vanished = getattr(error, "errno", None) in ABSENT and i not in absent
+            (bad if its_own and not vanished else refused)[i] = reason
             return None
 
     # Pillow decodes and resizes outside of Python's lock. Its warnings (huge image, odd EXIF) are turned off
@@ -219,6 +296,8 @@ def build_cache(folder: Path, sources, size, resize, bits, workers, progress) ->
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")
         heads = list(pool.map(lambda i: attempt(header, i), range(total)))
+        if refused:
+            raise read_error(refused, sources)
         channels = 1 if all(head is None or head[0] in GREY_MODES for head in heads) else 3
         pixels = reserved(folder / "pixels.npy", (total, channels, size, size))
 
@@ -235,6 +314,8 @@ def build_cache(folder: Path, sources, size, resize, bits, workers, progress) ->
             largest = max(largest, top)
             digest.update(content)
             progress(done, total)
+    if refused:
+        raise read_error(refused, sources)
     pixels.flush()
     good = [i for i in range(total) if i not in bad]
     same_bytes = ([good[k] for k in same] for same in identical_images([sources[i] for i in good], workers))
@@ -277,8 +358,10 @@ def identical_images(sources: Sequence[Source], workers: int = 2) -> list[list[i
             return "read"
         try:
             return os.path.getsize(source)
-        except OSError:  # gone: it is like no other
-            return "gone", i
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise
+            return "gone", i  # like no other
 
     sizes = list(map(size, range(len(sources))))
     common = Counter(sizes)
@@ -323,12 +406,15 @@ def batch(
     augment: str = "none",
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """(B, 3, H, W) float32, normalised, on the device; greyscale is widened there."""
+    """(B, 3, H, W) float32, normalised, on the device; greyscale is widened there. The same pixels inside a
+    caller's autocast as outside of it: affine_grid is a matrix product, and in bfloat16 its grid is off by
+    half a pixel at 224 px and by more than one at 512."""
     images = data[torch.as_tensor(rows, device=data.device)].to(device, non_blocking=True).float().div_(255)
-    if AUGMENT[augment]:
-        images = augmented(images, generator, **AUGMENT[augment])
-    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
-    return (images - mean) / std
+    with torch.autocast(images.device.type, enabled=False):
+        if AUGMENT[augment]:
+            images = augmented(images, generator, **AUGMENT[augment])
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
+        return (images - mean) / std
 
 
 def augmented(images, generator, *, flip, shift, scale, rotation, brightness, contrast) -> torch.Tensor:

@@ -14,13 +14,25 @@ import math
 import re
 from collections.abc import Iterable
 
-from wording import copies, distinct, metric_name, plural, several, spoken, tested_images
+from wording import (
+    NO_GROUPS,
+    STAGED,
+    copies,
+    distinct,
+    lost_runs,
+    measured,
+    metric_name,
+    plural,
+    several,
+    spoken,
+    tested_images,
+)
 
 DEFINITIONS = {
     "FT": "all weights trained",
     "LP": "only the new classifier layer trained, the backbone frozen, BatchNorm statistics included",
-    "G-LF": "gradual unfreezing, the classifier first, then block by block from the last to the first",
-    "G-FL": "gradual unfreezing, the classifier first, then block by block from the first to the last",
+    "G-LF": "gradual unfreezing of the blocks from the last to the first, the classifier trained throughout",
+    "G-FL": "gradual unfreezing of the blocks from the first to the last, the classifier trained throughout",
     "LP-FT": "the classifier alone for the first part of the epochs, then all weights with a fresh "
     "optimizer and schedule",
     "L1-SP": "all weights trained with an L1 penalty on the backbone's distance from its pretrained weights",
@@ -150,9 +162,11 @@ def split_text(block: dict) -> str:
                 f" of {span(p['groups'] for p in parts)} {plural(block['group_kind'])}" if by_group else ""
             )
             sizes.append(f"{span(p['images'] for p in parts)} images{groups} for {words}")
-    how = f"by {block['group_kind']}" if by_group else "by image, as the data names no patient"
-    many = f"into {len(splits)} folds" if len(splits) > 1 else "once"
-    text = f"The data was split {how}, {many}, with {spoken(sizes)}{' in each' if len(splits) > 1 else ''}."
+    how = f"by {block['group_kind']}" if by_group else f"by image, as {NO_GROUPS}"
+    folds = len(block["planned"]["folds"])
+    many = f"into {folds} folds" if folds > 1 else "once"
+    many += f", of which {len(splits)} {'was' if len(splits) == 1 else 'were'} run" * (len(splits) < folds)
+    text = f"The data was split {how}, {many}, with {spoken(sizes)}{' in each' if folds > 1 else ''}."
     if block["official_test"]:
         text += " The test images were those of the dataset's own split."
     shared = sum(s["groups_in_two_splits"] for s in splits)
@@ -168,16 +182,21 @@ def design_text(block: dict) -> str:
     if not seeds:
         return ""
     over = f"{several(len(seeds), 'random seed')} ({', '.join(map(str, seeds))})"
+    full = all(row["done"] == len(seeds) * len(folds) for row in block["rows"])
     if len(folds) > 1:
-        full = all(row["done"] == len(seeds) * len(folds) for row in block["rows"])
-        over += (
-            f" on each of {len(folds)} folds"
-            if full
-            else f" on {len(folds)} folds, not all of them in every fold"
-        )
+        over += f" on each of {len(folds)} folds" if full else f" on {len(folds)} folds"
+    over += ", with runs missing (the results table says which)" * (not full)
+    over += "".join(f"; of {len(asked)} {key} planned, {len(block[key])} were run" for key, asked in
+        (("seeds", block["planned"]["seeds"]), ("folds", block["planned"]["folds"])) if len(block[key]) < len(asked)
+        )  # fmt: skip
+    what = (
+        "all initial weights"
+        if block["settings"].get("weights") == "none"
+        else "the initial classifier layer"
+    )
     return (
-        f"Each strategy was trained with {over}; a seed set the initial classifier layer, the order of the "
-        "images and the augmentation, the same for every strategy."
+        f"Each strategy was trained with {over}; a seed set {what}, the order of the images and the augmentation, "
+        "the same for every strategy."
     )
 
 
@@ -227,11 +246,29 @@ def strategies_text(block: dict) -> str:
         )
         beta = row["hyperparameters"].get("beta")
         penalty = f"alpha {alpha}" + (f", beta {beta:g}" if is_set(beta) else "") if alpha else ""
-        described.append(f"{name} ({'; '.join(filter(None, (DEFINITIONS.get(name), rates, penalty)))})")
+        parts = (DEFINITIONS.get(name), stages_text(row), rates, penalty, early_text(row))
+        described.append(f"{name} ({'; '.join(filter(None, parts))})")
     if not described:
         return "No run has finished."
     count = several(len(described), "strategy")
     return f"{count} {'was' if len(described) == 1 else 'were'} compared: {'; '.join(described)}."
+
+
+def stages_text(row: dict) -> str:
+    """The stages as they ran, for a strategy in stages: where epochs are few they merge, down to one, which is FT."""
+    stages = row.get("stages") or {}
+    if row["strategy"] not in STAGED or not stages:
+        return ""
+    if len(stages) == 1:
+        return "here in its last stage alone, all weights trained from the first epoch"
+    return "stages: " + ", ".join(f"{stage} from epoch {first}" for stage, first in stages.items())
+
+
+def early_text(row: dict) -> str:
+    early = [
+        f"{n} of {several(row['done'], 'run')} in stage {stage}" for stage, n in row.get("early", {}).items()
+    ]
+    return f"scored by a checkpoint from before the last stage: {spoken(early)}" if early else ""
 
 
 def numbers(values: list[float]) -> str:
@@ -252,12 +289,12 @@ def tuning_text(block: dict) -> str:
         else spoken(row["strategy"] for row in ran(block) if row["trials"])
     )
     text = (
-        f"For {whose} {dimensions} was tuned with {many} in each fold, drawn from the strategy's grid, on "
-        f"a further split inside the training part of each fold, by {metric_name(block['metric'])}; the "
-        "validation and test parts took no part in it."
+        f"For {whose} {dimensions} was tuned with {many} in each fold, the default first and then others of "
+        "the strategy's grid, on a further split inside the training part of each fold, by "
+        f"{metric_name(block['metric'])}; the validation and test parts took no part in it."
     )
     edges = [row["strategy"] for row in ran(block) if row["edge"]]
-    return text + (f" The chosen value lay at an end of the grid for {spoken(edges)}." if edges else "")
+    return text + (f" The chosen value lay at an end of those tried for {spoken(edges)}." if edges else "")
 
 
 def training_text(block: dict) -> str:
@@ -310,6 +347,8 @@ def selection_text(block: dict) -> str:
             " Thresholds for sensitivity and specificity were chosen on the validation part "
             f"({block['threshold_rule']})."
         )
+    if block["thresholds"] and block["task"] == "multiclass":
+        text += " Accuracy, balanced accuracy, F1 and kappa are of the class with the higher score, not of that threshold."
     return text
 
 
@@ -430,7 +469,7 @@ def data_source(block: dict) -> str:
 
 
 def subset_text(block: dict) -> str:
-    return " ".join(block["data_notes"])
+    return "; ".join(block["data_notes"])
 
 
 def missing_text(block: dict) -> str:
@@ -443,7 +482,7 @@ def disjoint_text(block: dict) -> str:
     if not block["splits"]:
         return ""
     if block["group_kind"] == "image":
-        return "Image: the data names no patient, so images of one patient may stand in two partitions."
+        return f"Image: {NO_GROUPS}, so images of one patient may stand in two partitions."
     shared = sum(s["groups_in_two_splits"] for s in block["splits"])
     kind = block["group_kind"]
     return f"{kind[0].upper()}{kind[1:]}; {plural(kind)} in two splits: {shared}."
@@ -456,7 +495,7 @@ def all_training_text(block: dict) -> str:
 def metrics_text(block: dict) -> str:
     names = dict.fromkeys(name for row in ran(block) for name in row["metrics"])
     others = [metric_name(n) for n in names if n not in (block["metric"], block["second"])]
-    text = f"Primary: {metric_name(block['metric'])}; secondary: {metric_name(block['second'])}"
+    text = f"Primary: {measured(block)}; secondary: {metric_name(block['second'])}"
     return text + (f"; also {spoken(others)}" if others else "") + f". Unit: {block['unit_kind']}."
 
 
@@ -504,9 +543,8 @@ def uncertainty_text(block: dict) -> str:
 def failure_text(block: dict) -> str:
     parts = ["confusion matrices"] if block["confusion"] else []
     parts += [f"the {len(block['hardest'])} hardest test images"] if block["hardest"] else []
-    lost = [several(sum(row[k] for row in block["rows"]), "run") + f" {w}"
-        for k, w in (("failed", "failed"), ("unfinished", "unfinished"))
-        if sum(row[k] for row in block["rows"])]  # fmt: skip
+    kinds = ("failed", "unfinished", "missing")
+    lost = lost_runs({kind: sum(row[kind] for row in block["rows"]) for kind in kinds})
     text = f"The report shows {spoken(parts)}. {author('their meaning in the clinic')}" if parts else ""
     return " ".join(filter(None, [text, f"Runs without a result: {spoken(lost)}." if lost else ""]))
 

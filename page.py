@@ -20,16 +20,21 @@ import metrics
 from wording import (
     BUDGET,
     LEFT_OUT,
+    NO_GROUPS,
     SYMBOL,
+    beside,
     block_name,
     budget_row,
+    calls_text,
     change,
     clean,
+    counted,
     friedman_line,
     in_order,
     interval,
     known,
     lost_runs,
+    measured,
     metric_name,
     number,
     p_value,
@@ -39,6 +44,7 @@ from wording import (
     question,
     several,
     short,
+    shown_name,
     spread,
     standing,
     tested_images,
@@ -192,8 +198,9 @@ def headline(analysis: dict) -> Html:
     what = several(len(blocks), "dataset and backbone")
     if len(blocks) == 1:
         b = blocks[0]
-        what = f"{block_name(b)}: {tested_images(b)}, {several(len(b['seeds']), 'seed')}, "
-        what += several(len(b["folds"]), "fold")
+        what = f"{block_name(b)}: {tested_images(b)}, "
+        what += f"{counted(len(b['seeds']), len(b['planned']['seeds']), 'seed')}, "
+        what += counted(len(b["folds"]), len(b["planned"]["folds"]), "fold")
     line = f"{what}, {several(runs, 'finished run')} in {analysis['folder']}"
     return join([tag("h1", question(blocks)), tag("p", line, class_="under")])
 
@@ -243,8 +250,8 @@ def result_cell(entry: dict, tint: float | None, mark: str = "") -> Cell:
     if not entry["n"]:
         return td("no finished run", class_="words")
     parts = [tag("b", number(entry["mean"])), tag("span", interval(entry["low"], entry["high"]), class_="ci"),
-        tag("span", spread(entry), class_="sd")]  # fmt: skip
-    shown = join((p for p in parts if not p.endswith("></span>")), " ")
+        tag("span", spread(entry), class_="sd"), tag("small", beside(entry).strip())]  # fmt: skip
+    shown = join((p for p in parts if plain(p)), " ")
     return td(shown, tag("em", mark) if mark else None, tint=tint, class_="result words")
 
 
@@ -259,7 +266,7 @@ def overview(blocks: list[dict]) -> Html:
     columns = []
     for block in blocks:
         tints = column_tints(block["rows"], "test", block["higher_is_better"])
-        columns.append({row["strategy"]: result_cell(row["test"], t, badge(block, row))
+        columns.append({row["strategy"]: result_cell(row["test"], t, " ".join(filter(None, badge(block, row))))
             for row, t in zip(block["rows"], tints)})  # fmt: skip
     rows = [
         [name, *(column.get(name, td("not run", class_="words")) for column in columns)] for name in names
@@ -274,15 +281,18 @@ def overview(blocks: list[dict]) -> Html:
     return table(caption, ["Strategy", *heads], rows, class_="results") + legend()
 
 
-def badge(block: dict, row: dict) -> str:
+def badge(block: dict, row: dict) -> tuple[str, str]:
+    """The mark beside the value, and what is to be known of its runs."""
     mark = standing(block, row)
-    return {"best": "★ best", "≈ best": "≈ best"}.get(mark, "")
+    shown = {"best": "★ best", "≈ best": "≈ best", "one class": "one class"}.get(mark, "")
+    return shown, shown_name(row).removeprefix(row["strategy"]).strip()
 
 
 def legend() -> Html:
     return note(
-        "★ best: highest point estimate of those with all runs. ≈ best: not separable from it "
-        "(Holm-adjusted p of 0.05 or more in the pairs). A deeper tint is a better value; each column's "
+        "★ best: best point estimate of those with all runs. ≈ best: not separable from it "
+        "(Holm-adjusted p of 0.05 or more in the pairs). one class: it calls every test image alike, and is "
+        "no candidate for the best. A deeper tint is a better value; each column's "
         "scale spans its intervals, so that differences within the noise look alike."
     )
 
@@ -299,10 +309,12 @@ def results_table(block: dict) -> Html:
         shown = tag("span", {"best": "★ best"}.get(mark, mark), class_="mark " + re.sub("[^a-z]", "", mark))
         some = row["test"]["n"] > 0
         validation = (
-            join([number(val["mean"]), " ", tag("span", spread(val), class_="sd")]) if some else LEFT_OUT
+            join([number(val["mean"]), " ", tag("span", spread(val) + beside(val), class_="sd")])
+            if some
+            else LEFT_OUT
         )
         spent = dict(zip(BUDGET, budget_row(row)))
-        body.append([row["strategy"], result_cell(row["test"], tint), td(shown, class_="words"),
+        body.append([shown_name(row), result_cell(row["test"], tint), td(shown, class_="words"),
             whole(row["test"]["n"]),
             result_cell(row["second"], second) if some else td(LEFT_OUT, class_="words"),
             validation, *(spent[name] for name in budget),
@@ -314,7 +326,7 @@ def results_table(block: dict) -> Html:
         "Runs",
         metric_name(block["second"]),
     ]
-    columns += ["Validation (chose the epoch)", *budget, "Failed"]
+    columns += ["Validation (chose the epoch)", *budget, BUDGET[-1]]
     groups = [("", 1), ("Test", 4), ("", 1), ("Budget", len(budget) + 1)]
     caption = join([named(block["data"]), ", ", named(block["arch"]), ": mean over runs [95 % interval over ",
         plural(block["group_kind"]), "] ± standard deviation over runs (seeds, folds)"])  # fmt: skip
@@ -382,7 +394,7 @@ def pair_matrix(block: dict) -> Html:
         cells = [td("", class_="self") if a == b else verdict_cell(pairs.get((a, b))) for b in names]
         rows.append([a, *cells])
     caption = (
-        f"{metric_name(block['metric'])} on test, row minus column, with its paired 95 % interval over "
+        f"{measured(block)} on test, row minus column, with its paired 95 % interval over "
         f"{plural(block['group_kind'])}"
     )
     better = "higher" if block["higher_is_better"] else "lower"
@@ -423,9 +435,7 @@ def pair_table(block: dict) -> Html:
         "AUROC difference", "p", "t (df)", "p", "W (n)", "p"]  # fmt: skip
     groups = [("", 3), ("Group bootstrap", 3), ("McNemar (right: only A / only B)", 2), ("DeLong", 2),
         ("Corrected t", 2), ("Wilcoxon", 2)]  # fmt: skip
-    caption = (
-        f"Every pair, A − B, on {metric_name(block['metric'])}. {LEFT_OUT}: left out, for the reason below"
-    )
+    caption = f"Every pair, A − B, on {measured(block)}; McNemar's test is on accuracy. {LEFT_OUT}: left out, for the reason below"
     return table(caption, columns, rows, groups=groups)
 
 
@@ -466,11 +476,12 @@ def metrics_table(block: dict) -> Html:
         "Every metric on test, mean ± standard deviation over runs; (n) where a metric is undefined in some "
         "of the runs"
     )
+    caption += f". {calls_text(block)}" if calls_text(block) else ""
     return table(caption, ["Strategy", *map(metric_name, names)], body)
 
 
 def metric_cell(entry: dict, tint: float | None, runs: int) -> Cell:
-    some = f" (n = {entry['n']})" if 0 < entry["n"] < runs else ""
+    some = beside(entry) + (f" (n = {entry['n']})" if 0 < entry["n"] < runs else "")
     return td(number(entry["mean"]), " ", tag("span", spread(entry) + some, class_="sd"), tint=tint)
 
 
@@ -552,19 +563,23 @@ def most_confused(strategy: str, matrix: list[list[int]], classes: list[str]) ->
     return table(caption, ["True", "Called", "Count", "Of"], rows)
 
 
+CALIBRATED = {"multiclass": ("Confidence", "Accuracy"), "multilabel": ("Score", "Share with the label")}
+
+
 def calibration_tables(block: dict) -> list[Html]:
     found = block["calibration"]
     if not found:
         return []
+    across, up = CALIBRATED[block["task"]]
     rows = [[strategy, number(c["ece"]), number(c["brier"])] for strategy, c in found.items()]
-    tables = [table("Calibration on test, all runs pooled; lower is better",
+    tables = [table("Calibration on test, mean over runs; lower is better. The bins below hold all runs together",
         ["Strategy", "Expected calibration error", "Brier score"], rows)]  # fmt: skip
     for strategy, entry in found.items():
         bins = [b for b in entry["bins"] if b["count"]]
-        body = [[number(b["confidence"]), number(b["accuracy"]),
+        body = [[f"{number(b['low'], 1)} – {number(b['high'], 1)}", number(b["confidence"]), number(b["accuracy"]),
             number(b["accuracy"] - b["confidence"], sign=True), whole(b["count"])] for b in bins]  # fmt: skip
         tables.append(
-            table(f"{strategy}: by bin of confidence", ["Confidence", "Accuracy", "Gap", "Count"], body)
+            table(f"{strategy}: by bin of {across.lower()}", ["Bin", across, up, "Gap", "Count"], body)
         )
     return [tables[0], tag("div", *tables[1:], class_="side-by-side")]
 
@@ -651,10 +666,7 @@ def splits_tables(block: dict) -> list[Html]:
         + ("" if by_image else f"{groups} in two splits: {s['groups_in_two_splits']}; ")
         + f"byte-identical images across splits: {s['identical_across_splits']}" for s in splits]  # fmt: skip
     if by_image:
-        facts.append(
-            "The split is by image: the data names no patient, so images of one patient may stand in two "
-            "splits."
-        )
+        facts.append(f"The split is by image: {NO_GROUPS}, so images of one patient may stand in two splits.")
     left = ", left as it is" if any(s["identical_across_splits"] for s in splits) else ""
     facts.append(f"The test set is the dataset's official one{left}." if block["official_test"]
         else f"The test set was cut from the data by {block['group_kind']}.")  # fmt: skip
@@ -678,7 +690,7 @@ def settings_tables(block: dict) -> list[Html]:
         td(", ".join(row["edge"]) or LEFT_OUT, class_="words"),
         td(value(row["hyperparameters"]), class_="words wrap")] for row in block["rows"]]  # fmt: skip
     return [table("Each strategy's own",
-        ["Strategy", "Learning rate", "Alpha", "At the end of its grid", "Hyperparameters"], own), tag("div",
+        ["Strategy", "Learning rate", "Alpha", "At an end of what was tried", "Hyperparameters"], own), tag("div",
         facts("Settings that all runs share", block["settings"]),
         facts("Versions and machine", block["environment"]), class_="side-by-side"),
         *(tag("pre", tag("code", command)) for command in block["commands"])]  # fmt: skip

@@ -45,6 +45,7 @@ class Data:
     digest: str = ""
     fingerprint: str = ""  # of the index and what counts as one, taken once a dataset, not once a run
     identical: list[list[int]] = field(default_factory=list)  # rows with the same bytes
+    folds: int = 1  # how many the data was split into, this one counted in
 
     def sides(self) -> np.ndarray:
         """N strings, train, val, test, or "" where an image is in none: rows the other way round."""
@@ -87,10 +88,11 @@ def describe_data(data: Data) -> dict:
         "unit_score": index.unit_score if index.units is not None else None,
         "leave_out": list(index.leave_out),
         "splits": held,
+        "folds": data.folds,
         "official_test": is_official(index, data.rows["test"]),
         "groups_in_two_splits": shared_groups(index, sides),
         "identical_across_splits": len(splits.spanning(data.identical, sides)),
-        "notes": index.notes,
+        "notes": [*index.notes, *index.warnings],
     }
 
 
@@ -136,6 +138,7 @@ class Prepared:
             self.digest,
             self.fingerprint,
             self.identical,
+            len(self.folds),
         )
 
 
@@ -210,6 +213,8 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
         identical = [same for rows in identical if len(same := [new[i] for i in rows if i in new]) > 1]
     for text in [*index.notes, *pixels.warnings]:
         print(f"  note: {text}")
+    for text in index.warnings:
+        print(f"  WARNING: {text}")
     folds = cut_folds(index, identical, s)
     for k, split in enumerate(folds):
         print_split(index, identical, split, k if len(folds) > 1 else None)

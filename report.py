@@ -18,7 +18,7 @@ import tables
 from analysis import ReportError, analyse
 from files import to_csv, to_json, write_atomically
 from results import NAN, Run, read_runs
-from wording import distinct, problems, several
+from wording import beside, counted, distinct, problems
 
 SETTINGS = (
     "epochs",
@@ -31,7 +31,15 @@ SETTINGS = (
     "weights_sha256",
     "data_hash",
 )
-BUDGET = ("best_epoch", "epochs", "optimizer_steps", "minutes", "peak_memory_bytes", "trainable_parameters")
+BUDGET = (
+    "best_epoch",
+    "best_stage",
+    "epochs",
+    "optimizer_steps",
+    "minutes",
+    "peak_memory_bytes",
+    "trainable_parameters",
+)
 
 
 def results_rows(runs: list[Run]) -> list[dict]:
@@ -49,7 +57,12 @@ def results_rows(runs: list[Run]) -> list[dict]:
                 f"{split}_{name}": value
                 for name, value in run.result.get(split, {}).get("values", {}).items()
             }
+            row |= {
+                f"{split}_{name}_over": "{} of {}".format(*run.averaged_over(split, name))
+                for name in run.result.get(split, {}).get("averaged_over", {})
+            }
         row |= {"tuning_trials": len(tuning.get("trials", [])), "tuning_minutes": tuning.get("minutes", "")}
+        row |= {"last_stage": next(reversed(run.stages), "")}
         rows.append(row | {name: run.result.get(name) for name in BUDGET})
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "") for name in names} for row in rows]
@@ -64,6 +77,7 @@ def comparison_rows(analysis: dict) -> list[dict]:
                 "data": block["data"],
                 "arch": block["arch"],
                 "metric": block["metric"],
+                "metric_over": block["over"],
                 "groups": block["test_groups"],
             }
             row |= {k: v for k, v in pair.items() if not isinstance(v, dict) and v is not None}
@@ -148,7 +162,7 @@ def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
     for block in analysis["blocks"]:
         if only is not None and (block["data"], block["arch"]) not in only:
             continue
-        n = f"{several(len(block['seeds']), 'seed')} x {several(len(block['folds']), 'fold')}"
+        n = " x ".join(counted(len(block[k]), len(block["planned"][k]), k[:-1]) for k in ("seeds", "folds"))
         tested = distinct(block)
         what = f"mean over runs ({n}) [95 % interval over {tested}] ± standard deviation of runs"
         lines += ["", f"{block['data']}, {block['arch']}: {what}"]
@@ -158,10 +172,11 @@ def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
         )
         for row in block["rows"]:
             mark = "*" if row["best"] else " "
-            cells = f"{estimate_text(row['test']):<34}{estimate_text(row['second']):<34}{estimate_text(row['val']):<22}"
+            cells = f"{estimate_text(row['test']):<32}  {estimate_text(row['second']):<32}  {estimate_text(row['val']):<20}  "
             cost = f"{row['trainable_parameters']:>12,}{row['minutes']:>9.2f}" if row["done"] else ""
             lost = {"failed": row["failed"], "unfinished": row["unfinished"], "not run": row["missing"]}
             said = "".join(f"  {n} {kind}" for kind, n in lost.items() if n)
+            said += "".join(f"  {n} scored in stage {stage}" for stage, n in row["early"].items())
             lines.append(f"{row['strategy']:<8}{mark}{row['done']:>5}  {cells}{cost}{said}")
         lines += [*(f"note: {note}" for note in problems(block)), block["verdict"]]
     return "\n".join(lines + [f"warning: {warning}" for warning in analysis["warnings"]])
@@ -172,7 +187,7 @@ def estimate_text(found: dict) -> str:
         return "undefined"
     said = f"{found['mean']:.3f}"
     said += f" [{found['low']:.3f}, {found['high']:.3f}]" if math.isfinite(found.get("low", NAN)) else ""
-    return said + (f" ± {found['sd']:.3f}" if math.isfinite(found["sd"]) else "")
+    return said + (f" ± {found['sd']:.3f}" if math.isfinite(found["sd"]) else "") + beside(found)
 
 
 def written(folder: str | Path) -> str:

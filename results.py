@@ -63,6 +63,31 @@ class Run:
         value = self.result[split]["values"].get(metric)
         return NAN if value is None else value
 
+    def averaged_over(self, split: str, metric: str) -> tuple[int, int] | None:
+        """(how many classes or labels the metric is a mean over there, out of how many); None where it is no mean."""
+        part = self.result.get(split, {})
+        count = part.get("averaged_over", {}).get(metric)
+        if count is None:
+            return None
+        left_out = self.config["data"]["leave_out"] if metric == "video_map" else ()
+        return count, len(part["per_class"]) - len(left_out)
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """The stages that had an epoch, in their order: name -> first epoch. Read from log.csv, since stages merge
+        where there are fewer epochs than stages."""
+        stages: dict[str, int] = {}
+        for row in self.rows("log.csv"):
+            if row.get("stage"):
+                stages.setdefault(row["stage"], int(row["epoch"]))
+        return stages
+
+    @property
+    def early_stage(self) -> str:
+        """The stage that the scored checkpoint is from, where another stage came after it; else empty."""
+        stage, stages = self.result.get("best_stage"), list(self.stages)
+        return stage if stages and stage in stages[:-1] else ""
+
     def rows(self, name: str) -> list[dict]:
         """A CSV of the folder; none where it is missing."""
         file = self.folder / name
@@ -118,6 +143,13 @@ def read_run(folder: Path) -> Run:
     else:
         run.reason = f"{len(run.rows('log.csv'))} of {config['settings']['epochs']} epochs"
     return run
+
+
+def at_an_end(tuning: dict) -> list[str]:
+    """Of lr and alpha those whose chosen value is the least or the greatest that was tried, in a trial that
+    failed too: a better one may lie beyond it. tuning: of config.json."""
+    tried = {name: [trial[name] for trial in tuning["trials"]] for name in ("lr", "alpha") if name in tuning}
+    return [name for name, values in tried.items() if tuning[name] in (min(values), max(values))]
 
 
 def read_scored(run: Run) -> Scored:

@@ -174,7 +174,10 @@ def check_split(index: Index, split: np.ndarray, where: str = "", complete: bool
     for group, side in zip(index.groups, split):
         sides[group].add(str(side))
     if torn := [f"{g} ({' and '.join(sorted(s))})" for g, s in sides.items() if len(s) > 1]:
-        raise DataError(f"{at}: {len(torn)} {index.group_kind}s are in two splits: {listing(torn)}")
+        raise DataError(
+            f"{at}: {len(torn)} {index.group_kind}s are in two splits: {listing(torn)}"
+            + torn_by_spelling(index, split)
+        )
     for side in SPLITS:
         rows = np.flatnonzero(split == side)
         if not len(rows) and not complete:
@@ -192,6 +195,24 @@ def check_split(index: Index, split: np.ndarray, where: str = "", complete: bool
                     f"{at}: class {listing(lacking)} is absent from {side} ({listing((f'{c}: {n}' for c, n in of.items()), most=1)} "
                     f"{index.group_kind}s in all); it needs one in each split: join classes, add data, or change the split"
                 )
+
+
+def torn_by_spelling(index: Index, split: np.ndarray) -> str:
+    """What check_split adds where groups are in two splits only because one_spelling joined their ids: a given
+    split that keeps one spelling here and the other there. "" where there are none."""
+    found = defaultdict(lambda: defaultdict(set))
+    for group, spelt, side in zip(index.groups, index.spelt or (), split):
+        found[group][spelt].add(str(side))
+    joined = []
+    for ways in found.values():
+        if all(len(sides) == 1 for sides in ways.values()) and len(set().union(*ways.values())) > 1:
+            joined.append(" = ".join(f"{spelt!r} in {min(sides)}" for spelt, sides in ways.items()))
+    if not joined:
+        return ""
+    return (
+        f"; {len(joined)} of them as two spellings of one id ({listing(joined)}): give each {index.group_kind} one "
+        f"spelling and one split in the table or file names, or pass --exact-ids if they are different {index.group_kind}s"
+    )
 
 
 def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> Path:
@@ -221,7 +242,9 @@ def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> Path:
 
 
 def read_splits(file: Path, index: Index) -> list[np.ndarray]:
-    """The folds of a splits.csv. An image with a blank split is left out ("") of that fold."""
+    """The folds of a splits.csv. An image with a blank split is left out ("") of that fold. Rows are matched by
+    image; their group column is for the reader: which images are one group is the index's to say, and a file
+    that puts a group on two sides is refused."""
     if not Path(file).is_file():
         raise DataError(f"--splits-file {file}: no such file")
     header, rows = read_table(Path(file))
@@ -352,7 +375,7 @@ def check_data(
     folds: of make_splits; without them the official splits are checked. bad, identical, found, warnings: of
     Pixels. problems: what make_splits said where it gave no folds; they come first, and once."""
     rows = [{"table": "images", "note": found}] if found else []
-    problems, warnings = list(dict.fromkeys(problems)), list(warnings)
+    problems, warnings = list(dict.fromkeys(problems)), [*index.warnings, *warnings]
     said = {problem.partition(": ")[2] for problem in problems}  # without the place
     archive = np.array(index.official)
     for row in count_rows(index, archive, "archive"):

@@ -381,6 +381,8 @@ class Plan:
             self.hooks.after_backward()
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Call after each step that was taken, not after one that a GradScaler skipped: what shrinks the
+        weights belongs to the step."""
         if hasattr(self.hooks, "after_step"):
             self.hooks.after_step(optimizer)
 
@@ -843,8 +845,8 @@ class RelativeGradientNorm:
 @dataclass(frozen=True)
 class Strategy:
     """name: the paper's. rates: half-decade grids of the learning rate for AdamW (and Adam) and for SGD with
-    momentum 0.9. default: the grid's centre. Likewise lp_rates (LP-FT's first part) and alphas (SP
-    penalties)."""
+    momentum 0.9. default: the grid's centre, of two the lower. alphas: grid of the SP penalties by decades,
+    alpha its default. No default stands at an end of its grid."""
 
     name: str
     build: Callable[[list[Block], float, Hyperparameters], Plan]
@@ -883,7 +885,7 @@ STRATEGIES: dict[str, Strategy] = {
     "gfl": Strategy("G-FL", gfl, **FT_RATES),
     "lpft": Strategy("LP-FT", lpft, **LPFT_RATES, uses=("weight_decay", "lp_lr")),
     "l1sp": Strategy("L1-SP", l1sp, **FT_RATES, alphas=(1e-5, 1e-4, 1e-3), alpha=1e-4, uses=SP_USES),
-    "l2sp": Strategy("L2-SP", l2sp, **FT_RATES, alphas=(1e-3, 1e-2, 1e-1), alpha=1e-1, uses=SP_USES),
+    "l2sp": Strategy("L2-SP", l2sp, **FT_RATES, alphas=(1e-3, 1e-2, 1e-1, 1.0), alpha=1e-1, uses=SP_USES),
     "autorgn": Strategy("Auto-RGN", autorgn, **RGN_RATES, uses=RGN_USES),
 }
 
@@ -897,30 +899,38 @@ def strategy_key(name: str) -> str:
     return key
 
 
-def trials(strategy: str, opt: str, n: int, seed: int = 0) -> list[dict]:
-    """n settings to try, the same number for every strategy: {"lr", "alpha" (None where it has none), "edge": names
-    of those at an end of their grid}.
+def trials(strategy: str, opt: str, n: int) -> list[dict]:
+    """n settings to try, the same number for every strategy: {"lr", "alpha" (None where it has none)}.
 
-    The default first, then points drawn without replacement from the strategy's grid of learning rates, times alphas
-    where it has them: alpha is a dimension of the same n, no extra. Where n exceeds the grid, midpoints (geometric)
-    make the rates denser between the same ends. ValueError for n under 1."""
+    The default first, then half a decade of the rate up, half a decade down, and outward by turns; alphas
+    likewise, by decades. Trial i takes the i-th rate and the i-th alpha, both from the front again when used
+    up: alpha is a dimension of the same n, no extra. So L1-SP and L2-SP try the rates that FT tries, trial by
+    trial up to the grid's length, from the second trial on both dimensions have moved, and no pair comes
+    again (where both would start anew together, alpha is moved on by one). After the whole grid the rates
+    half way between its own (geometric) follow by the same rule. n trials begin with those of n - 1.
+    ValueError for n under 1."""
     entry = STRATEGIES[strategy_key(strategy)]
     if n < 1:
         raise ValueError(f"{n} trials; give at least 1")
-    rates, alphas = list(entry.rates(opt)), entry.alphas or (None,)
-    while len(rates) * len(alphas) < n:
-        middles = [math.sqrt(rates[i] * rates[i + 1]) for i in range(len(rates) - 1)]
-        rates = sorted(rates + middles)
-    first = (entry.default_lr(opt), entry.alpha)
-    others = [(lr, alpha) for lr in rates for alpha in alphas if (lr, alpha) != first]
-    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn = [first, *(others[i] for i in order[: n - 1])]
-    ends = {"lr": (rates[0], rates[-1]), "alpha": (alphas[0], alphas[-1])}
-    return [
-        {"lr": lr, "alpha": alpha, "edge": [name for name, value in (("lr", lr), ("alpha", alpha))
-                                            if value is not None and value in ends[name]]}
-        for lr, alpha in drawn
-    ]  # fmt: skip
+    default, rates = entry.default_lr(opt), sorted(entry.rates(opt))
+    alphas = outward(sorted(entry.alphas), entry.alpha) if entry.alphas else [None]
+    points, new = [], rates
+    while len(points) < n:
+        turn = [rate for rate in outward(rates, default) if rate in new]
+        together = math.lcm(len(turn), len(alphas))
+        for i in range(len(turn) * len(alphas)):
+            alpha = alphas[(i + i // together) % len(alphas)]
+            points.append({"lr": turn[i % len(turn)], "alpha": alpha})
+        new = [math.sqrt(rates[i] * rates[i + 1]) for i in range(len(rates) - 1)]
+        rates = sorted(rates + new)
+    return points[:n]
+
+
+def outward(values: list[float], start: float) -> list[float]:
+    """Ascending values in the order of their distance in places from `start`, the higher before the lower."""
+    first = values.index(start)
+    places = sorted(range(len(values)), key=lambda i: (abs(i - first), i < first))
+    return [values[i] for i in places]
 
 
 def resolved(

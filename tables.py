@@ -9,12 +9,14 @@ import methods
 from wording import (
     BUDGET,
     LEFT_OUT,
+    beside,
     block_name,
     budget_row,
     change,
     clean,
     estimate,
     friedman_line,
+    measured,
     metric_name,
     number,
     p_value,
@@ -22,6 +24,7 @@ from wording import (
     problems,
     question,
     short,
+    shown_name,
     standing,
 )
 
@@ -63,8 +66,9 @@ def markdown(analysis: dict) -> str:
 
 def md_block(block: dict) -> list[str]:
     metric, second = metric_name(block["metric"]), metric_name(block["second"])
-    results = [[row["strategy"], estimate(row["test"]), standing(block, row), row["test"]["n"],
-        estimate(row["second"]), number(row["val"]["mean"])] for row in block["rows"]]  # fmt: skip
+    results = [[shown_name(row), estimate(row["test"]), standing(block, row), row["test"]["n"],
+        estimate(row["second"]), number(row["val"]["mean"]) + beside(row["val"])]
+        for row in block["rows"]]  # fmt: skip
     budget = [[row["strategy"], *budget_row(row)] for row in block["rows"]]
     pairs = [
         [f"{p['a']} − {p['b']}", change(p), p_value(p["p_bootstrap"]), p_value(p["p_holm"]), p["verdict"]]
@@ -78,7 +82,12 @@ def md_block(block: dict) -> list[str]:
         f"validation {metric}"], results)]  # fmt: skip
     parts += ["Budget", md_table(["Strategy", *BUDGET], budget)]
     parts += (
-        ["Pairs", md_table(["Pair", "Difference [95 %]", "p", "p, Holm", "Verdict"], pairs)] if pairs else []
+        [
+            md(f"Pairs, on {measured(block)}"),
+            md_table(["Pair", "Difference [95 %]", "p", "p, Holm", "Verdict"], pairs),
+        ]
+        if pairs
+        else []
     )
     return [*parts, md_list(block["pair_notes"])]
 
@@ -120,7 +129,7 @@ def latex(analysis: dict) -> dict[str, str]:
     files, used = {}, set()
     for block in analysis["blocks"]:
         slug = slug_of(block, used)
-        where = f"{block_name(block)}: {metric_name(block['metric'])}"
+        where = f"{block_name(block)}: {measured(block)}"
         files[f"results-{slug}.tex"] = tex_results(block, slug, where)
         files[f"budget-{slug}.tex"] = tex_budget(block, slug)
         if block["pairs"]:
@@ -175,15 +184,18 @@ def tex_results(block: dict, slug: str, where: str) -> str:
         mark = standing(block, row)
         shown = tex(estimate(row["test"])) if row["test"]["n"] else "no finished run"
         shown = (rf"\textbf{{{shown}}}" if mark == "best"
-            else shown + (r"$^{\approx}$" if mark == "≈ best" else ""))  # fmt: skip
-        rows.append([tex(row["strategy"]), shown, tex(estimate(row["second"])) if row["test"]["n"] else "--",
+            else shown + {"≈ best": r"$^{\approx}$", "one class": r"$^{\dagger}$"}.get(mark, ""))  # fmt: skip
+        rows.append([tex(shown_name(row)), shown, tex(estimate(row["second"])) if row["test"]["n"] else "--",
             str(row["test"]["n"])])  # fmt: skip
     groups = plural(block["group_kind"])
     caption = (
         f"{tex(where)} on test, mean over runs [95\\,\\% bootstrap interval over {tex(groups)}] $\\pm$ "
         "standard deviation over runs. "
-        r"Bold: highest point estimate; $\approx$: not separable from it (Holm-adjusted $p \geq 0.05$)."
+        rf"Bold: {'highest' if block['higher_is_better'] else 'lowest'} point estimate; $\approx$: not separable from it "
+        r"(Holm-adjusted $p \geq 0.05$)."
     )
+    if any(row.get("collapsed") for row in block["rows"]):
+        caption += r" $\dagger$: calls every test image alike, no candidate for the best."
     head = ["Strategy", tex(metric_name(block["metric"])), tex(metric_name(block["second"])), "Runs"]
     return tex_table(caption, f"results-{slug}", "lllr", head, rows)
 
@@ -192,8 +204,8 @@ def tex_budget(block: dict, slug: str) -> str:
     rows = [[tex(row["strategy"]), *map(tex, budget_row(row))] for row in block["rows"]]
     caption = f"{tex(block_name(block))}: what each strategy was given and what it took."
     head = ["Strategy", "Epochs", "Steps", "Trials", "Min.\\ a run", "Min.\\ in all", "Memory", "Trainable",
-        "Failed"]  # fmt: skip
-    return tex_table(caption, f"budget-{slug}", "l" + "r" * 8, head, rows)
+        BUDGET[-1]]  # fmt: skip
+    return tex_table(caption, f"budget-{slug}", "l" + "r" * 7 + "l", head, rows)
 
 
 def tex_pairs(block: dict, slug: str, where: str) -> str:

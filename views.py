@@ -110,8 +110,9 @@ def mean_curve(mine: list[Run], scored: dict, block: dict, c: int, area: str, cu
 
 
 def calibration(mine: list[Run], scored: dict, task: str, bins: int = 10) -> dict:
-    """Reliability over equal-width bins, all runs together: confidence in the class called against how often it is
-    right; of several labels, score against how often the label holds."""
+    """Reliability over equal-width bins (low, high], the empty ones among them, all runs together: confidence in the
+    class called against how often it is right; of several labels, score against how often the label holds. ece, brier:
+    means over runs, of metrics.json (the ECE there has bins of its own)."""
     confidence, right = [], []
     for run in mine:
         s = scored[run.strategy, run.at]
@@ -124,10 +125,18 @@ def calibration(mine: list[Run], scored: dict, task: str, bins: int = 10) -> dic
             right.append(s.labels[known] == 1)
     confidence, right = np.concatenate(confidence), np.concatenate(right)
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    rows = [{"confidence": float(confidence[bin_of == k].mean()), "accuracy": float(right[bin_of == k].mean()),
-             "count": int((bin_of == k).sum())} for k in range(bins) if (bin_of == k).any()]  # fmt: skip
-    means = {name: spread(r.value("test", name) for r in mine)["mean"] for name in ("ece", "brier")}
-    return {"bins": rows, **means}
+    rows = []
+    for k in range(bins):
+        inside = bin_of == k
+        means = (
+            {"confidence": confidence[inside].mean(), "accuracy": right[inside].mean()}
+            if inside.any()
+            else {}
+        )
+        rows.append({"low": k / bins, "high": (k + 1) / bins, "count": int(inside.sum()), "confidence": NAN,
+                     "accuracy": NAN} | {name: float(mean) for name, mean in means.items()})  # fmt: skip
+    of_runs = {name: spread(r.value("test", name) for r in mine)["mean"] for name in ("ece", "brier")}
+    return {"bins": rows, **of_runs}
 
 
 def threshold_rows(of: dict[str, list[Run]], scored: dict, block: dict) -> list[dict]:

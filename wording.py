@@ -9,7 +9,14 @@ import re
 from collections.abc import Iterable
 
 ORDER = ("FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN")  # the paper's
-PLURALS = {"study": "studies", "strategy": "strategies", "dataset and backbone": "datasets and backbones"}
+STAGED = ("G-LF", "G-FL", "LP-FT")  # those that train in stages
+NO_GROUPS = "no patient ids were given"
+PLURALS = {
+    "class": "classes",
+    "study": "studies",
+    "strategy": "strategies",
+    "dataset and backbone": "datasets and backbones",
+}
 METRIC_NAMES = {"auroc": "AUROC", "ap": "AP", "ece": "expected calibration error", "ppv": "PPV", "npv": "NPV", "f1": "F1",
     "macro_f1": "macro-F1", "kappa": "Cohen's kappa", "brier": "Brier score", "video_map": "video mAP"
     }  # fmt: skip
@@ -91,9 +98,56 @@ def spread(entry: dict) -> str:
 
 
 def estimate(entry: dict) -> str:
-    """0.871 [0.840, 0.902] ± 0.012"""
+    """0.871 [0.840, 0.902] ± 0.012, and (1 of 2 labels) where it is a mean over a part of them."""
     parts = [number(entry["mean"]), interval(entry.get("low"), entry.get("high")), spread(entry)]
-    return " ".join(filter(None, parts))
+    return " ".join(filter(None, parts)) + beside(entry)
+
+
+def beside(entry: dict) -> str:
+    """' (1 of 2 labels)' where a mean over classes or labels lacks some of them; else empty."""
+    return f" ({entry['over']})" if entry.get("over") else ""
+
+
+def over_how_many(counts: Iterable[tuple[int, int] | None], noun: str) -> str:
+    """'1 of 2 labels', '1 to 2 of 3 labels'; empty where every mean runs over all. counts: (defined, all) of each
+    run, None where the metric is no mean."""
+    counts = [pair for pair in counts if pair is not None]
+    if all(defined == whole for defined, whole in counts):
+        return ""
+    fewest, most = min(defined for defined, _ in counts), max(defined for defined, _ in counts)
+    shown = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    return f"{shown} of {several(max(whole for _, whole in counts), noun)}"
+
+
+def measured(block: dict) -> str:
+    """The block's metric as it was measured: AUROC, or AUROC (1 of 2 labels)."""
+    return metric_name(block["metric"]) + beside(block)
+
+
+def calls_text(block: dict) -> str:
+    """What a call is in the block's metrics: of two classes accuracy and sensitivity take different ones."""
+    rule = "0.5" if block["threshold_rule"] == "0.5" else f"chosen on validation ({block['threshold_rule']})"
+    if block["task"] == "multilabel":
+        return f"F1 is at each label's threshold, {rule}"
+    if len(block["classes"]) != 2:
+        return ""
+    return (
+        "Accuracy, balanced accuracy, F1 and kappa are of the class with the higher score; sensitivity, specificity, PPV "
+        f"and NPV are at the threshold {rule}"
+    )
+
+
+def counted(seen: int, planned: int, noun: str) -> str:
+    """3 folds, or 2 of 3 folds where a sweep was interrupted."""
+    return several(seen, noun) if seen >= planned else f"{seen} of {several(planned, noun)}"
+
+
+def shown_name(row: dict) -> str:
+    """The strategy, and how many of its runs are scored by the checkpoint of an earlier stage:
+    LP-FT (2 of 3 runs scored in stage lp)."""
+    early = [f"{n} of {several(row['done'], 'run')} scored in stage {stage}"
+             for stage, n in row.get("early", {}).items()]  # fmt: skip
+    return row["strategy"] + (f" ({', '.join(early)})" if early else "")
 
 
 def change(pair: dict) -> str:
@@ -164,11 +218,14 @@ def pairs_by_name(block: dict) -> dict[tuple[str, str], dict]:
 
 
 def standing(block: dict, row: dict) -> str:
-    """Beside the block's best: best, ≈ best, worse, fewer runs, other runs, not compared, undefined, no run."""
+    """Beside the block's best: best, ≈ best, worse, one class, fewer runs, other runs, not compared, undefined,
+    no run."""
     if not row["test"]["n"]:
         return "undefined" if row["done"] else "no run"
     if row["best"]:
         return "best"
+    if row.get("collapsed"):
+        return "one class"
     if row["beside_best"]:
         return "≈ best"
     best = next((r for r in block["rows"] if r["best"]), None)
@@ -196,7 +253,7 @@ def problems(block: dict) -> list[str]:
     edges = [f"{row['strategy']} ({', '.join(row['edge'])})" for row in block["rows"] if row["edge"]]
     if edges:
         found.append(
-            f"Chosen at the end of a tuning grid, a better value may lie beyond it: {'; '.join(edges)}."
+            f"Chosen at an end of what tuning tried, a better value may lie beyond it: {'; '.join(edges)}."
         )
     return found
 
@@ -240,13 +297,13 @@ BUDGET = (
     "Minutes in all",
     "Peak memory",
     "Trainable",
-    "Failed",
+    "No result",
 )
 
 
 def budget_row(row: dict) -> list[str]:
     """What a strategy was given and what it took, in BUDGET's order."""
-    lost = str(row["failed"] + row["unfinished"] + row["missing"])
+    lost = ", ".join(lost_runs(row)) or "0"
     if not row["done"]:
         return [LEFT_OUT] * (len(BUDGET) - 1) + [lost]
     return [whole(row["epochs"]), whole(row["optimizer_steps"]), whole(row["trials"]),

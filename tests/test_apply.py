@@ -1,6 +1,7 @@
 """Finished runs in use: scores are the run's, an export is the model, a Grad-CAM map is the formula's."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional
 
@@ -231,6 +232,78 @@ def test_what_the_json_says_and_the_exported_program_give_the_scores_of_predict(
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
 
 
+def as_the_json_says(file, about, draft=True):
+    """(3, S, S) float64 of a picture, by the steps of the JSON's "decode" and with its numbers alone."""
+    image = Image.open(file)
+    if draft and image.format == "JPEG":
+        side = about["jpeg_draft"]
+        part = max(s for s in (8, 4, 2, 1) if s <= max(1, min(image.width // side, image.height // side)))
+        expected = (-(-image.width // part), -(-image.height // part))
+        image.draft(None, (side, side))
+        assert image.size == expected
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    image = image.convert("L" if image.mode == "L" else "RGB")
+    size, resize = about["img_size"], about["resize"]
+    if resize is None:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    else:
+        scale = resize / min(image.size)
+        width, height = (max(resize, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    pixels = np.asarray(image).astype(float) / 255
+    pixels = np.stack([pixels] * 3) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    mean, std = (np.array(about[name])[:, None, None] for name in ("mean", "std"))
+    return (pixels - mean) / std
+
+
+def photo(shape, seed):
+    """uint8 noise with an edge: what a JPEG decoder's scaling and a resize do otherwise."""
+    pixels = np.random.default_rng(seed).normal(110, 60, shape)
+    pixels[: shape[0] // 3] += 70
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "which", ["grey_run", "multilabel_run"]
+)  # the centre of 40 px, and the whole at 32 px
+def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path, which):
+    """Large JPEGs above all: the run decoded them at a half, a quarter or an eighth, which is another picture."""
+    run, _ = request.getfixturevalue(which)
+    about = apply.export(run, tmp_path / "m.pt2")
+    assert f"image.draft(None, ({about['jpeg_draft']}, {about['jpeg_draft']}))" in about["decode"][0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    made = {
+        "eighth.jpg": (Image.fromarray(photo((720, 910, 3), 1)), {}),
+        "quarter.jpg": (Image.fromarray(photo((430, 333), 2)), {}),
+        "half.jpeg": (Image.fromarray(photo((163, 240, 3), 3)), {"exif": exif}),
+        "whole.jpg": (Image.fromarray(photo((90, 77, 3), 4)), {}),
+        "large.png": (Image.fromarray(photo((430, 333, 3), 5)), {}),
+        "clear.png": (Image.fromarray(photo((200, 333, 4), 6), "RGBA"), {}),
+    }
+    for name, (image, options) in made.items():
+        image.save(tmp_path / name, **options)
+    files = [tmp_path / name for name in made]
+    expected = scores_in(read(apply.predict(files, run, out=tmp_path / "o.csv")), about["classes"])
+    program = torch.export.load(tmp_path / "m.pt2").module()
+
+    def scores(draft):
+        batch = torch.tensor(
+            np.array([as_the_json_says(f, about, draft) for f in files]), dtype=torch.float32
+        )
+        with torch.no_grad():
+            logits = program(batch).double()
+        return (logits.softmax(dim=1) if about["activation"] == "softmax" else logits.sigmoid()).numpy()
+
+    np.testing.assert_allclose(scores(True), expected, atol=1e-5)
+    apart = np.abs(scores(False) - expected).max(axis=1) > 1e-4
+    assert apart.tolist() == [True, True, True, False, False, False]
+
+
 # --------------------------------------------------------------------------------------------------- load_run
 
 
@@ -409,6 +482,39 @@ def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, cap
     assert len(said) == 2 and "1.png" in said[0] and "3.png" in said[1]
     with pytest.raises(runs.RunError, match="1 of 1 images cannot be read"):
         apply.predict([root / "1.png"], run, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_an_image_that_the_system_refuses_is_never_left_out(tiny, tmp_path, monkeypatch, error, reason):
+    """--skip-bad is for damaged ones: a CSV without a patient whose file was locked just then is no result."""
+    run, root = tiny(tmp_path / "r", ["a", "b", "c"]), tmp_path / "new"
+    for i in range(3):
+        flat(root / f"{i}.png", 255, 0, 0)
+    (root / "3.png").write_bytes(b"no picture")
+    real = apply.pictures.decode_image
+
+    def refusing(source, *arguments):
+        if Path(source).name == "1.png":
+            raise error
+        return real(source, *arguments)
+
+    monkeypatch.setattr(apply.pictures, "decode_image", refusing)
+    for batch_size in (1, 8):
+        with pytest.raises(
+            runs.RunError, match=rf"2 of 4 images cannot .*1.png \({reason}\).*3.png"
+        ) as caught:
+            apply.predict([root], run, skip_bad=True, batch_size=batch_size)
+        assert str(caught.value).endswith("; mend that first")
+    assert not (run / "predicted.csv").exists()
+    monkeypatch.setattr(apply.pictures, "decode_image", real)
+    assert len(read(apply.predict([root], run, skip_bad=True))) == 3
 
 
 def test_at_most_three_batches_are_in_memory(tiny, tmp_path, monkeypatch):

@@ -6,8 +6,10 @@ python -m pytest tests/test_datasets.py        # 10 s
 
 import json
 import math
+import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import layouts
@@ -61,6 +63,71 @@ def replace_text(file: Path, old: str, new: str) -> None:
 def same_labels(labels, expected):
     assert labels.shape == np.shape(expected)
     np.testing.assert_array_equal(labels, np.array(expected, labels.dtype))
+
+
+# -------------------------------------------------------------------------------------- one id, two spellings
+
+
+WITH_GROUPS = ["chexpert", "mura", "t1w", "isic2020", "cholect50"]  # all but bach, which names no patients
+
+
+@pytest.mark.parametrize("name", WITH_GROUPS)
+def test_every_archive_joins_the_spellings_of_an_id(name, tmp_path, monkeypatch):
+    """Whatever an archive's reader gives as groups, and nan among it is blank."""
+    groups = ["P1", "p1", "07", "7", "1.2.840.0", "1.2.840"]
+
+    def build(root, options):
+        labels = np.arange(6) % 2
+        paths = [f"{i}.png" for i in range(6)]
+        return datasets.Index(name, "multiclass", ["a", "b"], paths, labels, list(groups), [""] * 6, root,
+                              group_kind="patient")  # fmt: skip
+
+    (tmp_path / "mark").touch()
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], build=build, markers=("mark",)))
+    assert load(name, tmp_path).groups == ["P1", "P1", "07", "07", "1.2.840.0", "1.2.840"]
+    assert load(name, tmp_path, exact_ids=True).groups == groups
+    groups[0] = "nan"
+    assert message(name, tmp_path).startswith(f"{name}: patient is blank (or nan) for 1 of 6 images: 0.png;")
+
+
+def test_exact_ids_is_refused_where_there_are_no_ids(written):
+    assert message("bach", written("bach"), exact_ids=True) == (
+        "--exact-ids is for a folder, a CSV, chexpert, mura, t1w, isic2020 and cholect50, not bach"
+    )
+
+
+def test_isic2020_patients_in_two_spellings(tmp_path):
+    """ISIC_0074268 and ISIC_0074311 are of IP_8723313, ISIC_0076545 and ISIC_0076742 of IP_9802602."""
+    layouts.isic2020(tmp_path, "kaggle", duplicates=False)
+    before = load("isic2020", tmp_path)
+    replace_text(tmp_path / "train.csv", "ISIC_0074311,IP_8723313", "ISIC_0074311,ip_8723313")
+    replace_text(tmp_path / "train.csv", "ISIC_0076742,IP_9802602", "ISIC_0076742,IP\u200b_9802602")
+    index = load("isic2020", tmp_path)
+    assert index.groups == before.groups and index.fingerprint() == before.fingerprint()
+    assert any(
+        "2 patient ids have more than one spelling ('IP_8723313' = 'ip_8723313'" in n for n in index.notes
+    )
+    assert len(set(load("isic2020", tmp_path, exact_ids=True).groups)) == len(set(before.groups)) + 2
+
+
+def test_figshare_patients_in_two_spellings_across_the_official_folds(tmp_path):
+    """File 16 is of file 1's patient, MR0301B, and in its fold; here file 4, of the second fold, is of it, too."""
+    h5py = pytest.importorskip("h5py")
+    layouts.t1w_figshare(tmp_path, merged=True)
+    for n, pid in ((16, "mr0301b"), (4, "MR0301B ")):
+        with h5py.File(tmp_path / "brainTumorDataPublic" / f"{n}.mat", "r+") as file:
+            del file["cjdata/PID"]
+            file["cjdata/PID"] = np.array([[ord(letter)] for letter in pid], np.uint16)
+    index = load("t1w", tmp_path)
+    assert [index.groups[n - 1] for n in (1, 4, 16)] == ["MR0301B"] * 3
+    with pytest.raises(DataError) as caught:
+        make_splits(index, folds=5)
+    text = str(caught.value)  # fold 0 tests on 1 and 16; 4 is left to train or val
+    assert re.search(
+        r"1 of them as two spellings of one id \('MR0301B' in test = 'MR0301B ' in (train|val)", text
+    )
+    assert "--exact-ids" in text
+    assert len(make_splits(load("t1w", tmp_path, exact_ids=True), folds=5)) == 5
 
 
 # ----------------------------------------------------------------------------------------------- every layout
@@ -575,7 +642,10 @@ def test_isic2020_bad_input(tmp_path):
     file.write_text(original.replace("unknown,benign,0", "unknown,benign,no", 1))
     assert message("isic2020", tmp_path) == f"{file}: 1 targets are not 0 or 1: ISIC_2637011: 'no'"
     file.write_text(original.replace("IP_7279968", ""))
-    assert message("isic2020", tmp_path) == f"{file}: 1 images have a blank patient_id: ISIC_2637011"
+    assert message("isic2020", tmp_path) == (
+        "isic2020: patient is blank (or nan) for 1 of 14 images: jpeg/train/ISIC_2637011.jpg; fill it in, or leave "
+        "those images out"
+    )
     file.write_text(original.replace("patient_id", "patient"))
     assert "train.csv: no column patient_id; its columns are image_name, patient, sex" in message(
         "isic2020", tmp_path

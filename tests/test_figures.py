@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import figures
+import views
 
 PAPER = ["FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN"]
 NAN = math.nan
@@ -28,7 +30,16 @@ def matplotlib():
 
 def a_row(strategy, mean, rng, minutes):
     test = {"mean": mean, "sd": 0.01, "n": 3, "low": mean - 0.03 * rng.random() - 0.01, "high": mean + 0.03}
-    return {"strategy": strategy, "test": test, "minutes": minutes}
+    known = {"best": False, "ranked": True, "collapsed": False}
+    return {"strategy": strategy, "test": test, "minutes": minutes} | known
+
+
+def with_best(block):
+    """The block, its best row marked as analysis.mark_best does where all have the same runs."""
+    key = (max if block["higher_is_better"] else min)(row["test"]["mean"] for row in block["rows"])
+    for row in block["rows"]:
+        row["best"] = row["test"]["mean"] == key
+    return block
 
 
 def a_curve(rng, epochs, level):
@@ -71,10 +82,12 @@ def a_block(
     for s in strategies:
         matrix = rng.integers(0, max(2, 60 // n), (n, n)) + np.diag(rng.integers(60, 240, n))
         confusion[s] = matrix.tolist()
-        bins = [{"confidence": NAN, "accuracy": NAN, "count": 0}] * 4
-        for i in range(4, 15):
+        bins = []
+        for i in range(15):
             mid = (i + 0.5) / 15
-            bins.append({"confidence": mid, "accuracy": mid**1.3 + 0.03 * rng.random(), "count": 3 + i**2})
+            known = {"confidence": mid, "accuracy": mid**1.3 + 0.03 * rng.random(), "count": 3 + i**2}
+            empty = {"confidence": NAN, "accuracy": NAN, "count": 0}
+            bins.append({"low": i / 15, "high": (i + 1) / 15} | (known if i >= 4 else empty))
         calibration[s] = {"bins": bins, "ece": 0.05 + 0.1 * rng.random(), "brier": 0.2}
     layers, blocks = ["conv1", "bn1"], ["stem", "stem"]
     for stage in range(1, 5):
@@ -83,7 +96,7 @@ def a_block(
             blocks += [f"layer{stage}"] * 4
     layers, blocks = layers + ["fc"], blocks + ["head"]
     rate = 1e-3 * 10 ** (-3 * rng.random((len(layers), 1)) - 0.05 * np.arange(epochs))
-    return {
+    block = {
         "data": data,
         "arch": arch,
         "task": "multiclass",
@@ -106,7 +119,8 @@ def a_block(
             "epochs": list(range(1, epochs + 1)),
             "rate": rate.tolist(),
         },
-    } | changes
+    }
+    return with_best(block) | changes
 
 
 ACROSS = {
@@ -405,11 +419,11 @@ def test_a_hundred_classes_have_no_counts_but_numbers():
 
 def test_reliability_draws_the_filled_bins_and_their_share():
     block = a_block(strategies=["FT", "LP"])
-    empty = {"confidence": NAN, "accuracy": NAN, "count": 0}
+    empty = {"low": 0, "high": 1 / 3, "confidence": NAN, "accuracy": NAN, "count": 0}
     bins = [
         empty,
-        {"confidence": 0.4, "accuracy": 0.5, "count": 30},
-        {"confidence": 0.9, "accuracy": 0.8, "count": 10},
+        {"low": 1 / 3, "high": 2 / 3, "confidence": 0.4, "accuracy": 0.5, "count": 30},
+        {"low": 2 / 3, "high": 1, "confidence": 0.9, "accuracy": 0.8, "count": 10},
     ]
     block["calibration"] = {
         "FT": {"bins": bins, "ece": 0.1, "brier": 0.2},
@@ -420,6 +434,39 @@ def test_reliability_draws_the_filled_bins_and_their_share():
     assert [bar.get_height() for bar in axes.patches] == [0, 0.75, 0.25]
     np.testing.assert_allclose([bar.get_x() for bar in axes.patches], [0, 1 / 3, 2 / 3])
     assert "ECE 0.100\nn 40" in texts_of(axes.figure)
+
+
+class OneRun:
+    """As much of results.Run as views.calibration asks for."""
+
+    strategy, at = "FT", (0, 0)
+
+    def value(self, split, metric):
+        return 0.123
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "shares"),
+    [  # two classes: no confidence is below a half
+        ([[0.45, 0.55], [0.3, 0.7], [0.32, 0.68], [0.02, 0.98]], [1, 0, 1, 1], {5: 1, 6: 2, 9: 1}),
+        ([[0.35, 0.33, 0.32], [0.9, 0.05, 0.05]], [0, 1], {3: 1, 8: 1}),  # a gap in the middle, 0.9 in (0.8, 0.9]
+        ([[0.05, 0.95], [0.0, 1.0]], [1, 1], {9: 2}),  # one bin alone
+        ([[0.04, 0.96], [0.42, math.nan]], [[0, 1], [1, math.nan]], {0: 1, 9: 1, 4: 1}),  # several labels
+    ],
+)  # fmt: skip
+def test_grey_bars_stand_over_the_confidence_that_they_count(scores, labels, shares):
+    labels, scores = np.array(labels), np.nan_to_num(np.array(scores))
+    task = "multiclass" if labels.ndim == 1 else "multilabel"
+    held = {("FT", (0, 0)): types.SimpleNamespace(scores=scores, labels=labels)}
+    found = views.calibration([OneRun()], held, task)
+    block = a_block(strategies=["FT"], task=task, calibration={"FT": found})
+    (axes,) = drawn(figures.reliability, block).axes
+    heights = {round(bar.get_x(), 9): bar.get_height() for bar in axes.patches}
+    total = sum(shares.values())
+    assert heights == pytest.approx({k / 10: shares.get(k, 0) / total for k in range(10)})
+    assert {round(bar.get_width(), 9) for bar in axes.patches} == {0.1}
+    assert f"ECE 0.123\nn {total}" in texts_of(axes.figure)
+    assert axes.get_ylabel() == {"multiclass": "accuracy", "multilabel": "share with the label"}[task]
 
 
 def test_layer_rates_are_logarithmic_and_labelled_by_layer_or_by_block():
@@ -445,6 +492,7 @@ def test_heat_map_shows_scores_and_colours_the_distance_to_the_rows_best():
     for row, mean in zip(one["rows"] + other["rows"], (0.8, 0.9, 0.2, 0.3)):
         row["test"]["mean"] = mean
     other |= {"metric": "ece", "higher_is_better": False}
+    with_best(one), with_best(other)
     assert not drawn(figures.heat_map, an_analysis(one)).axes
     assert not drawn(figures.heat_map, an_analysis(one, empty_block())).axes
     axes, _ = drawn(figures.heat_map, an_analysis(one, other)).axes
@@ -455,6 +503,29 @@ def test_heat_map_shows_scores_and_colours_the_distance_to_the_rows_best():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["FT", "LP", "Auto-RGN"]
     rows = [label.get_text() for label in axes.get_yticklabels()]
     assert rows == ["demo, resnet18\nbalanced accuracy", "other, resnet18\nexpected calibration error"]
+
+
+def frames_of(axes):
+    """(row, column) of the framed cells: where the centre of a frame lies."""
+    frames = [line.get_xydata() for line in axes.lines if len(line.get_xydata()) == 5]
+    return {(round(xy[:4, 1].mean()), round(xy[:4, 0].mean())) for xy in frames}
+
+
+def test_heat_map_frames_what_the_table_ranks_first():
+    """LP has the highest value from fewer runs, L2-SP by calling one class: neither is the best of the table."""
+    blocks = [a_block(data, strategies=["FT", "LP", "L2-SP", "Auto-RGN"]) for data in ("a", "b", "c")]
+    for block, means in zip(blocks, ((0.7, 0.9, 0.8, 0.6), (0.7, 0.9, 0.6, 0.7), (0.5, 0.5, 0.5, 0.5))):
+        for row, mean in zip(block["rows"], means):
+            row["test"]["mean"] = mean
+            row |= {"best": False, "ranked": row["strategy"] != "LP", "collapsed": row["strategy"] == "L2-SP"}
+    blocks[0]["rows"][0]["best"] = blocks[1]["rows"][0]["best"] = True
+    for row in blocks[2]["rows"]:  # runs that are not alike: the table ranks none
+        row["ranked"] = False
+    axes, _ = drawn(figures.heat_map, an_analysis(*blocks)).axes
+    assert frames_of(axes) == {(0, 0), (1, 0), (1, 3)}  # in b FT and Auto-RGN tie
+    behind = axes.images[0].get_array().filled(-1)
+    np.testing.assert_allclose(behind, [[0, -1, 0, 0.1], [0, -1, 0.1, 0], [-1] * 4], atol=1e-12)
+    assert len(axes.texts) == 12  # every value is there
 
 
 def test_critical_difference_places_ranks_cliques_and_bar_to_scale():

@@ -467,6 +467,115 @@ def test_a_link_to_nowhere_is_listed_as_unreadable(tmp_path):
     assert pixels.bad == []
 
 
+def refusing(monkeypatch, name, error, calls):
+    """The system refuses files of that name in images.<calls>, as long as errors are left."""
+    real, errors = getattr(images, calls), [error]
+
+    def function(source, *arguments):
+        if errors and Path(source).name == name:
+            raise errors[0]
+        return real(source, *arguments)
+
+    monkeypatch.setattr(images, calls, function)
+    return errors
+
+
+@pytest.mark.parametrize("calls", ["header", "decode_image"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "b.png"), "Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory"),
+            "No such file or directory",
+        ),  # it was there
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_what_the_system_refuses_is_not_remembered_as_unreadable(tmp_path, monkeypatch, calls, error, reason):
+    """Nor is it left out beside what is damaged: no file of it is known to be."""
+    files = [saved(tmp_path / f"{name}.png", noise(8, 8, seed=ord(name))) for name in "abc"]
+    (tmp_path / "d.png").write_bytes(files[0].read_bytes()[:60])
+    files.append(tmp_path / "d.png")
+    errors = refusing(monkeypatch, "b.png", error, calls)
+    with pytest.raises(images.ReadError) as caught:
+        decode(files, 8, tmp_path / "cache/x")
+    said = str(caught.value)
+    assert said.startswith("1 of 4 images could not be read now") and f"{files[1]}: {reason};" in said
+    assert "\n" not in said and "d.png" not in said
+    assert list((tmp_path / "cache").iterdir()) == []
+    errors.clear()
+    pixels = decode(files, 8, tmp_path / "cache/x")
+    assert [row for row, _ in pixels.bad] == [3]
+    np.testing.assert_array_equal(pixels.data[1, 0], noise(8, 8, seed=ord("b")))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("image file is truncated (3 bytes not processed)"),
+        OSError(-2),
+        OSError(errno.EINVAL, "Invalid argument"),  # an offset in the file before its beginning
+        SyntaxError("broken PNG file"),
+        Image.DecompressionBombError("too large"),
+    ],
+)
+def test_damage_is_remembered(tmp_path, monkeypatch, error):
+    files = [saved(tmp_path / f"{name}.png", noise(8, 8)) for name in "ab"]
+    refusing(monkeypatch, "b.png", error, "decode_image")
+    assert [row for row, _ in decode(files, 8, tmp_path / "cache/x").bad] == [1]
+    assert [row for row, _ in decode(files, 8, tmp_path / "cache/x").bad] == [1]
+
+
+def test_all_that_the_system_refuses_is_named_and_long_lists_are_cut(tmp_path, monkeypatch):
+    files = [saved(tmp_path / f"{k}.png", noise(8, 8)) for k in range(13)]
+
+    def stat(path, *arguments, **more):
+        if str(path).startswith(str(tmp_path / "1")):  # 1, 10, 11, 12
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **more)
+
+    real = os.stat
+    monkeypatch.setattr(images.os, "stat", stat)
+    with pytest.raises(images.ReadError, match="^4 of 13 images") as caught:
+        decode(files, 8, tmp_path / "cache/x")
+    assert all(f"{tmp_path / str(k)}.png: Permission denied" in str(caught.value) for k in (1, 10, 11, 12))
+
+    def no_memory(source):
+        raise MemoryError
+
+    monkeypatch.setattr(images.os, "stat", real)
+    monkeypatch.setattr(images, "header", no_memory)
+    with pytest.raises(images.ReadError, match="^13 of 13 images .* and 3 more; mend that") as caught:
+        decode(files, 8, tmp_path / "cache/x")
+    assert str(caught.value).count("out of memory") == 10
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_refused_and_read_when_it_has_it(tmp_path):
+    files = [saved(tmp_path / f"{k}.png", noise(8, 8, seed=k)) for k in range(2)]
+    files[1].chmod(0)
+    with pytest.raises(images.ReadError, match="Permission denied"):
+        decode(files, 8, tmp_path / "cache/x")
+    files[1].chmod(0o644)
+    assert decode(files, 8, tmp_path / "cache/x").bad == []
+
+
+def test_a_copy_that_cannot_be_compared_is_no_lone_image(tmp_path, monkeypatch):
+    """Two equal files of which one is refused: no list of copies is made without it."""
+    files = [saved(tmp_path / f"{k}.png", noise(8, 8)) for k in range(2)]
+
+    def getsize(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(images.os.path, "getsize", getsize)
+    with pytest.raises(OSError, match="Input/output error"):
+        identical_images(files)
+
+
 def test_a_disk_without_room_is_said_before_decoding(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**5))
@@ -768,6 +877,34 @@ def test_the_same_generator_gives_the_same_batch(augment):
     state = torch.get_rng_state()
     batch(data, np.arange(4), "cpu", augment=augment, generator=seeded())
     assert torch.equal(torch.get_rng_state(), state)  # the global one is not touched
+
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("half", HALF)
+@pytest.mark.parametrize("channels, side, augment", [(1, 33, "light"), (3, 224, "strong"), (1, 96, "none")])
+def test_a_batch_has_the_same_bits_inside_a_callers_autocast(channels, side, augment, half):
+    data, figures = torch.from_numpy(noise(5, channels, side, side)), {"mean": (0.2,) * 3, "std": (0.3,) * 3}
+    plain = batch(data, [4, 0, 1], "cpu", augment=augment, generator=seeded(2), **figures)
+    with torch.autocast("cpu", half):
+        inside = batch(data, [4, 0, 1], "cpu", augment=augment, generator=seeded(2), **figures)
+        assert torch.mm(torch.eye(2), torch.eye(2)).dtype == half  # it was on, and is on again
+    assert inside.dtype == torch.float32 and torch.equal(inside, plain)
+
+
+@pytest.mark.parametrize("half", [None, *HALF])
+@pytest.mark.parametrize("side", [64, 160, 224])
+def test_a_shift_lies_where_float64_puts_it(side, half, monkeypatch):
+    """A ramp of one grey level a column shows its own place: column + shift, the border repeated. In bfloat16
+    the sampling grid of 224 px is off by 0.4 of a pixel."""
+    monkeypatch.setitem(AUGMENT, "moved", {**NOTHING, "shift": 0.05})
+    ramp = torch.arange(side, dtype=torch.uint8).expand(6, 1, side, side)
+    with torch.autocast("cpu", half, enabled=half is not None):
+        out = batch(ramp, range(6), "cpu", mean=(0,) * 3, std=(1,) * 3, augment="moved", generator=seeded(7))
+    u = torch.rand(7, 6, generator=seeded(7)).double().numpy()[3] * 2 - 1
+    expected = np.clip(np.arange(side) + 0.05 * side * u[:, None], 0, side - 1)
+    assert np.abs(out[:, 0, side // 2].double().numpy() * 255 - expected).max() < 2e-3  # pixels
 
 
 def test_amounts_of_nothing_are_the_identity():

@@ -24,7 +24,16 @@ from PIL import Image
 
 import datasets
 from datasets import SPLITS, DataError, Index, Options, demo, load_index
-from splits import check_split, clusters, make_splits, read_splits, spanning, without_copies, write_splits
+from splits import (
+    check_data,
+    check_split,
+    clusters,
+    make_splits,
+    read_splits,
+    spanning,
+    without_copies,
+    write_splits,
+)
 
 ROOT = Path(datasets.__file__).parent
 PNG_BYTES = None  # the smallest picture, written once
@@ -455,7 +464,7 @@ def test_group_regex_on_file_names(tmp_path):
     assert groups == {
         "a/00012229_003.png": "00012229",
         "a/00012229_004.png": "00012229",
-        "b/12229_1.png": "12229",
+        "b/12229_1.png": "00012229",  # the same number
         "7_b/7_1.png": "7",
     }
     assert index.group_kind == "group" and not any("image-level" in note for note in index.notes)
@@ -483,6 +492,219 @@ def test_group_regex_that_misses(tmp_path):
     assert "5 of 6 names" in error(load_index, str(tmp_path), options=Options(group_regex=r"^(\d+)?"))
     message = error(load_index, str(tmp_path), options=Options(group_regex=r"^(\d+"))
     assert r"'^(\\d+' is no regular expression" in message
+
+
+# -------------------------------------------------------------------------------------- one id, two spellings
+
+
+def id_csv(folder: Path, ids: list[str], splits: list[str] = (), **options) -> Index:
+    """The index of a CSV with the ids as its patients: an image each, two classes in turn."""
+    names = [f"{i}.png" for i in range(len(ids))]
+    rows = [[name, "xy"[i % 2], f'"{ids[i]}"', *splits[i : i + 1]] for i, name in enumerate(names)]
+    header = ["path", "label", "patient", "split"][: len(rows[0])]
+    text = "\n".join(map(",".join, [header, *rows]))
+    return csv_index(folder, text, names, group_col="patient", **options)
+
+
+ONE_ID = {  # spellings of one patient
+    "zeros": ["0007", "7", "07"],
+    "float": ["12", "12.0", "0012.00"],
+    "nought": ["0", "000", "0.0"],
+    "long": ["00120000000017", "120000000017.0"],
+    "case": ["P03", "p03"],
+    "sharp s": ["Weiß-1", "WEISS-1"],
+    "no-break space": ["PT 03", "PT\xa003", "PT\u202f03", "pt03"],
+    "blanks": ["P  4", "P 4", "P\t4"],
+    "full width": ["\uff30\uff10\uff13", "P03"],
+    "composed": ["M\u00fc-1", "Mu\u0308-1"],
+    "no width": ["P5", "P\u200b5", "\ufeffP5"],
+}
+TWO_IDS = {  # different patients
+    "UID, .0": ["1.2.840", "1.2.840.0"],
+    "UID, zeros": ["1.2.840.10", "1.2.840.010", "1.2.840.10.0"],
+    "zeros in a name": ["P03", "P3", "P003"],
+    ".0 after a name": ["P3", "P3.0"],
+    "fractions": ["3.1", "3.10", "3"],
+    "digits apart": ["1 12", "11 2", "112"],
+    "signs": ["-3", "3"],
+    "hyphens": ["A-1", "A1", "A_1"],
+}
+
+
+@pytest.mark.parametrize("spelt", ONE_ID.values(), ids=ONE_ID)
+def test_the_spellings_of_one_id_are_one_patient(tmp_path, spelt):
+    index = id_csv(tmp_path, ["Q", *spelt, "0Q"])
+    assert index.groups == ["Q"] + [spelt[0]] * len(spelt) + ["0Q"]  # the first one's
+    shown = " = ".join(map(repr, spelt))
+    assert index.notes == [
+        f"1 patient ids have more than one spelling ({shown}): each counts as one patient; --exact-ids keeps them apart"
+    ]
+    assert index.spellings() == {spelt[0]: spelt}
+    apart = id_csv(tmp_path, ["Q", *spelt, "0Q"], exact_ids=True)
+    assert apart.groups == ["Q", *spelt, "0Q"] and apart.spellings() == {}
+    assert apart.notes == [
+        f"1 patient ids have more than one spelling ({shown}): each spelling is a patient of its own (--exact-ids)"
+    ]
+    assert apart.fingerprint() != index.fingerprint()
+
+
+@pytest.mark.parametrize("ids", TWO_IDS.values(), ids=TWO_IDS)
+def test_ids_that_are_different_stay_so(tmp_path, ids):
+    index = id_csv(tmp_path, ids)
+    assert index.groups == ids and index.notes == [] and index.spelt is None
+
+
+def test_an_id_is_changed_only_where_its_other_spelling_is_there(tmp_path):
+    assert id_csv(tmp_path, ["007", "8.0", "p9", "P 10", "11"]).groups == ["007", "8.0", "p9", "P 10", "11"]
+
+
+def test_the_count_of_joined_ids_and_three_of_them_are_said(tmp_path):
+    ids = [form for i in range(1, 6) for form in (f"{i:03d}", str(i))]
+    (note,) = id_csv(tmp_path, ids).notes
+    assert note == (
+        "5 patient ids have more than one spelling ('001' = '1', '002' = '2', '003' = '3' and 2 more): each counts as "
+        "one patient; --exact-ids keeps them apart"
+    )
+
+
+def test_no_true_patient_of_two_spellings_is_on_two_sides():
+    """Twelve patients, each spelt in two ways, in forms drawn anew; the truth is the number beside them."""
+    forms = [("{:d}", "{:d}.0"), ("p{:02d}", "P{:02d}"), ("{:04d}", "{:d}"), ("PT {:d}", "Pt\xa0{:d}")]
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truth = np.repeat(np.arange(1, 13), 4)
+        pair = forms[seed % 4]
+        ids = [pair[rng.integers(2)].format(patient) for patient in truth]
+        index = by_hand(truth % 2, ids)
+        joined = datasets.one_spelling(index, exact=False)
+        assert len(set(joined.groups)) == 12
+        split = make_splits(joined, seed=seed)[0]
+        assert all(len(sides) == 1 for sides in sides_of(truth.tolist(), split).values())
+        assert joined.keep([0, 5]).spelt == [ids[0], ids[5]]
+
+
+def test_group_regex_joins_spellings(tmp_path):
+    touch(tmp_path, "a/p03_1.png", "a/P03_2.png", "b/007_1.png", "b/7_1.png")
+    index = load_index(str(tmp_path), options=Options(group_regex=r"^(\w+)_"))
+    assert dict(zip(index.paths, index.groups)) == {
+        "a/P03_2.png": "P03", "a/p03_1.png": "P03", "b/007_1.png": "007", "b/7_1.png": "007"}  # fmt: skip
+    exact = load_index(str(tmp_path), options=Options(group_regex=r"^(\w+)_", exact_ids=True))
+    assert exact.groups == ["P03", "p03", "007", "7"]
+
+
+TEN = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+
+
+def test_a_join_across_a_given_split_is_refused_with_both_ways_out(tmp_path):
+    ids = ["3", "4", "5", "6", "P7", "8", "9", "p7", "3.0", "10"]
+    text = (
+        "data: 2 patients are in two splits: 3 (test and train), P7 (train and val); 2 of them as two spellings of one "
+        "id ('3' in train = '3.0' in test, 'P7' in train = 'p7' in val): give each patient one spelling and one split "
+        "in the table or file names, or pass --exact-ids if they are different patients"
+    )
+    assert error(make_splits, id_csv(tmp_path, ids, TEN)) == text
+    split = make_splits(id_csv(tmp_path, ids, TEN, exact_ids=True))[0]
+    assert split.tolist() == TEN  # the given split, as it is
+    torn = id_csv(tmp_path, ["3", "4", "4", "6", "7", "8", "9", "4.0", "4", "03"], TEN)
+    message = error(make_splits, torn)  # 4 itself is torn, whatever 4.0 is
+    assert (
+        "2 patients are in two splits: 3 (test and train), 4 (test and train and val); 1 of them as"
+        in message
+    )
+    assert "('3' in train = '03' in test)" in message
+    whole = error(make_splits, id_csv(tmp_path, ["3", "4", "5", "6", "7", "8", "9", "10", "3", "11"], TEN))
+    assert whole.endswith("1 patients are in two splits: 3 (test and train)")  # no spelling is to blame
+
+
+def test_a_join_across_train_and_test_folders_is_refused(tmp_path):
+    touch(
+        tmp_path,
+        *(f"train/{c}/{c}{i}_1.png" for c in "ab" for i in range(9)),
+        "test/a/A0_1.png",
+        "test/b/x_1.png",
+    )
+    message = error(make_splits, load_index(str(tmp_path), options=Options(group_regex=r"^(\w+)_")))
+    assert "1 groups are in two splits: A0 (test and train); 1 of them as two spellings of one id" in message
+    assert (
+        "('A0' in test = 'a0' in train): give each group one spelling" in message and "--exact-ids" in message
+    )
+    exact = load_index(str(tmp_path), options=Options(group_regex=r"^(\w+)_", exact_ids=True))
+    assert Counter(make_splits(exact)[0])["test"] == 2
+
+
+def test_a_splits_file_that_keeps_two_spellings_apart_is_refused(tmp_path):
+    """One that was written before ids were joined, say."""
+    ids = ["1", "2", "3", "4", "5", "6", "6.0", "7", "1.0", "8"]
+    exact = id_csv(tmp_path, ids, exact_ids=True)
+    file = write_splits(tmp_path / "s.csv", exact, [np.array(TEN)])
+    assert "6.png,6.0,x,val,0" in file.read_text().splitlines()
+    assert read_splits(file, exact)[0].tolist() == TEN
+    message = error(read_splits, file, id_csv(tmp_path, ids))
+    assert "s.csv, fold 0: 2 patients are in two splits: 1 (test and train), 6 (train and val)" in message
+    assert (
+        "('1' in train = '1.0' in test, '6' in train = '6.0' in val): give" in message
+        and "--exact-ids" in message
+    )
+    sides = np.array(["test"] * 2 + ["train"] * 3 + ["val"] * 3 + ["test", "train"])
+    joined = id_csv(tmp_path, ids)
+    again = write_splits(tmp_path / "t.csv", joined, [sides])
+    assert "6.png,6,x,val,0" in again.read_text().splitlines()  # files keep the first spelling
+    assert read_splits(again, joined)[0].tolist() == sides.tolist()
+
+
+@pytest.mark.parametrize("blank", ["nan", "NaN", "  nan ", "\xa0", "\u200b", ""])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_blank_id_is_no_patient(tmp_path, blank, exact):
+    message = error(id_csv, tmp_path, ["1", blank, "2", blank, blank, blank], exact_ids=exact)
+    assert message.endswith(
+        "data.csv: patient is blank (or nan) for 4 of 6 images: 1.png, 3.png, 4.png and 1 more; fill it in, or leave "
+        "those images out"
+    )
+
+
+def test_a_blank_id_in_file_names(tmp_path):
+    touch(tmp_path, "a/nan_1.png", "a/p1_1.png", "b/NaN_2.png", "b/p2_1.png")
+    message = error(load_index, str(tmp_path), options=Options(group_regex=r"^(\w+)_"))
+    assert "group is blank (or nan) for 2 of 4 images: a/nan_1.png, b/NaN_2.png; fill it in" in message
+
+
+@pytest.mark.parametrize(
+    "ids, number",
+    [
+        (["1.2E+11", "7", "1.3e+11", "1.2E+11"], 2),  # of three different ids
+        (["1,20E+11", "8"], 1),
+        (["4E+12", "4.1E+12", "P1"], 2),
+        (["12345678901234500", "98765432109876000", "5"], 2),  # 15 digits are left of 17
+    ],
+)
+def test_ids_that_a_spreadsheet_rounded_get_a_warning(tmp_path, ids, number):
+    index = id_csv(tmp_path, ids)
+    (warning,) = index.warnings
+    assert warning.startswith(
+        f"{number} of {len(set(ids))} patient ids look rounded by a spreadsheet ({ids[0]}"
+    )
+    assert "write the table anew from its source, with that column as text" in warning
+    assert index.groups == ids  # as they are
+    assert warning in check_data(index)[2]
+
+
+def test_ids_that_no_spreadsheet_rounded(tmp_path):
+    for ids in (
+        ["12e4", "7e10", "1e3"],
+        ["12345678901234500", "98765432109876123"],
+        ["1.2.840.10008.1", "E+11"],
+    ):
+        assert id_csv(tmp_path, ids).warnings == []
+
+
+def test_an_id_that_stands_for_missing_gets_a_warning(tmp_path):
+    index = id_csv(
+        tmp_path, ["NA", "1", "NA", "None", "NA", "?"]
+    )  # None and ? once each: no two images are joined
+    assert index.warnings == [
+        "patient 'NA' of 3 images looks like a missing value; they count as one patient"
+    ]
+    assert index.groups == ["NA", "1", "NA", "None", "NA", "?"]
 
 
 # -------------------------------------------------------------------------------------------------------- csv
@@ -527,9 +749,9 @@ def test_csv_open_quote_does_not_swallow_rows(tmp_path):
 
 
 def test_csv_ids_are_text(tmp_path):
-    text = "path,label,group\na.png,NA,007\nb.png,1e3,7\nsub/c.png,NA,NA\n"
+    text = "path,label,group\na.png,NA,007\nb.png,1e3,8.0\nsub/c.png,NA,NA\n"
     index = csv_index(tmp_path, text, ABC)
-    assert index.groups == ["007", "7", "NA"]
+    assert index.groups == ["007", "8.0", "NA"]
     assert labels_by_path(index) == {"a.png": "NA", "b.png": "1e3", "sub/c.png": "NA"}
 
 
@@ -560,7 +782,9 @@ def test_csv_group_columns(tmp_path):
 
 def test_csv_blank_group(tmp_path):
     message = error(csv_index, tmp_path, "path,label,group\na.png,x,\nb.png,y,p\nsub/c.png,y,\n", ABC)
-    assert "column group is blank for 2 images: a.png, sub/c.png" in message
+    assert message.endswith(
+        "data.csv: group is blank (or nan) for 2 of 3 images: a.png, sub/c.png; fill it in, or leave those images out"
+    )
 
 
 def test_csv_missing_columns_are_named_beside_those_there(tmp_path):

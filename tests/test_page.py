@@ -101,15 +101,16 @@ def make_block(
     ]
     pr = [{"class": c, "grid": [0, 1], "mean": [1, 0.2], "low": [1, 0.1], "high": [1, 0.3], "ap": 0.834,
         "prevalence": 0.25} for c in classes[:6]]  # fmt: skip
-    bins = [{"confidence": 0.35 + b / 10, "accuracy": 0.3 + b / 10, "count": 20 + b} for b in range(6)] + [
-        {"confidence": NAN, "accuracy": NAN, "count": 0}
-    ]
+    bins = [{"low": 0.3 + b / 10, "high": 0.4 + b / 10, "confidence": 0.35 + b / 10, "accuracy": 0.3 + b / 10,
+        "count": 20 + b} for b in range(6)] + [
+        {"low": 0.9, "high": 1.0, "confidence": NAN, "accuracy": NAN, "count": 0}]  # fmt: skip
     sizes = {"train": 423, "val": 73, "test": 125}
     return {"data": data, "arch": arch, "task": task, "classes": classes,
         "metric": "balanced_accuracy" if multiclass else "auroc",
         "second": "accuracy" if multiclass else "average_precision", "higher_is_better": True,
         "unit_kind": "image", "group_kind": "patient", "test_images": 125, "test_groups": 40,
-        "test_units": 125, "seeds": list(range(n)), "folds": [0], "positive": classes[1] if k == 2 else None,
+        "test_units": 125, "seeds": list(range(n)), "folds": [0], "over": "",
+        "planned": {"seeds": list(range(n)), "folds": [0], "strategies": list(strategies)}, "positive": classes[1] if k == 2 else None,
         "verdict": f"{strategies[0]} has the highest balanced accuracy, 0.871 [0.841, 0.901]; 2 of "
         f"{len(rows) - 1} others are not "
         "separable from it at n = 40 patients.", "notes": [], "rows": rows, "pairs": pairs,
@@ -387,7 +388,9 @@ def test_the_first_screen_has_the_question_the_verdict_the_table_and_what_is_wro
         "Auto-RGN: 1 unfinished, 2 not run (seed 0, fold 0); it has no result and is in no comparison."
         in first
     )
-    assert "end of a tuning grid, a better value may lie beyond it: FT (lr in fold 0)." in first
+    assert (
+        "Chosen at an end of what tuning tried, a better value may lie beyond it: FT (lr in fold 0)." in first
+    )
     assert "pip install matplotlib" in first
     assert "pip install matplotlib" not in read(analysis, {("", ""): [("x", png())]})[1]
 
@@ -654,10 +657,10 @@ def test_tuning_and_leaks_are_said():
     block["splits"][0].update(groups_in_two_splits=2, identical_across_splits=1)
     text = methods.paragraph(block)
     assert (
-        "10 trials in each fold, drawn from the strategy's grid, on a further split inside the training part of "
-        "each fold" in text
+        "10 trials in each fold, the default first and then others of the strategy's grid, on a further split inside "
+        "the training part of each fold" in text
     )
-    assert "lay at an end of the grid for FT." in text
+    assert "lay at an end of those tried for FT." in text
     assert (
         "2 patients were in more than one split" in text
         and "1 set of byte-identical images spanned two splits." in text

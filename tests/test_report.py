@@ -22,7 +22,7 @@ import views
 import wording
 
 CLASSES = ["benign", "malignant"]
-KEYS = {"FT": "ft", "LP": "lp", "G-LF": "glf", "LP-FT": "lpft", "Auto-RGN": "autorgn", "L2-SP": "l2sp"}
+KEYS = {name: name.replace("-", "").lower() for name in wording.ORDER}
 
 
 def right_scores(labels, right, confidence=0.8, classes=2):
@@ -39,8 +39,9 @@ def all_right(labels):
 
 def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0, fold=0, groups=None, images=None, clusters=None,
               kind="patient", classes=CLASSES, task="multiclass", metric="accuracy", unit=None, units=None, changed=None, tuning=None,
-              status="done", train=100):  # fmt: skip
-    """A run folder as ftcompare leaves it, with these test predictions (and the same for validation)."""
+              status="done", train=100, arguments=None, about=None, stages=(), best_stage=None):  # fmt: skip
+    """A run folder as ftcompare leaves it, with these test predictions (and the same for validation). arguments,
+    about: what config.json holds besides of the command line and of the data. stages: the stage of each epoch."""
     folder = root / data / arch / KEYS[strategy] / f"seed{seed}-fold{fold}"
     folder.mkdir(parents=True)
     n = len(labels)
@@ -55,15 +56,20 @@ def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0,
         "unit_score": "mean" if unit == "study" else unit,
     }
     counts = {"images": n, "groups": len(set(groups)), "units": n, "classes": dict.fromkeys(classes, 1)}
-    about = {"name": data, "citation": None, "images": 2 * n + train, "leave_out": [], "official_test": False, **kinds,
+    data_about = {"name": data, "citation": None, "images": 2 * n + train, "leave_out": [], "official_test": False, **kinds,
              "splits": {"train": counts | {"images": train}, "val": counts, "test": counts},
-             "groups_in_two_splits": 0, "identical_across_splits": 0, "notes": []}  # fmt: skip
-    config = {"settings": settings | (changed or {}), "strategy": strategy, "tuning": tuning, "data": about,
-              "environment": {"torch": "9", "weights": "none"}, "arguments": {"epochs": 2}, "command": ["ftcompare.py"]}  # fmt: skip
+             "groups_in_two_splits": 0, "identical_across_splits": 0, "notes": []} | (about or {})  # fmt: skip
+    config = {"settings": settings | (changed or {}), "strategy": strategy, "tuning": tuning, "data": data_about,
+              "environment": {"torch": "9", "weights": "none"}, "arguments": {"epochs": 2} | (arguments or {}), "command": ["ftcompare.py"]}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "log.csv").write_text(
         f"epoch,train_loss,val_loss,val_{metric}\n1,1.0,1.2,0.{seed + 4}\n2,0.5,0.8,0.{seed + 6}\n"
     )
+    if stages:
+        lines = [f"{k},{stage},1.0,1.2,0.5" for k, stage in enumerate(stages, 1)]
+        (folder / "log.csv").write_text(
+            "\n".join([f"epoch,stage,train_loss,val_loss,val_{metric}", *lines, ""])
+        )
     if status == "failed":
         (folder / "failed.json").write_text(json.dumps({"reason": "the loss grew in epoch 2"}))
     if status != "done":
@@ -90,7 +96,8 @@ def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0,
     value = metrics.evaluate(task, *scored, classes)
     result = {"cell": cell, "metric": metric, "second": "auroc", "best_epoch": 2, "epochs": 2, "optimizer_steps": 8,
               "minutes": 1.5, "peak_memory_bytes": 2**20, "trainable_parameters": 10, "parameters": 20, "positive": classes[1],
-              "thresholds": [0.5] * (1 if task == "multiclass" else len(classes)), "val": value, "test": value}  # fmt: skip
+              "thresholds": [0.5] * (1 if task == "multiclass" else len(classes)), "val": value, "test": value,
+              "best_stage": best_stage or (stages[-1] if stages else None)}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(result).replace("NaN", "null"))
     return folder
 
@@ -456,6 +463,424 @@ def test_several_labels_with_unknown_ones_are_reported(tmp_path, rng):
     assert block["confusion"] == {} and len(block["roc"]["FT"]) == 3 and len(block["thresholds"]) == 6
 
 
+# --------------------------------------------------------------------- what a number is made of, said beside it
+
+
+def two_labels(n=40, rare=()):
+    """(scores, labels) of edema and hernia: edema in every second image, found but for one pair of 20 x 20; hernia in
+    the images of `rare` alone, scored highest there."""
+    labels, scores = np.zeros((n, 2)), np.full((n, 2), 0.2)
+    labels[1::2, 0] = 1
+    scores[1::2, 0] = 0.7
+    scores[1, 0], scores[0, 0] = 0.3, 0.4  # one positive below one negative
+    labels[list(rare), 1] = 1
+    scores[list(rare), 1] = 0.9
+    return scores, labels
+
+
+EDEMA = 1 - 1 / 400  # its AUROC: of 20 x 20 pairs one is the wrong way round
+
+
+def outputs(folder):
+    """Every text that a report writes, by its kind, and the analysis."""
+    found = report.build(folder)
+    texts = {kind: "\n".join(f.read_text() for f in sorted((folder / "tables").glob(f"{kind}-*.tex")))
+             for kind in ("results", "budget", "pairs")}  # fmt: skip
+    texts |= {"md": (folder / "report.md").read_text(), "html": (folder / "report.html").read_text()}
+    texts |= {"terminal": report.text(found), "verdict": found["blocks"][0]["verdict"]}
+    return texts, found["blocks"][0]
+
+
+def csv_of(folder, name="results.csv"):
+    with open(folder / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_mean_over_one_of_two_labels_says_so_wherever_it_stands(tmp_path):
+    """No test image has a hernia: the AUROC is edema's alone."""
+    scores, labels = two_labels()
+    multi = {"classes": ["edema", "hernia"], "task": "multilabel", "metric": "auroc"}
+    for strategy in ("FT", "LP"):
+        write_run(tmp_path, strategy, scores, labels, **multi)
+    texts, block = outputs(tmp_path)
+    assert block["rows"][0]["test"]["mean"] == pytest.approx(EDEMA, abs=1e-12)
+    for kind in ("md", "html", "results", "terminal", "verdict", "pairs"):
+        assert "1 of 2 labels" in texts[kind], kind
+    assert (
+        "tie for the highest AUROC, 0.998 [" in texts["verdict"] and "] (1 of 2 labels)" in texts["verdict"]
+    )
+    assert "(1 of 2 labels)  " in texts["terminal"]  # columns stay apart
+    row = csv_of(tmp_path)[0]
+    assert (row["test_auroc_over"], row["val_auroc_over"], row["test_brier_over"]) == (
+        "1 of 2",
+        "1 of 2",
+        "2 of 2",
+    )
+    assert csv_of(tmp_path, "comparisons.csv")[0]["metric_over"] == "1 of 2 labels"
+    assert (
+        "AUROC on test is a mean over 1 of 2 labels, not over all (undefined somewhere: hernia)."
+        in block["notes"]
+    )
+
+
+def test_a_mean_over_all_labels_says_nothing_of_them(tmp_path):
+    scores, labels = two_labels(rare=[3])
+    write_run(tmp_path, "FT", scores, labels, classes=["edema", "hernia"], task="multilabel", metric="auroc")
+    texts, block = outputs(tmp_path)
+    assert block["rows"][0]["test"]["mean"] == pytest.approx((EDEMA + 1) / 2, abs=1e-12)
+    assert not any(" of 2 labels" in text for text in texts.values())
+    assert csv_of(tmp_path)[0]["test_auroc_over"] == "2 of 2"
+
+
+def test_a_mean_over_other_labels_in_every_fold_is_warned_of(tmp_path):
+    """Hernia stands in fold 1 alone: 0.9975 is edema's value and (0.9975 + 1) / 2 that of both, under one name."""
+    for fold, rare in enumerate(([], [3], [])):
+        scores, labels = two_labels(rare=rare)
+        images = [f"f{fold}-{k}" for k in range(40)]
+        write_run(tmp_path, "FT", scores, labels, fold=fold, images=images, classes=["edema", "hernia"],
+                  task="multilabel", metric="auroc")  # fmt: skip
+    texts, block = outputs(tmp_path)
+    assert block["rows"][0]["test"]["mean"] == pytest.approx((EDEMA + (EDEMA + 1) / 2 + EDEMA) / 3, abs=1e-12)
+    note = next(n for n in block["notes"] if n.startswith("AUROC on test"))
+    assert note == (
+        "AUROC on test is a mean over 1 of 2 labels in folds 0 and 2; 2 of 2 labels in fold 1: these are different measures "
+        "under one name, and the mean over runs mixes them (undefined somewhere: hernia)."
+    )
+    assert all(
+        "1 to 2 of 2 labels" in texts[kind] for kind in ("md", "html", "results", "terminal", "verdict")
+    )
+    assert [row["test_auroc_over"] for row in csv_of(tmp_path)] == ["1 of 2", "2 of 2", "1 of 2"]
+
+
+def test_a_class_that_the_test_set_lacks_is_said_too(tmp_path):
+    """Three classes, the test set has two: balanced accuracy is the mean of two recalls, 1 and 0.5."""
+    labels = np.tile([0, 1], 20)
+    right = np.where(labels == 0, True, np.arange(40) % 4 == 1)
+    write_run(tmp_path, "FT", right_scores(labels, right, classes=3), labels, classes=["a", "b", "c"],
+              metric="balanced_accuracy")  # fmt: skip
+    texts, block = outputs(tmp_path)
+    assert block["rows"][0]["test"]["mean"] == pytest.approx(0.75)
+    assert "0.750 [" in texts["verdict"] and "(2 of 3 classes)" in texts["verdict"]
+    assert (
+        "balanced accuracy on test is a mean over 2 of 3 classes, not over all (undefined somewhere: c)."
+        in block["notes"]
+    )
+
+
+def test_a_label_that_is_unknown_in_every_test_image_is_no_part_of_the_mean(tmp_path):
+    scores, labels = two_labels(rare=[3])
+    labels[:, 1] = np.nan
+    write_run(
+        tmp_path,
+        "FT",
+        scores,
+        labels,
+        classes=["edema", "hernia"],
+        task="multilabel",
+        metric="average_precision",
+    )
+    texts, block = outputs(tmp_path)
+    # edema: 19 positives at 0.7 above all, then a negative at 0.4, then the last positive as the 20th of 21
+    assert block["rows"][0]["test"]["mean"] == pytest.approx(19 / 20 + 1 / 20 * 20 / 21, abs=1e-12)
+    assert "(1 of 2 labels)" in texts["verdict"] and csv_of(tmp_path)[0]["test_brier_over"] == "1 of 2"
+
+
+# ------------------------------------------------------------------------------- what was asked for, and what ran
+
+
+def cells_of(root, cells, strategies=("FT", "LP"), **about):
+    labels = np.tile([0, 1], 30)
+    for strategy in strategies:
+        for seed, fold in cells:
+            images = [f"f{fold}-{k}" for k in range(60)]
+            right = np.arange(60) < 45
+            write_run(
+                root,
+                strategy,
+                right_scores(labels, right),
+                labels,
+                seed=seed,
+                fold=fold,
+                images=images,
+                **about,
+            )
+
+
+@pytest.mark.parametrize(
+    ("cells", "arguments", "about", "split", "trained"),
+    [
+        ([(0, 0), (0, 1)], {"folds": 3, "seed": [0]}, {}, "into 3 folds, of which 2 were run", "of 3 folds planned, 2 were run"),
+        ([(0, 0), (0, 2)], {"folds": 3, "seed": [0]}, {}, "into 3 folds, of which 2 were run", "of 3 folds planned, 2 were run"),
+        ([(0, 0)], {"folds": 5, "seed": [0]}, {}, "into 5 folds, of which 1 was run", "of 5 folds planned, 1 were run"),
+        # --splits-file: its folds are the data's, the argument is 1
+        ([(0, 0), (0, 1)], {"folds": 1, "seed": [0]}, {"folds": 4}, "into 4 folds, of which 2 were run", "of 4 folds planned"),
+        ([(0, 0), (1, 0)], {"folds": 1, "seed": [0, 1, 2]}, {}, "once, with", "of 3 seeds planned, 2 were run"),
+    ],
+)  # fmt: skip
+def test_an_interrupted_sweep_is_described_as_it_was_planned(
+    tmp_path, cells, arguments, about, split, trained
+):
+    cells_of(tmp_path, cells, arguments=arguments, about=about)
+    texts, block = outputs(tmp_path)
+    assert split in texts["md"] and trained in texts["md"]
+    wanted = max(about.get("folds", 1), arguments["folds"]) * len(arguments["seed"])
+    assert [(row["done"], row["missing"]) for row in block["rows"]] == [(len(cells), wanted - len(cells))] * 2
+    lost = 2 * (wanted - len(cells))
+    assert f"{lost} of {2 * wanted} runs have no result ({lost} not run)." in block["notes"][0]
+    assert f"| {wanted - len(cells)} not run |" in texts["md"]
+
+
+def test_a_whole_sweep_and_one_without_its_command_are_described_by_what_is_there(tmp_path):
+    cells_of(
+        tmp_path / "whole",
+        [(0, 0), (0, 1), (0, 2)],
+        arguments={"folds": 3, "seed": [0], "strategy": ["ft", "lp"]},
+    )
+    cells_of(tmp_path / "bare", [(0, 0), (0, 1)])
+    whole, block = outputs(tmp_path / "whole")
+    assert (
+        "into 3 folds, with" in whole["md"]
+        and "planned" not in whole["md"]
+        and "Not begun" not in whole["md"]
+    )
+    assert not block["cells"] and "on each of 3 folds" in whole["md"]
+    assert "into 2 folds, with" in outputs(tmp_path / "bare")[0]["md"]
+
+
+def test_strategies_that_were_not_begun_are_named(tmp_path):
+    cells_of(tmp_path, [(0, 0)], arguments={"seed": [0], "strategy": ["ft", "lp", "lpft", "autorgn"]})
+    assert "Not begun, though the command names them: LP-FT and Auto-RGN." in outputs(tmp_path)[1]["notes"]
+
+
+def test_not_run_is_not_failed(tmp_path):
+    """FT has both folds, LP one and a failure, L2-SP one that was never begun."""
+    cells_of(tmp_path, [(0, 0), (0, 1)], ["FT"])
+    cells_of(tmp_path, [(0, 0)], ["LP", "L2-SP"])
+    write_run(
+        tmp_path,
+        "LP",
+        None,
+        np.tile([0, 1], 30),
+        fold=1,
+        status="failed",
+        images=[f"f1-{k}" for k in range(60)],
+    )
+    texts, _ = outputs(tmp_path)
+    cells = {
+        line.split(" | ")[0]: line for line in texts["md"].split("Budget")[1].split("Pairs")[0].splitlines()
+    }
+    assert cells["| FT"].endswith("| 0 |") and cells["| LP"].endswith("| 1 failed |")
+    assert cells["| L2-SP"].endswith("| 1 not run |") and cells["| Strategy"].endswith("| No result |")
+    tex = {line.split(" & ")[0]: line for line in texts["budget"].splitlines()}
+    assert tex["L2-SP"].endswith(r"& 1 not run \\") and tex["LP"].endswith(r"& 1 failed \\")
+    assert "Runs without a result: 1 failed and 1 not run." in texts["md"] and ">Failed<" not in texts["html"]
+
+
+# ---------------------------------------------------------------------------------- strategies that train in stages
+
+
+STAGED_RUNS = [  # strategy, stage of each epoch, stage of the checkpoint, what must be said of the runs
+    ("LP-FT", ("lp", "lp", "ft", "ft"), "lp", "the classifier alone was trained"),
+    ("G-LF", ("head", "+layer4", "+stem"), "+layer4", "a part of the blocks was trained"),
+    ("G-FL", ("head", "+stem", "+layer1"), "head", "the classifier alone was trained"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "stages", "best", "what"), STAGED_RUNS)
+def test_a_checkpoint_from_before_the_last_stage_is_not_called_by_the_strategy_alone(
+    tmp_path, strategy, stages, best, what
+):
+    """Two runs of three; the third is scored in the last stage."""
+    labels = np.tile([0, 1], 30)
+    for seed in range(3):
+        write_run(tmp_path, "FT", all_right(labels), labels, seed=seed, stages=["all"] * len(stages))
+        write_run(tmp_path, strategy, right_scores(labels, np.arange(60) < 40), labels, seed=seed, stages=stages,
+                  best_stage=best if seed else None)  # fmt: skip
+    texts, block = outputs(tmp_path)
+    note = next(
+        n
+        for n in block["notes"]
+        if n.startswith(f"{strategy}: 2 of 3 runs are scored by a checkpoint of stage {best}")
+    )
+    assert what in note and not any(n.startswith("FT:") for n in block["notes"])
+    name = f"{strategy} (2 of 3 runs scored in stage {best})"
+    assert name in texts["html"] and name in texts["md"].replace("\\", "") and name in texts["results"]
+    assert f"2 scored in stage {best}" in texts["terminal"]
+    assert f"scored by a checkpoint from before the last stage: 2 of 3 runs in stage {best}" in texts["md"]
+    rows = [
+        (row["best_stage"], row["last_stage"])
+        for row in csv_of(tmp_path)
+        if row["strategy"] == KEYS[strategy]
+    ]
+    assert rows == [(stages[-1], stages[-1]), (best, stages[-1]), (best, stages[-1])]
+
+
+def test_the_paper_s_claim_of_lp_ft_says_where_it_rests_on_linear_probing(tmp_path):
+    labels = np.tile([0, 1], 30)
+    for data, best in (("a", "lp"), ("b", "ft")):
+        write_run(
+            tmp_path, "FT", right_scores(labels, np.arange(60) < 30), labels, data=data, stages=["all"] * 2
+        )
+        write_run(tmp_path, "LP-FT", right_scores(labels, np.arange(60) < 40), labels, data=data, stages=["lp", "ft"],
+                  best_stage=best)  # fmt: skip
+    found = analysis.analyse(tmp_path)
+    assert found["claims"][0]["here"].startswith("better in 2 of 2 cases (100%)")
+    assert (
+        "in 1 of them LP-FT is scored, in some runs or all, by a checkpoint of its linear part"
+        in found["claims"][0]["here"]
+    )
+    assert "a/net: LP-FT (1 of 1 run scored in stage lp)." in found["across"]["notes"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stages", "said", "note"),
+    [
+        ("G-LF", ["+stem"], "here in its last stage alone", "all of its epochs fell into the last stage (+stem)"),
+        ("LP-FT", ["ft", "ft"], "here in its last stage alone", "all of its epochs fell into the last stage (ft)"),
+        ("G-FL", ["+stem", "+layer4"], "stages: +stem from epoch 1, +layer4 from epoch 2",
+         "its stages merged into 2 (+stem from epoch 1, +layer4 from epoch 2)"),
+        ("LP-FT", ["lp", "ft", "ft"], "stages: lp from epoch 1, ft from epoch 2", None),
+    ],
+)  # fmt: skip
+def test_stages_that_merged_are_described_as_they_ran(tmp_path, strategy, stages, said, note):
+    labels = np.tile([0, 1], 30)
+    write_run(tmp_path, strategy, all_right(labels), labels, stages=stages)
+    texts, block = outputs(tmp_path)
+    assert said in texts["md"] and "block by block" not in texts["md"]
+    assert [n for n in block["notes"] if n.startswith(f"{strategy}: ")] == [
+        n for n in block["notes"] if note and note in n
+    ]
+    assert note is None or any(note in n for n in block["notes"])
+
+
+# --------------------------------------------------------------------------------- models that call one class alone
+
+
+def imbalanced(n=100, positive=78):
+    return (np.arange(n) < positive).astype(int)
+
+
+def always(labels, called, confidence=0.8):
+    """Scores that vary, and call one class of every image."""
+    p = confidence - 0.2 * (np.arange(len(labels)) % 10) / 10
+    return np.stack([p, 1 - p] if called == 0 else [1 - p, p], 1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("accuracy", 0.78), ("balanced_accuracy", 0.5), ("kappa", 0.0)]
+)
+def test_a_model_that_calls_one_class_is_never_the_best(tmp_path, metric, value):
+    """LP calls every image malignant, which 78 % are; FT is right in 75 of 100, 56 of 78 and 19 of 22."""
+    labels = imbalanced()
+    right = np.concatenate([np.arange(78) < 56, np.arange(22) < 19])
+    write_run(tmp_path, "FT", right_scores(labels, right), labels, metric=metric)
+    write_run(tmp_path, "LP", always(labels, 1), labels, metric=metric)
+    texts, block = outputs(tmp_path)
+    rows = {row["strategy"]: row for row in block["rows"]}
+    assert rows["LP"]["test"]["mean"] == pytest.approx(value, abs=1e-12)
+    assert (rows["FT"]["best"], rows["LP"]["best"], rows["LP"]["beside_best"]) == (True, False, False)
+    assert (
+        texts["verdict"].startswith("FT has the highest")
+        and "LP left aside, whose runs call every test image alike" in texts["verdict"]
+    )
+    assert (
+        "LP: 1 of 1 run calls every test image malignant. It is no candidate for the best." in block["notes"]
+    )
+    assert wording.standing(block, rows["LP"]) == "one class"
+    assert r"$^{\dagger}$" in next(line for line in texts["results"].splitlines() if line.startswith("LP &"))
+    assert "| one class |" in texts["md"] and texts["html"].count("★ best</span>") == 1
+
+
+def test_where_every_model_calls_one_class_there_is_no_verdict(tmp_path):
+    labels = imbalanced()
+    write_run(tmp_path, "FT", always(labels, 1), labels)
+    write_run(tmp_path, "LP", always(labels, 0), labels)
+    texts, block = outputs(tmp_path)
+    assert texts["verdict"].startswith("No verdict: the runs of FT and LP call every test image alike")
+    assert not any(row["best"] for row in block["rows"]) and "★ best</span>" not in texts["html"]
+    assert "LP: 1 of 1 run calls every test image benign. It is no candidate for the best." in block["notes"]
+
+
+def test_one_collapsed_run_of_three_is_said_and_counts(tmp_path):
+    labels = imbalanced()
+    for seed in range(3):
+        right = np.arange(100) % 10 > 0
+        write_run(
+            tmp_path, "FT", always(labels, 1) if seed == 1 else right_scores(labels, right), labels, seed=seed
+        )
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert (
+        block["rows"][0]["test"]["mean"] == pytest.approx((0.9 + 0.78 + 0.9) / 3) and block["rows"][0]["best"]
+    )
+    assert "FT: 1 of 3 runs calls every test image malignant." in block["notes"]
+
+
+def test_a_metric_of_the_scores_alone_ranks_what_calls_one_class_unless_the_scores_are_one(tmp_path):
+    """AUROC 1 with every score above a half: good. One score for all: 0.5, and no ranking at all."""
+    labels = imbalanced()
+    p = np.where(labels == 1, 0.9, 0.6)
+    write_run(tmp_path, "FT", np.stack([1 - p, p], 1), labels, metric="auroc")
+    write_run(tmp_path, "LP", np.tile([0.3, 0.7], (100, 1)), labels, metric="auroc")
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    rows = {row["strategy"]: row for row in block["rows"]}
+    assert (rows["FT"]["test"]["mean"], rows["LP"]["test"]["mean"]) == (1.0, 0.5)
+    assert rows["FT"]["best"] and not rows["FT"]["collapsed"] and rows["LP"]["collapsed"]
+    assert "FT: 1 of 1 run calls every test image malignant." in block["notes"]
+
+
+def test_labels_called_alike_of_every_image_are_said(tmp_path):
+    scores, labels = two_labels(rare=[3])
+    write_run(
+        tmp_path,
+        "FT",
+        np.clip(scores / 2, 0, 1),
+        labels,
+        classes=["edema", "hernia"],
+        task="multilabel",
+        metric="auroc",
+    )
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert (
+        "FT: 1 of 1 run calls every test image none of the labels." in block["notes"]
+        and block["rows"][0]["best"]
+    )
+
+
+def test_an_interval_that_holds_chance_is_said(tmp_path):
+    """53 of 100 right, of two classes alike: its interval holds a half. 90 of 100 is above it."""
+    labels = np.tile([0, 1], 50)
+    for folder, right in (("low", 53), ("high", 90)):
+        write_run(
+            tmp_path / folder,
+            "FT",
+            right_scores(labels, np.arange(100) < right),
+            labels,
+            metric="balanced_accuracy",
+        )
+    low, high = (analysis.analyse(tmp_path / folder)["blocks"][0] for folder in ("low", "high"))
+    assert any(
+        n.startswith("No strategy is above chance (0.500) for sure: the interval") for n in low["notes"]
+    )
+    assert not any("above chance" in n for n in high["notes"])
+
+
+# -------------------------------------------------------------------------------------------- whose images they are
+
+
+def test_data_with_a_column_of_patients_is_not_said_to_name_none(tmp_path):
+    """The column was there and was not given: what the page knows is that none was given."""
+    labels = np.tile([0, 1], 30)
+    hint = "column patient looks like a group that must not be split: name it with --group-col"
+    write_run(tmp_path, "FT", all_right(labels), labels, about={"group_kind": "image", "notes": [hint]})
+    texts, block = outputs(tmp_path)
+    assert not any("names no patient" in text or "no patients are known" in text for text in texts.values())
+    assert "split by image, as no patient ids were given, once" in texts["md"]
+    assert (
+        "Split by image: no patient ids were given (--group-col, --group-regex), so images of one patient may be on both "
+        f"sides. But {hint}." in block["notes"]
+    )
+
+
 # ------------------------------------------------------------------------------------------------ over blocks
 
 
@@ -658,8 +1083,41 @@ def test_tuned_rates_trials_and_edges_reach_the_row(tmp_path, rng):
     row = block["rows"][0]
     assert (row["trials"], row["tuning_steps"], row["lr"], row["minutes_total"]) == (2, 16, [1e-3], 4.0)
     assert row["edge"] == ["lr in fold 0"] and any(
-        "end of a tuning grid" in text for text in wording.problems(block)
+        "at an end of what tuning tried" in text for text in wording.problems(block)
     )
+
+
+@pytest.mark.parametrize(
+    "lr, alpha, ends",
+    [(1e-3, None, ["lr"]), (3e-4, None, []), (1e-4, 0.1, ["lr", "alpha"]), (3e-4, 0.01, ["alpha"])],
+)
+def test_the_end_of_what_was_tried_is_found_from_the_trials_whatever_an_older_run_noted(
+    lr, alpha, ends, tmp_path, rng
+):
+    labels = toy(rng, 30)
+    rates, alphas = (3e-4, 1e-3, 1e-4), (0.05, 0.1, 0.01)
+    trials = [{"lr": r, "alpha": None if alpha is None else a, "edge": []} for r, a in zip(rates, alphas)]
+    chosen = {"lr": lr} | ({} if alpha is None else {"alpha": alpha})
+    tuning = {"trials": trials, "optimizer_steps": 6, "minutes": 1.0, "edge": [], "value": 0.9} | chosen
+    write_run(tmp_path, "FT", all_right(labels), labels, tuning=tuning, changed={"tune": 3})
+    row = analysis.analyse(tmp_path)["blocks"][0]["rows"][0]
+    assert row["edge"] == [f"{name} in fold 0" for name in ends]
+
+
+@pytest.mark.parametrize(
+    "older, newer, said",
+    [
+        ({"tune": 3}, {"tune": 3, "tune_order": "outward from the default"}, True),
+        ({"tune": 0}, {"tune": 0, "tune_order": None}, False),
+        ({"tune": 3}, {"tune": 3}, False),
+    ],
+)
+def test_strategies_tuned_by_two_rules_are_called_not_comparable(older, newer, said, tmp_path, rng):
+    labels = toy(rng, 30)
+    for name, changed in (("FT", older), ("LP", newer)):
+        write_run(tmp_path, name, all_right(labels), labels, changed=changed)
+    notes = analysis.analyse(tmp_path)["blocks"][0]["notes"]
+    assert any("NOT COMPARABLE" in note and "tune_order" in note for note in notes) == said
 
 
 # ---------------------------------------------------------------- numbers that would be wrong in silence
@@ -922,10 +1380,37 @@ def test_the_verdict_says_where_another_training_might_turn_it(tmp_path, rng):
     pair = pair_of(block, "LP", "FT")
     assert pair["verdict"] == "better" and pair["t"]["p"] > 0.05
     assert (
-        f"which the corrected t-test over folds does not confirm (p = {pair['t']['p']:.3f})"
+        f"the corrected t-test over folds does not confirm that it is better than FT (p = {pair['t']['p']:.3f})"
         in block["verdict"]
     )
     assert any("0 of the 1 differences hold" in note for note in block["pair_notes"])
+
+
+@pytest.mark.parametrize("worse", ["LP", "LP-FT", "G-LF"])
+def test_the_verdict_s_doubt_is_of_any_strategy_and_not_of_ft_alone(tmp_path, rng, worse):
+    """FT is better than the other in one fold of three alone; L2-SP loses alike in every fold, which no test doubts."""
+    places = [(0, 0), (0, 1), (0, 2)]
+    accuracy = {"FT": {(0, 0): 0.96, (0, 1): 0.6, (0, 2): 0.6}, worse: dict.fromkeys(places, 0.6)}
+    accuracy["L2-SP"] = {(0, 0): 0.61, (0, 1): 0.25, (0, 2): 0.26}
+    folds_of(tmp_path, rng, accuracy)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = pair_of(block, "FT", worse)
+    # Nadeau and Bengio 2003 by hand: 0.36, 0, 0 over three folds, n_test / n_train = 1
+    differences = np.array([0.36, 0.0, 0.0])
+    t = differences.mean() / math.sqrt((1 / 3 + pair_ratio(tmp_path)) * differences.var(ddof=1))
+    assert (
+        pair["verdict"] == "better" and pair["t"]["t"] == pytest.approx(t, rel=1e-9) and pair["t"]["p"] > 0.05
+    )
+    assert pair_of(block, "FT", "L2-SP")["t"]["p"] < 0.05
+    doubt = f"the corrected t-test over folds does not confirm that it is better than {worse} (p = {pair['t']['p']:.3f})"
+    assert block["verdict"].startswith("FT has the highest accuracy") and doubt in block["verdict"]
+    assert "better than L2-SP (p" not in block["verdict"] and "and L2-SP (p" not in block["verdict"]
+
+
+def pair_ratio(root):
+    """n_test / n_train of the runs below."""
+    splits = json.loads(next(root.rglob("config.json")).read_text())["data"]["splits"]
+    return splits["test"]["images"] / splits["train"]["images"]
 
 
 def test_a_setting_that_is_a_list_is_no_damage(tmp_path, rng):

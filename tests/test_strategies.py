@@ -1533,7 +1533,7 @@ def test_default_rates_in_numbers():
 
 
 def test_penalty_defaults():
-    assert (STRATEGIES["l2sp"].alpha, STRATEGIES["l2sp"].alphas) == (0.1, (1e-3, 1e-2, 1e-1))
+    assert (STRATEGIES["l2sp"].alpha, STRATEGIES["l2sp"].alphas) == (0.1, (1e-3, 1e-2, 1e-1, 1.0))
     assert STRATEGIES["l1sp"].alphas == (1e-5, 1e-4, 1e-3) and STRATEGIES["l1sp"].alpha in (1e-5, 1e-4, 1e-3)
     for key, pull in (("l1sp", STRATEGIES["l1sp"].alpha), ("l2sp", 0.1 * 2.0)):
         model = chain(1.0, 1.0)

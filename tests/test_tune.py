@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 import datasets
 import ftcompare
+import results
 import runs
 import splits
 import strategies
@@ -47,39 +49,104 @@ def read_json(file):
 # ------------------------------------------------------------------------------------------------- the trials
 
 
+# Worked by hand from the rule: the default, half a decade up, half a decade down, then outward by turns, then half way
+# between. The middle of 1 and 3 is 1.7320508, of 3 and 10 it is 5.4772256.
+FT_ADAMW = [1e-4, 3e-4, 3e-5, 1e-3, 1e-5, 1.7320508e-4, 5.4772256e-5, 5.4772256e-4, 1.7320508e-5]
+FT_SGD = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 5.4772256e-3, 1.7320508e-3, 1.7320508e-2, 5.4772256e-4]
+LP_ADAMW = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 5.4772256e-3, 1.7320508e-3, 1.7320508e-2, 5.4772256e-4]
+LP_SGD = [
+    3e-2,
+    1e-1,
+    1e-2,
+    3e-1,
+    3e-3,
+    1.0,
+    5.4772256e-2,
+    1.7320508e-2,
+    1.7320508e-1,
+]  # six: the lower is the default
+LPFT_ADAMW = [3e-5, 1e-4, 1e-5, 3e-4, 3e-6, 5.4772256e-5, 1.7320508e-5, 1.7320508e-4, 5.4772256e-6]
+LPFT_SGD = [1e-3, 3e-3, 3e-4, 1e-2, 1e-4, 1.7320508e-3, 5.4772256e-4, 5.4772256e-3, 1.7320508e-4]
+RGN_ADAMW = [1e-3, 3e-3, 3e-4, 1e-2, 1e-4, 1.7320508e-3, 5.4772256e-4, 5.4772256e-3, 1.7320508e-4]
+RGN_SGD = [1e-2, 3e-2, 3e-3, 1e-1, 1e-3, 1.7320508e-2, 5.4772256e-3, 5.4772256e-2, 1.7320508e-3]
+TURNS_ADAMW = [1e-4, 3e-4, 3e-5, 1e-3, 1e-5, 1e-4, 3e-4, 3e-5, 1e-3]  # the five rates, and again
+TURNS_SGD = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 3e-3, 1e-2, 1e-3, 3e-2]
+L1_ALPHAS = [1e-4, 1e-3, 1e-5, 1e-4, 1e-3, 1e-5, 1e-4, 1e-3, 1e-5]
+L2_ALPHAS = [1e-1, 1.0, 1e-2, 1e-3, 1e-1, 1.0, 1e-2, 1e-3, 1e-1]
+NONE = [None] * 9
+BY_HAND = {
+    ("ft", "adamw"): (FT_ADAMW, NONE),
+    ("ft", "sgd"): (FT_SGD, NONE),
+    ("glf", "adam"): (FT_ADAMW, NONE),
+    ("gfl", "adamw"): (FT_ADAMW, NONE),
+    ("lp", "adamw"): (LP_ADAMW, NONE),
+    ("lp", "sgd"): (LP_SGD, NONE),
+    ("lpft", "adamw"): (LPFT_ADAMW, NONE),
+    ("lpft", "sgd"): (LPFT_SGD, NONE),
+    ("autorgn", "adamw"): (RGN_ADAMW, NONE),
+    ("autorgn", "sgd"): (RGN_SGD, NONE),
+    ("l1sp", "adamw"): (TURNS_ADAMW, L1_ALPHAS),
+    ("l1sp", "sgd"): (TURNS_SGD, L1_ALPHAS),
+    ("l2sp", "adamw"): (TURNS_ADAMW, L2_ALPHAS),
+    ("l2sp", "sgd"): (TURNS_SGD, L2_ALPHAS),
+}
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+@pytest.mark.parametrize("key, opt", BY_HAND)
+def test_the_trials_by_hand(key, opt, n):
+    rates, alphas = BY_HAND[key, opt]
+    got = strategies.trials(key, opt, n)
+    assert [t["lr"] for t in got] == pytest.approx(rates[:n], rel=1e-7)
+    assert [t["alpha"] for t in got] == alphas[:n]
+
+
 @pytest.mark.parametrize("opt", ["adamw", "sgd"])
-@pytest.mark.parametrize("n", [1, 2, 5, 6, 9, 20])
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 9, 20, 41])
 def test_every_strategy_has_the_same_number_of_different_trials_and_the_default_is_the_first(n, opt):
     for key, entry in strategies.STRATEGIES.items():
-        trials = strategies.trials(key, opt, n, seed=3)
+        trials = strategies.trials(key, opt, n)
         points = [(t["lr"], t["alpha"]) for t in trials]
         assert len(points) == len(set(points)) == n
         assert points[0] == (entry.default_lr(opt), entry.alpha)
         grid = entry.rates(opt)
         assert all(min(grid) <= lr <= max(grid) for lr, _ in points)
         assert all(alpha in entry.alphas if entry.alphas else alpha is None for _, alpha in points)
+        assert strategies.trials(key, opt, n + 1)[:n] == trials  # what was tried stays of use
 
 
-def test_alpha_is_a_dimension_of_the_same_trials_and_a_whole_grid_is_used_up():
-    whole = {(t["lr"], t["alpha"]) for t in strategies.trials("l2sp", "adamw", 15)}
-    assert whole == {(lr, a) for lr in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3) for a in (1e-3, 1e-2, 1e-1)}
-    assert {t["lr"] for t in strategies.trials("ft", "adamw", 5)} == {1e-5, 3e-5, 1e-4, 3e-4, 1e-3}
+@pytest.mark.parametrize("opt", ["adamw", "adam", "sgd"])
+def test_the_sp_strategies_try_the_rates_of_ft_and_from_the_second_trial_on_alpha_moves(opt):
+    for n in range(1, 6):
+        ft = [t["lr"] for t in strategies.trials("ft", opt, n)]
+        for key in ("l1sp", "l2sp"):
+            trials = strategies.trials(key, opt, n)
+            assert [t["lr"] for t in trials] == ft
+            assert len({t["alpha"] for t in trials}) >= min(n, 3)
 
 
-def test_more_trials_than_the_grid_has_make_it_denser_between_the_same_ends():
-    rates = sorted(t["lr"] for t in strategies.trials("ft", "adamw", 9))
-    middles = [np.sqrt(a * b) for a, b in ((1e-5, 3e-5), (3e-5, 1e-4), (1e-4, 3e-4), (3e-4, 1e-3))]
-    assert rates == pytest.approx(sorted([1e-5, 3e-5, 1e-4, 3e-4, 1e-3, *middles]), rel=1e-12)
+def test_a_whole_grid_is_used_up_before_it_is_made_denser():
+    fives, middles = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3), FT_ADAMW[5:]
+    for key, alphas in (("l1sp", (1e-5, 1e-4, 1e-3)), ("l2sp", (1e-3, 1e-2, 1e-1, 1.0))):
+        whole = 5 * len(alphas)
+        trials = strategies.trials(key, "adamw", whole + 4 * len(alphas))
+        assert {(t["lr"], t["alpha"]) for t in trials[:whole]} == {(lr, a) for lr in fives for a in alphas}
+        denser = {(round(t["lr"], 11), t["alpha"]) for t in trials[whole:]}
+        assert denser == {(round(lr, 11), a) for lr in middles for a in alphas}
 
 
-def test_a_trial_knows_that_it_lies_at_an_end_of_its_grid():
-    edges = {(t["lr"], t["alpha"]): t["edge"] for t in strategies.trials("l2sp", "adamw", 15)}
-    assert edges[1e-4, 1e-2] == [] and edges[1e-5, 1e-2] == ["lr"] and edges[1e-3, 1e-1] == ["lr", "alpha"]
+def test_where_rates_and_alphas_would_start_anew_together_alpha_moves_on():
+    """Four rates half way between five and four alphas: 21 to 24 take the four pairs, 25 begins with the next alpha."""
+    later = strategies.trials("l2sp", "adamw", 36)[20:]
+    assert [t["alpha"] for t in later[:8]] == [1e-1, 1.0, 1e-2, 1e-3, 1.0, 1e-2, 1e-3, 1e-1]
+    assert [t["lr"] for t in later] == pytest.approx(FT_ADAMW[5:] * 4, rel=1e-7)
 
 
-def test_the_same_seed_draws_the_same_trials_and_another_seed_others():
-    draw = lambda seed: strategies.trials("l1sp", "adamw", 4, seed)
-    assert draw(1) == draw(1) and any(draw(1) != draw(seed) for seed in range(2, 6))
+@pytest.mark.parametrize("opt", ["adamw", "adam", "sgd"])
+def test_no_default_stands_at_an_end_of_its_grid(opt):
+    for key, entry in strategies.STRATEGIES.items():
+        for default, grid in ((entry.default_lr(opt), entry.rates(opt)), (entry.alpha, entry.alphas)):
+            assert default is None or min(grid) < default < max(grid), key
 
 
 def test_no_trial_is_refused():
@@ -224,9 +291,40 @@ def test_a_second_call_with_another_seed_uses_the_trials_that_are_there(tuned, c
     assert choice[0] == choice[1]
 
 
-@pytest.mark.parametrize("flag", ["--lr", "--alpha"])
-def test_a_rate_that_is_given_and_tuned_is_refused(flag, capsys, monkeypatch):
-    code, _, err = command([*SMALL, "--tune", "2", flag, "0.01"], capsys, monkeypatch)
+@pytest.mark.parametrize("what", ["run", "trial", "none"])
+def test_runs_whose_trials_were_drawn_are_not_gone_on_with_in_silence(
+    what, tuned, tmp_path, capsys, monkeypatch
+):
+    """Older runs drew their trials. The report reads them; the sweep says what differs, and trains nothing beside
+    them. A trial of the same settings (the first is the default in both) is taken as it is."""
+    monkeypatch.setattr("figures.available", lambda: False)
+    shutil.copytree(tuned.parents[1], tmp_path / "runs")
+    ft = tmp_path / "runs" / "demo-tiny" / ARCH / "ft"
+    if what == "run":
+        config = read_json(ft / "seed0-fold0" / "config.json")
+        del config["settings"]["tune_order"]
+        (ft / "seed0-fold0" / "config.json").write_text(json.dumps(config))
+    else:  # stopped while it tuned
+        for run in ft.glob("seed*"):
+            shutil.rmtree(run)
+    if what == "trial":
+        config = read_json(ft / "tune" / "seed0-fold0-trial1" / "config.json")
+        config["settings"]["lr"] = 1e-5
+        (ft / "tune" / "seed0-fold0-trial1" / "config.json").write_text(json.dumps(config))
+    arguments = [*SMALL, "--tune", "2", "--strategy", "ft", "lp", "--output-dir", tmp_path / "runs"]
+    code, out, err = command(arguments, capsys, monkeypatch)
+    if what == "none":
+        assert code == 0 and out.count("trial 1: done before") == out.count("trial 2: done before") == 1
+        return
+    assert code == 2 and "was begun with other settings" in err and "--overwrite" in err
+    assert {"run": "tune_order: None there", "trial": "lr: 1e-05 there, 0.0003 now"}[what] in err
+    code, out, err = command(["--report", tmp_path / "runs"], capsys, monkeypatch)
+    assert code == 0 and ("\nFT " in out) == (what == "run")
+
+
+@pytest.mark.parametrize("given", [("--lr", "0.01"), ("--alpha", "0.01"), ("--protocol", "davila")])
+def test_a_rate_that_is_given_and_tuned_is_refused(given, capsys, monkeypatch):
+    code, _, err = command([*SMALL, "--tune", "2", *given], capsys, monkeypatch)
     assert code == 2 and "leave out --lr and --alpha" in err
 
 
@@ -246,6 +344,9 @@ def chosen(monkeypatch, index, outer, values, strategy="ft", metric="balanced_ac
     def run_cell(cell, data, weights, setting, say):
         seen.append(data.rows)
         value = values[cell.trial]
+        assert (setting.lr, setting.alpha) == tuple(
+            strategies.trials(strategy, "adamw", 9)[cell.trial].values()
+        )
         if value is None:
             return {"failed": "the loss is nan"}
         return {"val": {"values": {metric: value}}, "optimizer_steps": 3, "minutes": 0.5}
@@ -260,30 +361,48 @@ def chosen(monkeypatch, index, outer, values, strategy="ft", metric="balanced_ac
 
 
 def test_the_highest_value_is_chosen_and_of_equal_ones_the_first(monkeypatch, index, outer):
-    trials = strategies.trials("ft", "adamw", 4, 0)
+    trials = strategies.trials("ft", "adamw", 4)
     assert chosen(monkeypatch, index, outer, [0.2, 0.6, 0.4, 0.6])[0]["lr"] == trials[1]["lr"]
     result = chosen(monkeypatch, index, outer, [0.2, 0.6, 0.4, 0.5])[0]
     assert result["optimizer_steps"] == 12 and result["minutes"] == 2.0 and result["value"] == 0.6
 
 
 def test_a_metric_whose_low_values_are_good_chooses_the_lowest(monkeypatch, index, outer):
-    trials = strategies.trials("ft", "adamw", 3, 0)
+    trials = strategies.trials("ft", "adamw", 3)
     assert chosen(monkeypatch, index, outer, [0.2, 0.1, 0.4], metric="brier")[0]["lr"] == trials[1]["lr"]
 
 
-def test_a_choice_at_the_edge_of_the_grid_is_said(monkeypatch, index, outer):
-    trials = strategies.trials("ft", "adamw", 5, 0)
-    values = [float(t["lr"] == 1e-3) for t in trials]
-    result, _, told = chosen(monkeypatch, index, outer, values)
-    assert result["edge"] == ["lr"] and any("WARNING: lr at the edge of the grid" in line for line in told)
-    result, _, told = chosen(monkeypatch, index, outer, [float(t["lr"] == 1e-4) for t in trials])
-    assert result["edge"] == [] and not any("WARNING" in line for line in told)
+@pytest.mark.parametrize(
+    "strategy, values, ends",
+    [
+        ("ft", [0, 0, 0, 1, 0], ["lr"]),  # 1e-3, the end of the grid
+        ("ft", [0, 1, 0], ["lr"]),  # 3e-4, inside of the grid, but nothing above it was tried
+        ("ft", [0, 1, 0, 0], []),  # now 1e-3 was
+        ("ft", [0, 1, 0, None], []),  # and diverged: what lies beyond is known all the same
+        ("ft", [1, 0, 0], []),
+        ("ft", [1, 0], ["lr"]),  # nothing below
+        ("ft", [0, 0, 1, 0], ["lr"]),
+        ("ft", [0, 0, 1, 0, 0], []),
+        ("lp", [0, 0, 0, 0, 1], ["lr"]),
+        ("l1sp", [1, 0, 0], []),
+        ("l1sp", [0, 0, 1], ["lr", "alpha"]),  # 3e-5 and 1e-5, the least of both
+        ("l2sp", [0, 0, 1, 0], ["lr"]),  # alpha 1e-2: 1e-3 and 1e-1 were tried
+        ("l2sp", [0, 1, 0, 0], ["alpha"]),  # 3e-4 with alpha 1: 1e-3 was tried, no alpha above 1
+        ("l2sp", [0, 0, 0, 0, 1], ["lr"]),  # 1e-5 with 1e-1
+    ],
+)
+def test_a_choice_at_an_end_of_what_was_tried_is_said(monkeypatch, index, outer, strategy, values, ends):
+    result, _, told = chosen(monkeypatch, index, outer, values, strategy)
+    assert results.at_an_end(result) == ends
+    warned = [line for line in told if "WARNING" in line]
+    expected = f"  WARNING: {' and '.join(ends)} at an end of what was tried; the best may lie beyond it"
+    assert warned == ([expected] if ends else [])
 
 
 def test_trials_that_fail_or_are_undefined_are_passed_over_and_if_all_do_that_is_said(
     monkeypatch, index, outer
 ):
-    trials = strategies.trials("ft", "adamw", 3, 0)
+    trials = strategies.trials("ft", "adamw", 3)
     assert chosen(monkeypatch, index, outer, [None, float("nan"), 0.1])[0]["lr"] == trials[2]["lr"]
     assert chosen(monkeypatch, index, outer, [None, None])[0]["failed"] == "all 2 trials of --tune diverged"
 

@@ -352,20 +352,25 @@ def selection_text(block: dict) -> str:
     return text
 
 
+FOLDS_ADD_UP = "; variances and degrees of freedom of folds without a common group were added up, the latter by Welch's formula"
+
+
 def statistics_text(block: dict) -> str:
     groups = plural(block["group_kind"]) + (", byte-identical images as one" if copies(block) else "")
     parts = []
     if any(math.isfinite(row["test"]["low"]) for row in ran(block)):
         parts.append(
-            f"95 % intervals are percentiles of a bootstrap over {groups} (2,000 resamples; for means over classes, one "
-            "that lacked a class was drawn again)"
+            f"95 % intervals take their standard error from a bootstrap over {groups} (2,000 resamples; for means over "
+            f"classes, one that lacked a class was drawn again) of G {groups}, times the root of G / (G - 1), and their "
+            "quantile from a t distribution with G - 1 degrees of freedom, on the logit scale between the metric's bounds"
+            + (FOLDS_ADD_UP if len(block["folds"]) > 1 else "")
         )
     if any(math.isfinite(row["test"]["sd"]) for row in ran(block)):
         parts.append("standard deviations are over runs (n - 1)")
     if block["pairs"]:
         parts.append(
             "strategies were compared pairwise on the same seeds, folds and test images by a paired "
-            f"bootstrap over {groups}"
+            f"bootstrap over {groups}, interval and p-value by the same t distribution on the difference itself"
         )
         family = several(len(block["pairs"]), "comparison")
         parts.append(
@@ -600,8 +605,9 @@ def limitations(analysis: dict) -> list[str]:
     small = [f"{name(b)}: {distinct(b)}" for b in blocks if 0 < b["test_groups"] < 100]
     if small:
         found.append(
-            f"A small test set ({'; '.join(small)}): not separable does not mean equal, and percentile intervals from so "
-            "few hold the truth less often than in 95 % of the cases (benchmarks/coverage.py measures how often)."
+            f"A small test set ({'; '.join(small)}): not separable does not mean equal, for so few show large "
+            "differences only. In simulations (benchmarks/coverage.py), from six groups on verdicts by chance stay at about 5 % of "
+            "sweeps and intervals hold the truth in 92 % or more, but near an AUROC of 0.99 in 89 %."
         )
     if lost := [f"{name(b)}: {spoken(without_all_runs(b))}" for b in blocks if without_all_runs(b)]:
         found.append(f"Not every run has a result ({'; '.join(lost)}).")

@@ -41,6 +41,14 @@ def higher_is_better(name: str) -> bool:
     return name not in LOWER_IS_BETTER
 
 
+def value_range(name: str, task: str, n_classes: int) -> tuple[float, float]:
+    """(smallest, largest) possible value of a metric: kappa -1 to 1, the Brier score of more than two exclusive classes
+    0 to 2 (a sum over them), all others 0 to 1."""
+    if name == "kappa":
+        return -1.0, 1.0
+    return 0.0, 2.0 if name == "brier" and task == "multiclass" and n_classes > 2 else 1.0
+
+
 # ---- from a confusion matrix: (C, C) int, rows true, columns predicted ----
 
 

@@ -400,7 +400,8 @@ def pair_matrix(block: dict) -> Html:
     better = "higher" if block["higher_is_better"] else "lower"
     words = (
         "▲ the row is better, ▼ worse, ≈ not separable, at a Holm-adjusted 0.05 over the "
-        f"{several(len(block['pairs']), 'pair')}. The {better} the {metric_name(block['metric'])}, the better."
+        f"{several(len(block['pairs']), 'pair')}. The {better} the {metric_name(block['metric'])}, the better. "
+        "An interval is for its pair alone, so it can exclude 0 where the verdict, which is for all pairs, is ≈."
     )
     return table(caption, ["", *names], rows, class_="matrix") + note(words)
 

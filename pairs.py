@@ -7,12 +7,16 @@ import math
 
 import numpy as np
 
+import metrics
 import stats
-from results import NAN, Run, mean_over_runs, spread
+from results import NAN, Run, spread
 from wording import distinct, plural, several
 
 ALPHA = 0.05
-FEWEST_GROUPS = 6  # a test on n groups cannot fall below 2 / 2^n: 0.03 with six, 0.06 with five
+# Without the assumption that differences of groups are normal no test on n groups falls below 2 / 2^n: 0.03 with six, 0.06
+# with five. The p below does assume it; where it alone could speak, it stays silent.
+FEWEST_GROUPS = 6
+PARTIAL = ("images", "constant", "single")  # said of some pairs only: named
 
 
 def compare_pairs(
@@ -40,9 +44,21 @@ def compare_pairs(
         pair["verdict"] = "not separable"
         if not math.isfinite(p) or not math.isfinite(pair["difference"]):
             pair["verdict"] = "undefined"
-        elif p <= ALPHA:
+        elif p < ALPHA:
             pair["verdict"] = "better" if (pair["difference"] > 0) == block["higher_is_better"] else "worse"
-    return pairs, joined_notes(notes) + over_trainings(pairs)
+    return pairs, joined_notes(notes) + intervals_beside_verdicts(pairs) + over_trainings(pairs)
+
+
+def intervals_beside_verdicts(pairs: list[dict]) -> list[str]:
+    """A word where an interval excludes 0 and the verdict, which is adjusted for the number of pairs, says nothing."""
+    alone = [p for p in pairs if p["verdict"] == "not separable" and (p["low"] > 0 or p["high"] < 0)]
+    if not alone:
+        return []
+    named = ", ".join(f"{p['a']} − {p['b']}" for p in alone[:3]) + (
+        f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+    )
+    said = f"The interval excludes 0 and the verdict is not separable ({named}): an interval is for its pair alone, "
+    return [said + f"the verdict for all {several(len(pairs), 'pair')} together (Holm)."]
 
 
 def over_trainings(pairs: list[dict]) -> list[str]:
@@ -65,7 +81,7 @@ def joined_notes(notes: list[tuple[str, str, str]]) -> list[str]:
     for test, by_text in found.items():
         for text, pairs in by_text.items():
             few = "" if len(pairs) <= 3 else f" and {len(pairs) - 3} more pairs"
-            of = f" ({', '.join(pairs[:3])}{few})" if len(by_text) > 1 or test == "images" else ""
+            of = f" ({', '.join(pairs[:3])}{few})" if len(by_text) > 1 or test in PARTIAL else ""
             lines.append(text.removesuffix(".") + of + ".")
     return lines
 
@@ -74,8 +90,15 @@ def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: di
     """One pair, a minus b. said: filled with how a test was done or why it is left out, by the test's name."""
     metric = block["metric"]
     each = {at: runs_a[at].value("test", metric) - runs_b[at].value("test", metric) for at in common}
-    differences = mean_over_runs([boot[a, at, metric] - boot[b, at, metric] for at in common])
-    low, high = stats.interval(differences)
+    least, most = metrics.value_range(metric, block["task"], len(block["classes"]))
+    drawn = [boot[a, at, metric].drawn for at in common]
+    over_groups = stats.group_t(
+        list(each.values()),
+        [boot[a, at, metric].values - boot[b, at, metric].values for at in common],
+        drawn,
+        (least - most, most - least),
+        difference=True,
+    )
     pair = {
         "a": a,
         "b": b,
@@ -83,14 +106,22 @@ def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: di
         "mean_a": spread(runs_a[at].value("test", metric) for at in common)["mean"],
         "mean_b": spread(runs_b[at].value("test", metric) for at in common)["mean"],
         "difference": spread(each.values())["mean"],
-        "low": low,
-        "high": high,
-        "p_bootstrap": stats.bootstrap_p(differences) if np.isfinite(differences).any() else NAN,
+        "low": over_groups["low"],
+        "high": over_groups["high"],
+        "standard_error": over_groups["standard_error"],
+        "df": over_groups["df"],
+        "p_bootstrap": over_groups["p"],
     }
+    if min(groups for _, groups in drawn) < 2:
+        said["single"] = (
+            f"No interval and no verdict: a test set of a single {block['group_kind']} shows no spread."
+        )
     groups = {group for at in common for group in scored[a, at].groups.tolist()}
     if len(groups) < FEWEST_GROUPS:
         pair["p_bootstrap"] = NAN
         said["groups"] = f"No verdict: {distinct(block, len(groups))} cannot tell two strategies apart."
+    elif pair["standard_error"] == 0:
+        said["constant"] = "No interval, and p is 1: the difference is the same in every resample."
     sides = {}  # of the first seed, each test set once
     for at in (at for at in common if at[0] == common[0][0]):
         sides.setdefault(tuple(scored[a, at].images), at)

@@ -35,6 +35,14 @@ class Scored:
 
 
 @dataclass
+class Resampled:
+    """What a bootstrap over groups gave for a run: the metric on every resample, and what was drawn."""
+
+    values: np.ndarray  # (B,)
+    drawn: tuple[int, int]  # (stratum, number of groups): runs of one stratum have the same draws
+
+
+@dataclass
 class Run:
     """A run folder. status: done, failed or unfinished; reason: why it is not done. result: its metrics.json."""
 

@@ -3,8 +3,9 @@
 >>> weights = resample_groups(60, resamples=2000)  # 60 patients, drawn 2,000 times
 >>> scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]] * 60)
 >>> labels, patient = np.array([0, 1, 1, 1] * 60), np.repeat(np.arange(60), 4)
->>> interval(bootstrap_values("multiclass", "accuracy", scores, labels, patient, weights))
-(0.75, 0.75)
+>>> values = bootstrap_values("multiclass", "auroc", scores, labels, patient, weights)
+>>> round(group_t([1.0], [values], [(0, 60)], (0, 1))["low"], 3)  # no resample is below 1, the truth may be
+0.937
 >>> mcnemar(np.array([True] * 8 + [False]), np.array([False] * 8 + [True]))["p"]
 0.0390625
 
@@ -13,6 +14,7 @@ Metrics of a resample are those of metrics.py on the rows as drawn. A statistic 
 alone.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +22,7 @@ import numpy as np
 
 NAN = float("nan")
 NORMAL_975 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
+CONSTANT = 1e-12  # a standard error up to here is rounding: the values of all resamples are the same
 CHUNK_BYTES = 4 * 2**20  # temporaries of one chunk of resamples: bounds memory, and more is no faster
 RATES = ("sensitivity", "specificity", "ppv", "npv")  # of two classes, at a threshold
 FROM_CONFUSION = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")
@@ -126,29 +129,85 @@ def bootstrap_pr(
     return values
 
 
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval (Efron and Tibshirani 1993, section 13.3) over the values that are not nan.
-    values: (B,) float. level: in (0, 1). Returns (low, high), linearly interpolated quantiles; (nan, nan) if
-    fewer than half of the values are defined, or none. ValueError on another level."""
+def group_t(
+    estimates: Sequence[float],
+    values: Sequence[np.ndarray],
+    drawn: Sequence[tuple[int, int]],
+    bounds: tuple[float, float],
+    *,
+    difference: bool = False,
+    level: float = 0.95,
+) -> dict:
+    """A metric's mean over runs with its interval, or that of a paired difference with its test, by a t distribution
+    around a bootstrap over groups. The percentiles of that bootstrap know nothing of how uncertain the spread of few
+    groups is: of eight equal strategies on six patients they separated two in more than half of the sweeps.
+    estimates: (R,) the value of each run; a nan is left out. values: (R, B) its bootstrap values. drawn: (R,) of
+    (stratum, G): runs of one stratum share their draws of G groups (the seeds of a fold), other strata are independent
+    (folds). bounds: the smallest and largest possible value. Returns {"estimate", "standard_error", "df", "low",
+    "high", "p"}.
+    Standard error: the variance of a bootstrap of G groups is (G - 1) / G too small (Davison and Hinkley 1997, section
+    2.3); those of strata add up. Degrees of freedom: G - 1, added up over strata, and fewer where the variance of some
+    outweighs the others' (Welch 1947; capped by the sum). A difference: estimate +- t x standard error, cut to bounds,
+    and two-sided p of no difference: p < 1 - level exactly where the interval excludes 0. Else the interval is one of t
+    on the logit scale between the bounds, for a metric near its bound is skewed (Pepe 2003, section 5.2).
+    Resamples that do not vary (to 1e-12) prove nothing: a difference has p 1 and no interval; a level has the score
+    interval of a proportion from G independent groups (Wilson 1927, with t for z). All but the estimate is nan where a
+    stratum has one group, or fewer than half of its resamples are defined. ValueError on another level."""
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
-    values = np.asarray(values, np.float64).ravel()
-    defined = values[~np.isnan(values)]
-    if not len(defined) or 2 * len(defined) < len(values):
-        return NAN, NAN
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    estimates = np.asarray(estimates, np.float64)
+    runs = np.flatnonzero(~np.isnan(estimates))
+    result = dict.fromkeys(("estimate", "standard_error", "df", "low", "high", "p"), NAN)
+    if not len(runs):
+        return result
+    result["estimate"] = estimate = float(estimates[runs].mean())
+    strata: dict[tuple[int, int], list[np.ndarray]] = {}
+    for run in runs:
+        strata.setdefault(tuple(drawn[run]), []).append(np.asarray(values[run], np.float64))
+    variances = []
+    for (_, groups), inside in strata.items():
+        with np.errstate(invalid="ignore"):  # a resample may be undefined in all of them
+            mean = _mean(np.stack(inside, axis=1)) * (len(inside) / len(runs))
+        defined = mean[~np.isnan(mean)]
+        if groups < 2 or not len(defined) or 2 * len(defined) < len(mean):
+            return result
+        variances.append(float(defined.var()) * groups / (groups - 1))
+    free = np.array([groups - 1 for _, groups in strata])
+    df, error = float(free.sum()), math.sqrt(sum(variances))
+    if error <= CONSTANT:
+        result |= {"standard_error": 0.0, "df": df}
+        if difference:
+            return result | {"p": 1.0}
+        t = student_t_quantile((1 + level) / 2, df)
+        low, high = _wilson(estimate, bounds, sum(groups for _, groups in strata), t)
+        return result | {"low": low, "high": high}
+    share = np.array(variances) / sum(variances)
+    df = min(df, float(1 / (share**2 / (free + 2)).sum()) - 2)
+    result |= {"standard_error": error, "df": df}
+    t = student_t_quantile((1 + level) / 2, df)
+    if difference:
+        low, high = max(bounds[0], estimate - t * error), min(bounds[1], estimate + t * error)
+        return result | {"low": low, "high": high, "p": 2 * student_t_sf(abs(estimate) / error, df)}
+    low, high = _logit_interval(estimate, error, bounds, t)
+    return result | {"low": low, "high": high}
 
 
-def bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p from the bootstrap distribution of a paired difference: twice the smaller share of
-    resamples on one side of 0, with one added to count and number so that it is never 0 (Davison and Hinkley
-    1997, eq. 4.11). differences: (B,) float, nan left out. Returns a float in (0, 1], nan if all are nan."""
-    d = np.asarray(differences, np.float64).ravel()
-    d = d[~np.isnan(d)]
-    if not len(d):
-        return NAN
-    return min(1.0, 2 * (min(int((d <= 0).sum()), int((d >= 0).sum())) + 1) / (len(d) + 1))
+def _logit_interval(estimate, error, bounds, t):
+    """The interval of t on the logit scale between bounds, back on the metric's: 1 / (1 + odds), by the delta method."""
+    least, span = bounds[0], bounds[1] - bounds[0]
+    x = (estimate - least) / span
+    if not 0 < x < 1:
+        return NAN, NAN  # at its bound, and yet the resamples vary: no metric does that
+    reach = t * error / span / (x * (1 - x))
+    return tuple(least + span * x / (x + (1 - x) * math.exp(min(way * reach, 700.0))) for way in (1, -1))
+
+
+def _wilson(estimate, bounds, n, t):
+    least, span = bounds[0], bounds[1] - bounds[0]
+    x = (estimate - least) / span
+    middle, reach = x + t * t / (2 * n), t * math.sqrt(max(x * (1 - x), 0) / n + (t / (2 * n)) ** 2)
+    low, high = ((middle + way * reach) / (1 + t * t / n) for way in (-1, 1))
+    return least + span * max(low, 0.0), least + span * min(high, 1.0)
 
 
 def _multiclass(metric, scores, labels, group, n_groups, thresholds, bins) -> Callable:
@@ -590,16 +649,27 @@ def student_t_sf(t: float, df: float) -> float:
     return tail if t >= 0 else 1 - tail
 
 
+@functools.lru_cache(maxsize=256)
 def student_t_quantile(p: float, df: float) -> float:
-    """The t with P(T <= t) = p, by bisection. p: in (0, 1). df: as in student_t_sf. ValueError on others."""
+    """The t with P(T <= t) = p, by Newton's steps, each kept within what is known to
+    hold it. p: in (0, 1). df: as in student_t_sf. ValueError on others."""
     if not 0 < p < 1:
         raise ValueError(f"p must be in (0, 1), got {p}")
     tail, low, high = min(p, 1 - p), 0.0, 1.0
     while student_t_sf(high, df) > tail:
         low, high = high, 2 * high
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if student_t_sf(middle, df) > tail else (low, middle)
-    return -high if p < 0.5 else high if p > 0.5 else 0.0
+    if p == 0.5:
+        return 0.0
+    log_peak = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
+    x, last = (low + high) / 2, math.inf
+    while low < x < high and abs(x - last) > 1e-15 * x:
+        beyond = student_t_sf(x, df) - tail
+        low, high = (x, high) if beyond > 0 else (low, x)
+        density = math.exp(log_peak - (df + 1) / 2 * math.log1p(x * x / df))
+        last, x = x, x + beyond / density
+        if not low < x < high:
+            x = (low + high) / 2
+    return -x if p < 0.5 else x
 
 
 def chi2_sf(x: float, df: float) -> float:

@@ -25,6 +25,7 @@ import analysis
 import datasets
 import files
 import ftcompare
+import prepare
 import runs
 import strategies
 import wording
@@ -396,6 +397,24 @@ def test_settings_that_are_no_settings_are_called_damaged(tmp_path):
         runs.RunFolder(tmp_path).check({"lr": 1}, overwrite=False)
 
 
+def test_a_resumed_run_keeps_its_best_epoch_and_how_long_it_has_waited(tmp_path):
+    """0.9, then never better: with a patience of 3 four epochs, wherever it was interrupted."""
+    for stop_after in (None, 1, 2, 3):
+        values = iter([0.9] + [0.1] * 20)
+        judge = lambda rows, scores, values=values: {"values": {"balanced_accuracy": next(values)}}
+        folder = tmp_path / str(stop_after)
+        if stop_after:
+            with pytest.raises(KeyboardInterrupt):
+                toy_training(folder, epochs=8, judge=judge, patience=3, stop_after=stop_after)
+        _, _, run = toy_training(folder, epochs=8, judge=judge, patience=3)
+        last = run.load("last.pt")
+        assert [row["epoch"] for row in last["log"]] == [1, 2, 3, 4], stop_after
+        assert (
+            run.load("best.pt")["meta"]["epoch"] == last["best"]["epoch"] == 1
+            and last["best"]["value"] == 0.9
+        )
+
+
 def test_accumulated_batches_equal_one_large_batch(tmp_path):
     """Without BatchNorm and with class weights: the loss is one mean over all the images of the step."""
     results = []
@@ -416,6 +435,144 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
         )
         results.append(torch.cat([p.flatten() for p in model.parameters()]))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
+class Recorded(ftcompare.Data):
+    """Data that keeps what it gives: (rows, images, whether for training)."""
+
+    def images(self, rows, device, **augmentation):
+        images = super().images(rows, device, **augmentation)
+        self.given.append((np.asarray(rows).tolist(), images, "augment" in augmentation))
+        return images
+
+
+def recorded(data):
+    data = Recorded(**vars(data))
+    data.given = []
+    return data
+
+
+@pytest.mark.parametrize("strategy", ["ft", "autorgn"])
+def test_no_two_images_of_a_training_are_augmented_alike(tmp_path, strategy):
+    """One picture four times: wherever two of its copies were alike, two draws were. Three seeds, four epochs of one
+    step in two parts, so that a part's first image comes round again."""
+    seen = []
+    for seed in range(3):
+        data = recorded(toy_data())
+        data.pixels = data.pixels[:1].expand(40, -1, -1, -1).clone()
+        data.rows["train"] = np.arange(4)
+        recipe = {"batch_size": 2, "grad_accum": 2, "seed": seed, "augment": "light"}
+        toy_training(tmp_path / str(seed), strategy, model=Toy(norm=False), data=data, **recipe)
+        seen += [image.numpy().tobytes() for _, images, trains in data.given if trains for image in images]
+    assert len(seen) == 3 * 4 * 4 and len(set(seen)) == len(seen)
+
+
+def test_augmentation_and_order_are_the_same_for_every_strategy(tmp_path):
+    given = []
+    for strategy in strategies.STRATEGIES:
+        data = recorded(toy_data())
+        toy_training(tmp_path / strategy, strategy, data=data, epochs=2)
+        given.append([(rows, images.numpy().tobytes()) for rows, images, trains in data.given if trains])
+    assert len(given[0]) == 2 * 3 and all(one == given[0] for one in given)
+
+
+def test_validation_and_test_images_are_not_augmented(tmp_path):
+    data = recorded(toy_data())
+    toy_training(tmp_path, data=data, epochs=2, augment="strong")
+    plain = (data.pixels.float() / 255 - 0.5) / 0.25
+    judged = [(rows, images) for rows, images, trains in data.given if not trains]
+    assert len(judged) == 2
+    for rows, images in judged:
+        torch.testing.assert_close(images, plain[rows].expand(-1, 3, -1, -1))
+
+
+def test_dropout_differs_between_epochs_and_seeds_and_not_between_strategies(tmp_path):
+    """The state of the random stream that dropout draws from, at each of an epoch's three steps."""
+    states = {}
+    for strategy in ("ft", "l2sp", "autorgn"):
+        for seed in (0, 1):
+            model, mine = Toy(dropout=0.5), states.setdefault((strategy, seed), [])
+
+            def remember(module, inputs, mine=mine):
+                if torch.is_grad_enabled():  # not while it is judged
+                    mine.append(torch.get_rng_state().numpy().tobytes())
+
+            model.drop.register_forward_pre_hook(remember)
+            toy_training(tmp_path / f"{strategy}{seed}", strategy, model=model, seed=seed)
+    for seed in (0, 1):
+        assert states["ft", seed] == states["l2sp", seed] == states["autorgn", seed]
+    drawn = states["ft", 0] + states["ft", 1]
+    assert len(drawn) == 2 * 4 * 3 and len(set(drawn)) == len(drawn)
+
+
+def one_step(tmp_path, strategy, hyper, **recipe):
+    """(w0, weights before, gradient of the loss before, weights after, run) of one step of SGD on all 24 images,
+    in float64, from weights that are off w0."""
+    torch.manual_seed(0)
+    model, data = Toy(norm=False).double(), toy_data()
+    plan = strategies.make_plan(strategy, model, epochs=1, lr=0.1, opt="sgd", hyper=hyper)
+    w0 = [p.detach().clone() for p in model.parameters()]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+    before = [p.detach().clone() for p in model.parameters()]
+    real = data.images
+    data.images = lambda *args, **options: real(*args, **options).double()
+    rows = data.rows["train"]
+    logits = model(data.images(rows, torch.device("cpu")))
+    loss = nn.functional.cross_entropy(logits, torch.from_numpy(data.index.labels[rows]))
+    gradient = torch.autograd.grad(loss, list(model.parameters()))
+    settings = {
+        "batch_size": 24,
+        "opt": "sgd",
+        "augment": "none",
+        "warmup": 0.0,
+        "device": torch.device("cpu"),
+    }
+    recipe = ftcompare.Recipe(epochs=1, **(settings | recipe))
+    run = runs.RunFolder(tmp_path)
+    ftcompare.train(
+        model, plan, data, run, recipe, lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}, {}
+    )
+    return w0, before, gradient, [p.detach() for p in model.parameters()], run
+
+
+def clipped(gradient, most):
+    norm = torch.cat([g.flatten() for g in gradient]).norm()
+    assert norm > 2 * most  # else there was nothing to clip
+    return [g * (most / norm) for g in gradient]
+
+
+@pytest.mark.parametrize("scale", [1, 1024.0])
+@pytest.mark.parametrize("strategy", ["ft", "l1sp", "l2sp"])
+def test_what_is_clipped_is_the_gradient_with_its_penalty(tmp_path, monkeypatch, strategy, scale):
+    """w - lr * clip(gradient + alpha pull + beta head), the whole norm brought to 0.05: also where the loss is scaled,
+    as under fp16."""
+    real = torch.amp.GradScaler
+    if scale != 1:
+        monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: real(device, init_scale=scale))
+    hyper = strategies.Hyperparameters(alpha=0.7, beta=0.3, weight_decay=0.0)
+    w0, before, gradient, after, _ = one_step(tmp_path, strategy, hyper, clip_grad=0.05)
+    away = [w - w_0 for w, w_0 in zip(before[:2], w0)]
+    pull = [d.sign() for d in away] if strategy == "l1sp" else away
+    penalty = [*(0.7 * p for p in pull), *(0.3 * w for w in before[2:])]
+    if strategy == "ft":
+        penalty = [torch.zeros_like(w) for w in before]
+    step = clipped([g + p for g, p in zip(gradient, penalty)], 0.05)
+    for w, d, found in zip(before, step, after):
+        torch.testing.assert_close(found, w - 0.1 * d, rtol=1e-5, atol=1e-7)
+
+
+def test_auto_rgn_measures_before_clipping(tmp_path):
+    """rgn_every=1: the norms in ratios.csv are those of the one step's gradient, not of what clipping left."""
+    hyper = strategies.Hyperparameters(rgn_every=1)
+    _, before, gradient, _, run = one_step(tmp_path, "autorgn", hyper, clip_grad=1e-3)
+    clipped(gradient, 1e-3)
+    found = {row["layer"]: row for row in run.load("last.pt")["ratios"]}
+    for layer, pair in (("conv", slice(0, 2)), ("fc", slice(2, 4))):
+        for name, tensors in (("grad_norm", gradient[pair]), ("weight_norm", before[pair])):
+            norm = math.sqrt(sum(t.square().sum().item() for t in tensors))
+            assert found[layer][name] == pytest.approx(norm, rel=1e-5), (layer, name)
 
 
 class Watched(Toy):
@@ -679,6 +836,15 @@ def test_rates_in_the_log_are_the_closed_form(tmp_path):
         )
 
 
+@pytest.mark.parametrize(("strategy", "steps"), [("ft", (2, 5, 8, 11)), ("lpft", (2, 5, 2, 5))])
+def test_a_schedule_longer_than_the_training_stops_on_its_way_down(tmp_path, strategy, steps):
+    """4 epochs of 3 steps on the cosine of 10: 30 steps, or 15 for each half of LP-FT; the log has each epoch's last."""
+    _, _, run = toy_training(tmp_path, strategy, epochs=4, warmup=0.0, schedule_epochs=10)
+    bases, length = ([1e-2] * 4, 30) if strategy == "ft" else ([3e-3, 3e-3, 1e-2, 1e-2], 15)
+    by_hand = [base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps)]
+    assert [row["lr_max"] for row in run.load("last.pt")["log"]] == pytest.approx(by_hand, rel=1e-9)
+
+
 def test_class_weights_and_masked_labels_by_hand():
     data = toy_data()
     data.index.labels = np.array([0] * 30 + [1] * 10)
@@ -699,6 +865,61 @@ def test_class_weights_and_masked_labels_by_hand():
     assert logits.grad[1, 0] == 0 and torch.isfinite(logits.grad).all()
 
 
+def test_labels_are_balanced_by_their_own_known_images():
+    """Of label a one positive and three negatives: each positive weighs 3; of b three and one: a third."""
+    data = toy_data()
+    data.index.task, data.index.classes = "multilabel", ["a", "b"]
+    known = [[1, 1], [0, 1], [0, 1], [0, 0], [math.nan, math.nan]]
+    data.index.labels = np.array([*known, [1, 0], [1, 0]], np.float32)  # the last two do not train
+    loss, weight = ftcompare.make_criterion(data.index, np.arange(5), "balanced", torch.device("cpu"))
+    for y, by_hand in (([[1.0, 1.0]], 3 + 1 / 3), ([[0.0, 0.0]], 1 + 1), ([[1.0, math.nan]], 3)):
+        y = torch.tensor(y)
+        assert loss(torch.zeros(1, 2), y).item() == pytest.approx(by_hand * math.log(2), rel=1e-6)
+        assert weight(y) == (~torch.isnan(y)).sum()
+
+
+@pytest.mark.parametrize("grad_accum", [1, 2])
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
+    tmp_path, class_weights, grad_accum
+):
+    """At a rate of 0: the mean over steps of each step's weighted mean, as torch's cross-entropy has it. 18 to 6 in
+    training, 4 to 4 in validation, and all of one class in the test images."""
+    data = toy_data()
+    data.index.labels = np.array([0, 0, 0, 1] * 6 + [0, 1] * 4 + [1] * 8)
+    model = Toy(norm=False)
+    factors = np.array([24 / (2 * 18), 24 / (2 * 6)] if class_weights == "balanced" else [1.0, 1.0])
+
+    def by_hand(rows):
+        y = data.index.labels[rows]
+        with torch.no_grad():
+            logits = model(data.images(rows, torch.device("cpu")))
+        each = -logits.log_softmax(dim=1).numpy()[np.arange(len(y)), y] * factors[y]
+        return each.sum() / factors[y].sum()
+
+    plan = strategies.make_plan("ft", model, epochs=1, lr=0.0)
+    settings = {"batch_size": 4, "augment": "none", "class_weights": class_weights, "grad_accum": grad_accum}
+    recipe = ftcompare.Recipe(epochs=1, device=torch.device("cpu"), **settings)
+    judge = lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}
+    ftcompare.train(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
+    (row,) = read(tmp_path / "log.csv")
+    steps = ftcompare.steps_of(data.rows["train"], 4 * grad_accum, 0, 0)
+    assert len({(data.index.labels[step] == 1).sum() for step in steps}) > 1  # not every step like the whole
+    assert float(row["train_loss"]) == pytest.approx(np.mean([by_hand(step) for step in steps]), rel=1e-5)
+    assert float(row["val_loss"]) == pytest.approx(by_hand(data.rows["val"]), rel=1e-5)
+
+
+def test_a_validation_loss_in_uneven_parts_is_the_mean_over_all(tmp_path):
+    data = toy_data()
+    data.index.labels = np.array([0, 0, 0, 1] * 6 + [0, 1] * 8)
+    model, recipe = Toy(), ftcompare.Recipe(epochs=1, batch_size=3, device=torch.device("cpu"))
+    criterion = ftcompare.make_criterion(data.index, data.rows["train"], "balanced", recipe.device)
+    scores, loss = ftcompare.predict(model, data, data.rows["val"], recipe, criterion)
+    y = data.index.labels[data.rows["val"]]
+    factors = np.array([24 / (2 * 18), 24 / (2 * 6)])[y]
+    assert loss == pytest.approx((-np.log(scores[np.arange(8), y]) * factors).sum() / factors.sum(), rel=1e-6)
+
+
 def test_thresholds_come_from_validation():
     index = toy_data().index
     rows, scores = np.arange(4), np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])  # labels 0 1 0 1
@@ -707,6 +928,122 @@ def test_thresholds_come_from_validation():
     assert ftcompare.choose_thresholds(index, rows, scores, "youden") == [
         0.4
     ]  # 0.5 + 1 - 1; 0.2 has as much: the higher
+
+
+def highest_youden(scores, positive):
+    """By trying every score: (sensitivity + specificity, score), the largest of both."""
+    tried = [(np.mean(scores[positive] >= t) + np.mean(scores[~positive] < t), t) for t in scores]
+    return max(tried)[1]
+
+
+def scored_run(folder, data, best=1, rule="youden"):
+    """(result, predictions by split) of a toy run whose best epoch is the one that is said, of three."""
+    values = iter([float(epoch == best) for epoch in (1, 2, 3)])
+    judge = lambda rows, scores: {"values": {data.index.metric: next(values)}}
+    model, plan, run = toy_training(folder, data=data, judge=judge, epochs=3)
+    cell = ftcompare.Cell("toy", "toy", "ft", 0, 0)
+    recipe = ftcompare.Recipe(epochs=3, batch_size=8, device=torch.device("cpu"))
+    result = ftcompare.score(cell, model, plan, data, run, recipe, rule)
+    rows = predictions(run.path)
+    return result, run, {side: [r for r in rows if r["split"] == side] for side in ("val", "test")}
+
+
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_the_best_epoch_s_weights_score_the_test_at_a_threshold_of_validation(tmp_path, best):
+    data = toy_data()
+    data.index.labels = np.array([0, 1, 1, 0, 1] * 8)  # not what the pictures show: no perfect threshold
+    result, run, rows = scored_run(tmp_path, data, best)
+    model = Toy().eval()
+    model.load_state_dict(run.load("best.pt")["model"])
+    assert run.load("best.pt")["meta"]["epoch"] == result["best_epoch"] == best
+    assert (result["epochs"], result["optimizer_steps"]) == (3, 3 * 3)  # 24 images in batches of 8
+    p, positive = {}, {}
+    for side in ("val", "test"):
+        with torch.no_grad():
+            expected = model(data.images(data.rows[side], torch.device("cpu"))).double().softmax(dim=1)
+        p[side] = np.array([float(r["score_b"]) for r in rows[side]])
+        positive[side] = data.index.labels[data.rows[side]] == 1
+        assert p[side] == pytest.approx(expected[:, 1].numpy(), abs=1e-6)
+    threshold = highest_youden(p["val"], positive["val"])
+    assert result["thresholds"] == [threshold] and threshold not in p["test"] and threshold != 0.5
+    for side in ("val", "test"):
+        called = p[side] >= threshold
+        values = result[side]["values"]
+        assert values["sensitivity"] == called[positive[side]].mean()
+        assert values["specificity"] == (~called[~positive[side]]).mean()
+
+
+def test_labels_are_judged_at_the_thresholds_of_their_own_validation(tmp_path):
+    """Of two labels, some unknown: F1 on the test, worked by counting, at each label's Youden threshold."""
+    data, rng = toy_data(), np.random.default_rng(3)
+    data.index.task, data.index.metric = "multilabel", "auroc"
+    data.index.labels = rng.integers(0, 2, (40, 2)).astype(np.float32)
+    data.index.labels[rng.random((40, 2)) < 0.2] = math.nan
+    result, _, rows = scored_run(tmp_path, data)
+    for c, (name, threshold) in enumerate(zip(("a", "b"), result["thresholds"])):
+        p = {side: np.array([float(r[f"score_{name}"]) for r in rows[side]]) for side in rows}
+        y = {side: data.index.labels[data.rows[side], c] for side in rows}
+        known = ~np.isnan(y["val"])
+        assert threshold == highest_youden(p["val"][known], y["val"][known] == 1)
+        called, positive, known = p["test"] >= threshold, y["test"] == 1, ~np.isnan(y["test"])
+        called &= known
+        f1 = 2 * (called & positive).sum() / (called.sum() + positive.sum())
+        assert result["test"]["per_class"][name]["f1"] == pytest.approx(f1, abs=1e-12)
+
+
+def test_a_label_that_validation_cannot_part_falls_back_and_is_named(tmp_path):
+    """Validation has only positives of b, the test only negatives of a: 0.5 for b, a threshold of validation for a."""
+    data = toy_data()
+    data.index.task, data.index.metric = "multilabel", "auroc"
+    data.index.labels = np.tile(np.array([[0, 1], [1, 0]], np.float32), (20, 1))
+    data.index.labels[data.rows["val"], 1] = 1
+    data.index.labels[data.rows["test"], 0] = 0
+    result, _, rows = scored_run(tmp_path, data)
+    p = np.array([float(r["score_a"]) for r in rows["val"]])
+    threshold = highest_youden(p, data.index.labels[data.rows["val"], 0] == 1)
+    assert result["thresholds"] == [threshold, 0.5] and result["threshold_fallback"] == ["b"]
+    assert scored_run(tmp_path / "half", data, rule="0.5")[0]["threshold_fallback"] == []
+
+
+def test_the_hardest_images_are_those_that_the_test_got_most_wrong(tmp_path):
+    """Pixels in another order than the images, as after --skip-bad; the truth's score of image i is 0.01 i."""
+    data = toy_data()
+    data.rows["test"] = np.arange(20, 40)
+    data.pixels, data.lookup = data.pixels.flip(0), np.arange(40)[::-1].copy()
+    truth = 0.01 * np.random.default_rng(0).permutation(np.arange(20, 40))
+    y = data.index.labels[20:]
+    scores = np.where(np.arange(2) == y[:, None], truth[:, None], 1 - truth[:, None])
+    ftcompare.write_hardest(tmp_path / "hardest.npz", data, scores)
+    worst = [i for _, i in sorted(zip(truth, range(20, 40)))][:12]
+    with np.load(tmp_path / "hardest.npz", allow_pickle=False) as held:
+        assert held["image"].tolist() == [str(i) for i in worst]
+        assert np.array_equal(held["pixels"], toy_data().pixels[worst].numpy())
+
+
+@pytest.mark.parametrize(
+    ("how", "by_hand"), [(None, [0.3]), ("mean", [0.6]), ("max", [0.9]), ("video", [0.3])]
+)
+def test_a_threshold_is_one_for_the_unit_that_is_judged(how, by_hand):
+    """Study s is healthy (0.2, 0.8), study t is not (0.9, 0.3). Sensitivity 1 takes 0.3 of an image, the mean
+    (0.9 + 0.3) / 2 of a study, or its maximum; a video has no label of its own."""
+    index = toy_data(18).index
+    index.labels[[0, 2, 1, 3]] = [0, 0, 1, 1]
+    index.units, index.unit_score = ([*"stst", *map(str, range(14))], how) if how else (None, "mean")
+    p = np.array([0.2, 0.9, 0.8, 0.3])
+    found = ftcompare.choose_thresholds(index, np.arange(4), np.stack([1 - p, p], 1), "sensitivity=1.0")
+    assert found == pytest.approx(by_hand)
+
+
+def test_an_unknown_label_has_no_part_in_a_threshold():
+    """Known: positives at 0.9 and 0.3, a negative at 0.1, so that 0.3 parts them. Were the unknown 0.5 and 0.4
+    negatives, 0.9 would be better. Of label b every known one is positive, and of c none: 0.5."""
+    index = toy_data(18).index
+    nan = math.nan
+    index.task, index.classes = "multilabel", ["a", "b", "c"]
+    index.labels = np.array([[1, 1, nan], [nan, 1, 0], [nan, nan, 0], [1, nan, 0], [0, 1, nan]], np.float32)
+    scores = np.array([[0.9, 0.5, 0.4, 0.3, 0.1]] * 3).T
+    assert ftcompare.choose_thresholds(index, np.arange(5), scores, "youden") == [0.3, 0.5, 0.5]
+    assert ftcompare.without_both(index, np.arange(5), scores) == ["b", "c"]
 
 
 def test_the_probe_of_auto_rgn_leaves_the_batches_alone(tmp_path):
@@ -726,6 +1063,23 @@ def test_the_probe_of_auto_rgn_leaves_the_batches_alone(tmp_path):
     ):  # BatchNorm statistics of the same batches in the same order
         assert torch.equal(value, models[1].state_dict()[name]), name
     assert len(runs.RunFolder(tmp_path / "autorgn").load("last.pt")["ratios"]) == 2 * 3  # conv, bn, fc
+
+
+def test_the_probe_of_auto_rgn_draws_training_batches_of_its_own(tmp_path):
+    """rgn_batches=3 of the 3 that there are: were they the epoch's own, they would be the same three."""
+    data = recorded(toy_data())
+    hyper = strategies.Hyperparameters(rgn_source="probe", rgn_batches=3)
+    model = Toy()
+    plan = strategies.make_plan("autorgn", model, epochs=4, hyper=hyper)
+    recipe = ftcompare.Recipe(epochs=4, batch_size=8, device=torch.device("cpu"))
+    judge = lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}
+    ftcompare.train(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
+    trained = [rows for rows, _, trains in data.given if trains]
+    probed = [rows for rows, _, trains in data.given if not trains and rows != data.rows["val"].tolist()]
+    assert len(trained) == len(probed) == 4 * 3
+    assert {i for rows in probed for i in rows} == set(data.rows["train"].tolist())
+    drawn = [tuple(rows) for rows in trained + probed]
+    assert len(set(drawn)) == len(drawn)  # no batch twice, of the epoch or of the probe, in any epoch
 
 
 # ------------------------------------------------------------------------------------------ weights and files
@@ -1306,6 +1660,37 @@ def test_images_that_the_system_refuses_are_not_skipped_as_bad(folder, tmp_path,
     assert code == 0 and "left out, unreadable, in every strategy alike: 1" in out
 
 
+@pytest.mark.parametrize("bad", [("dark/a.png",), ("light/z.png",), ("dark/m.png", "light/a.png"), ()])
+def test_without_unreadable_images_the_others_keep_their_own_pixels(tmp_path, bad):
+    """Bad ones first, last and amid; every image that is left is compared with what Pillow reads of its file, and the
+    copies among them are still the copies."""
+    names = [f"{label}/{name}.png" for label in ("dark", "light") for name in "abcdefmz"]
+    for i, name in enumerate(names):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / name)
+    for twin, of in (("dark/e.png", "dark/b.png"), ("light/f.png", "light/e.png")):
+        shutil.copy(tmp_path / "data" / of, tmp_path / "data" / twin)
+    for name in bad:
+        (tmp_path / "data" / name).write_bytes(b"no picture")
+    arguments = [*SMALL, "--img-size", "8", "--skip-bad", "--output-dir", tmp_path / "runs"]
+    s = ftcompare.parse_arguments(list(map(str, ["--data", tmp_path / "data", *arguments])))
+    ready = prepare.prepare(str(tmp_path / "data"), ftcompare.with_defaults(s, "data"))
+    assert ready.index.paths == [name for name in names if name not in bad]
+    assert [ready.index.label_text(i) for i in range(len(ready.index))] == [
+        name.partition("/")[0] for name in ready.index.paths
+    ]
+    weights = runs.Weights("none", mean=(0.25,) * 3, std=(0.5,) * 3)
+    data = ready.data(0, weights)
+    for i, name in enumerate(ready.index.paths):
+        pixels = np.asarray(Image.open(tmp_path / "data" / name))
+        given = data.images(np.array([i]), torch.device("cpu"))[0, 0].numpy()
+        assert np.allclose(given, (pixels / 255 - 0.25) / 0.5, atol=1e-6), name
+    found = sorted(sorted(ready.index.paths[i] for i in same) for same in ready.identical)
+    assert found == [["dark/b.png", "dark/e.png"], ["light/e.png", "light/f.png"]]
+    assert np.array_equal(data.sides(), ready.folds[0]) and set(ready.folds[0]) == {"train", "val", "test"}
+
+
 def test_drop_duplicates_takes_the_copies_out_of_training(folder, tmp_path, run):
     copy = tmp_path / "pictures"
     for side, share in (("train", slice(0, 24)), ("test", slice(24, None))):
@@ -1450,6 +1835,69 @@ def test_folds_and_seeds_make_the_product_and_each_image_is_tested_once(folder, 
     assert len(tested) == len(set(tested)) == 60
 
 
+def test_a_seed_sets_head_order_and_augmentation_and_the_recipe_is_what_was_said(tmp_path, run, monkeypatch):
+    """Training replaced by a look at what it was given: two seeds, every setting unlike its default."""
+    given = []
+
+    def look(model, plan, data, folder, recipe, *rest, **more):
+        given.append(
+            (recipe, plan, [p.detach().clone() for p in strategies.find_head(model)[1].parameters()])
+        )
+        raise ftcompare.Diverged("only looked at")
+
+    monkeypatch.setattr(ftcompare, "train", look)
+    said = {
+        "epochs": 7,
+        "batch_size": 12,
+        "opt": "sgd",
+        "augment": "strong",
+        "class_weights": "balanced",
+        "warmup": 0.2,
+    }
+    said |= {
+        "schedule_epochs": 9,
+        "patience": 4,
+        "grad_accum": 3,
+        "clip_grad": 0.5,
+        "split_seed": 3,
+        "weight_decay": 0.2,
+    }
+    flags = [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    base = ["--data", "demo-tiny", "--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu"]
+    code, _, _ = run(*base, *flags, "--strategy", "ft", "l2sp", "--seed", "4", "5", "--output-dir", tmp_path)
+    assert code == 1 and [recipe.seed for recipe, _, _ in given] == [4, 4, 5, 5]
+    for recipe, plan, _ in given:
+        assert {name: getattr(recipe, name) for name in said if hasattr(recipe, name)} == {
+            name: value for name, value in said.items() if name not in ("split_seed", "weight_decay")
+        }
+        assert {g["weight_decay"] for g in plan.groups} == {0.2 if plan.strategy == "ft" else 0.0}
+    heads = [head for _, _, head in given]
+    alike = [[all(map(torch.equal, a, b)) for b in heads] for a in heads]
+    assert alike == [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
+
+
+def test_splits_are_cut_by_the_seed_the_shares_and_the_copies_that_were_said():
+    """40 single images, 20 a class: a tenth validates, three tenths test, to the image."""
+    index = toy_data().index
+
+    def folds(*flags, identical=()):
+        flags = ["--data", "x", "--val-fraction", "0.1", "--test-fraction", "0.3", *flags]
+        return prepare.cut_folds(index, list(identical), ftcompare.parse_arguments(flags))
+
+    (first,), (second,) = folds("--split-seed", "1"), folds("--split-seed", "2")
+    for sides in (first, second):
+        assert [(sides == side).sum() for side in ("train", "val", "test")] == [24, 4, 12]
+    assert (first != second).any() and np.array_equal(first, folds("--split-seed", "1")[0])
+    train, val, test = (np.flatnonzero(first == side).tolist() for side in ("train", "val", "test"))
+    copies = [[train[0], test[0]], [train[1], val[0], test[1]]]
+    (tied,) = folds("--split-seed", "1", identical=copies)
+    assert [len({tied[i] for i in same}) for same in copies] == [1, 1]
+    four = folds("--folds", "4", "--val-fraction", "0.2")
+    assert [(sides == "test").sum() for sides in four] == [10] * 4
+    assert sorted(np.concatenate([np.flatnonzero(sides == "test") for sides in four])) == list(range(40))
+    assert [(sides == "val").sum() for sides in four] == [6] * 4  # a fifth of the other thirty
+
+
 def test_multilabel_from_a_csv(folder, tmp_path, run):
     lines = ["path,group,bright,odd"]
     for i, file in enumerate(sorted(folder.rglob("*.png"))):
@@ -1490,22 +1938,33 @@ def test_multilabel_from_a_csv(folder, tmp_path, run):
 
 
 def test_davila_protocol_sets_its_values_below_what_is_said():
-    s = ftcompare.parse_arguments(["--data", "demo", "--protocol", "davila", "--epochs", "5"])
-    got = {
-        n: getattr(s, n)
-        for n in ("opt", "lr", "batch_size", "resize", "img_size", "augment", "patience", "epochs")
-    }
-    assert got == {
+    """The follow-up code: Adam without weight decay, every rate 1e-3, a cosine over 100 epochs without warmup."""
+    by_hand = {
         "opt": "adam",
         "lr": 1e-3,
-        "batch_size": 96,
-        "resize": 232,
-        "img_size": 224,
-        "augment": "none",
-        "patience": 3,
-        "epochs": 5,
+        "lp_lr": 1e-3,
+        "weight_decay": 0.0,
+        "epochs": 30,
+        "schedule_epochs": 100,
     }
-    assert s.schedule_epochs == 100
+    by_hand |= {"warmup": 0.0, "patience": 3, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232}
+    by_hand |= {"img_size": 224, "augment": "none"}
+    command = ["--data", "demo", "--protocol", "davila"]
+    s = ftcompare.parse_arguments(command)
+    assert {name: getattr(s, name) for name in by_hand} == by_hand
+    said = {
+        "epochs": 5,
+        "weight_decay": 0.3,
+        "warmup": 0.1,
+        "metric": "auroc",
+        "lp_lr": 0.5,
+        "augment": "strong",
+    }
+    flags = [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    s = ftcompare.parse_arguments([*command, *flags])
+    assert {name: getattr(s, name) for name in by_hand} == by_hand | said
+    groups = strategies.make_plan("lpft", Toy(), epochs=2, hyper=ftcompare.hyperparameters(s)).groups
+    assert {group["weight_decay"] for group in groups} == {0.3}
 
 
 # ---------------------------------------------------------------------------------------- real images, README
@@ -1542,6 +2001,8 @@ def test_the_positive_class_is_said_and_can_be_chosen(folder, tmp_path, run):
     assert code == 0 and "positive class: light" in out
     code, out, _ = run(*arguments, "--positive", "dark", "--output-dir", tmp_path / "b")
     assert code == 0 and "positive class: dark" in out
+    found = predictions(next((tmp_path / "b").glob("*/*/lp/*")))
+    assert found and all(r["label"] == r["image"].partition("/")[0] for r in found)
     result = json.loads(next((tmp_path / "b").glob("*/*/lp/*/metrics.json")).read_text())
     rows = [r for r in predictions(next((tmp_path / "b").glob("*/*/lp/*"))) if r["split"] == "test"]
     threshold = result["thresholds"][0]
@@ -1550,6 +2011,19 @@ def test_the_positive_class_is_said_and_can_be_chosen(folder, tmp_path, run):
         np.mean(dark)
     )
     assert run(*arguments, "--positive", "grey", "--output-dir", tmp_path / "c")[0] == 2
+
+
+@pytest.mark.parametrize("positive", [None, "a", "b"])
+def test_the_other_positive_class_leaves_every_image_its_label(positive):
+    index = toy_data().index
+    index.labels[:5] = 1  # not as many of one as of the other
+    text, old = [index.label_text(i) for i in range(40)], index.labels.copy()
+    prepare.set_positive(index, positive)
+    turned = positive == "a"
+    assert index.classes == (["b", "a"] if turned else ["a", "b"])
+    assert [index.label_text(i) for i in range(40)] == text
+    assert np.array_equal(index.labels, 1 - old if turned else old)
+    assert index.notes[0].startswith(f"positive class: {positive or 'b'}")
 
 
 @pytest.mark.parametrize(
@@ -1757,6 +2231,22 @@ def test_a_run_keeps_what_a_report_needs_when_the_data_is_gone(swept):
     index = datasets.load_index("demo-tiny")
     for name, picture in zip(names, pixels):  # 32 px, as they were decoded
         assert np.array_equal(picture[0], index.arrays[index.paths.index(name)])
+
+
+def test_a_test_set_is_official_where_it_is_the_whole_of_one_and_no_more():
+    index = toy_data(20).index
+    index.official = ["train"] * 12 + ["test"] * 6 + [""] * 2
+    own = np.arange(12, 18)
+    assert prepare.is_official(index, own)
+    for rows in (own[:-1], own[:1], np.append(own, 18), np.append(0, own), np.arange(6), np.array([], int)):
+        assert not prepare.is_official(index, rows), rows
+    index.official_folds = [["test"] * 5 + ["train"] * 15, ["train"] * 15 + ["test"] * 5]
+    assert prepare.is_official(index, np.arange(5)) and prepare.is_official(index, np.arange(15, 20))
+    assert not prepare.is_official(index, np.arange(4)) and not prepare.is_official(index, np.arange(13, 20))
+    index.official, index.official_folds = [""] * 20, None
+    assert not prepare.is_official(index, np.arange(14, 20)) and not prepare.is_official(
+        index, np.array([], int)
+    )
 
 
 def test_predict_and_export_by_the_command_line(folder, tmp_path, run):

@@ -693,6 +693,22 @@ def test_only_calibration_is_better_when_lower(name):
     assert metrics.higher_is_better(name) == (name not in ("ece", "brier"))
 
 
+def test_the_range_of_a_metric_is_reached_and_not_left():
+    worst = np.eye(3)[[1, 2, 0]]  # sure, and wrong in each of three
+    assert metrics.value_range("brier", "multiclass", 3) == (0, metrics.brier(worst, np.arange(3))) == (0, 2)
+    turned = metrics.brier(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0, 1]))
+    assert metrics.value_range("brier", "multiclass", 2) == (0, turned) == (0, 1)
+    assert (
+        metrics.value_range("brier", "multilabel", 5)
+        == metrics.value_range("auroc", "multiclass", 2)
+        == (0, 1)
+    )
+    values = metrics.evaluate("multiclass", np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0, 1]), ["a", "b"])[
+        "values"
+    ]
+    assert metrics.value_range("kappa", "multiclass", 2) == (values["kappa"], 1) == (-1, 1)
+
+
 # ---- bad input ----
 
 GOOD = two_columns([0.2, 0.9, 0.4])

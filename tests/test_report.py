@@ -145,10 +145,38 @@ def test_a_row_holds_mean_standard_deviation_and_the_group_bootstrap_of_its_runs
         runs, {(r.strategy, r.at): s for r, s in zip(runs, scored)}, "accuracy", "auroc"
     )
     assert again == 0
-    ours = results.mean_over_runs([boot["FT", r.at, "accuracy"] for r in runs])
+    assert {boot["FT", r.at, "accuracy"].drawn for r in runs} == {(0, 20)}
+    ours = results.mean_over_runs([boot["FT", r.at, "accuracy"].values for r in runs])
     assert ours[:400] == pytest.approx(looped, abs=1e-12)
-    assert (row["test"]["low"], row["test"]["high"]) == pytest.approx(
-        tuple(np.percentile(ours, [2.5, 97.5])), abs=1e-12
+    mean = np.mean(accuracy)
+    reach = (
+        2.093024054408263 * ours.std() * math.sqrt(20 / 19) / (mean * (1 - mean))
+    )  # t of 19 degrees of freedom
+    ends = [1 / (1 + (1 - mean) / mean * math.exp(way * reach)) for way in (1, -1)]
+    assert (row["test"]["low"], row["test"]["high"]) == pytest.approx(tuple(ends), abs=1e-9)
+
+
+def write_patients(root, strategy, share, *, patients=6, images=10, fold=0):
+    """Two classes; of the patient k the share[k] tenths of the images are right."""
+    labels = np.tile(np.repeat([0, 1], 5), patients)
+    right = np.concatenate([np.arange(images) % 10 < share[k] for k in range(patients)])
+    names = [f"f{fold}-p{k}" for k in range(patients) for _ in range(images)]
+    files = [f"f{fold}-{k}.png" for k in range(len(labels))]
+    write_run(root, strategy, right_scores(labels, right), labels, groups=names, images=files, fold=fold)
+
+
+def test_six_patients_need_more_than_that_all_differ_one_way(tmp_path):
+    """Differences of 1, 2, 3, 2, 1, 3 tenths: t = 0.2 / (0.0894 / sqrt 6) = 5.477, p = 0.00277 with 5 degrees of freedom
+    (R: 2 * pt(-5.477226, 5)); percentiles of the bootstrap gave 2 / 2001."""
+    write_patients(tmp_path, "FT", [5, 5, 5, 5, 5, 5])
+    write_patients(tmp_path, "LP", [6, 7, 8, 7, 6, 8])
+    pair = analysis.analyse(tmp_path)["blocks"][0]["pairs"][0]
+    each = np.array([1, 2, 3, 2, 1, 3]) / 10
+    error = each.std(ddof=1) / math.sqrt(6)
+    assert pair["standard_error"] == pytest.approx(error, rel=0.05) and pair["df"] == 5
+    assert pair["p_bootstrap"] == pytest.approx(0.00277, rel=0.2)
+    assert (pair["low"], pair["high"]) == pytest.approx(
+        (-0.2 - 2.570582 * error, -0.2 + 2.570582 * error), abs=0.01
     )
 
 
@@ -218,6 +246,76 @@ def test_patients_who_share_an_identical_image_count_as_one(tmp_path, rng):
     assert shared["pairs"] == one["pairs"]
 
 
+@pytest.mark.parametrize("gain", [0, 2])
+def test_patients_who_all_say_the_same_prove_nothing_and_that_is_said(tmp_path, gain):
+    write_patients(tmp_path, "FT", [6] * 8, patients=8)
+    write_patients(tmp_path, "LP", [6 + gain] * 8, patients=8)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = block["pairs"][0]
+    assert pair["difference"] == pytest.approx(-gain / 10) and pair["p_bootstrap"] == 1
+    assert math.isnan(pair["low"]) and math.isnan(pair["high"]) and pair["verdict"] == "not separable"
+    said = "No interval, and p is 1: the difference is the same in every resample (FT − LP)."
+    assert said in block["pair_notes"]
+
+
+def test_two_folds_of_four_patients_have_six_degrees_of_freedom(tmp_path):
+    for fold in range(2):
+        write_patients(tmp_path, "FT", [5, 6, 7, 8], patients=4, fold=fold)
+        write_patients(tmp_path, "LP", [4, 8, 5, 7], patients=4, fold=fold)
+    pair = analysis.analyse(tmp_path)["blocks"][0]["pairs"][0]
+    each = np.array([1, -2, 2, 1]) / 10
+    assert pair["standard_error"] == pytest.approx(each.std(ddof=1) / math.sqrt(4) / math.sqrt(2), rel=0.05)
+    assert pair["df"] == pytest.approx(6, abs=0.1) and pair["verdict"] == "not separable"
+
+
+def test_a_fold_of_one_patient_has_no_interval_and_that_is_said(tmp_path):
+    for fold, patients in enumerate((6, 1)):
+        write_patients(tmp_path, "FT", [5, 6, 7, 8, 5, 6], patients=patients, fold=fold)
+        write_patients(tmp_path, "LP", [4, 8, 5, 7, 7, 9], patients=patients, fold=fold)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = block["pairs"][0]
+    assert math.isnan(pair["low"]) and math.isnan(pair["p_bootstrap"]) and pair["verdict"] == "undefined"
+    assert math.isnan(block["rows"][0]["test"]["low"])
+    assert any("a test set of a single patient shows no spread" in note for note in block["pair_notes"])
+
+
+@pytest.mark.parametrize(("images", "share"), [([20] * 6, None), ([90] + [10] * 9, 0.5), ([10] * 9 + [30], None),
+    ([40, 20, 20, 20, 20, 10, 10], 40 / 140)])  # fmt: skip
+def test_one_patient_with_more_than_a_quarter_of_what_was_tested_is_named(tmp_path, images, share):
+    groups = [f"p{k}" for k, n in enumerate(images) for _ in range(n)]
+    labels = np.arange(len(groups)) % 2
+    for seed in range(2):
+        write_run(
+            tmp_path,
+            "FT",
+            right_scores(labels, np.arange(len(groups)) % 3 > 0),
+            labels,
+            groups=groups,
+            seed=seed,
+        )
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    assert block["largest_group_share"] == pytest.approx(max(images) / sum(images))
+    said = [note for note in block["notes"] if note.startswith("One patient holds")]
+    assert (
+        said[:1] == []
+        if share is None
+        else said[0].startswith(f"One patient holds {share:.0%} of what was tested")
+    )
+
+
+def test_an_interval_without_0_beside_no_verdict_has_its_reason(tmp_path):
+    """Three pairs; LP against FT has a p near 0.03 alone, and 0.09 times three."""
+    write_patients(tmp_path, "FT", [5] * 6)
+    write_patients(tmp_path, "LP", [6, 6, 5, 7, 6, 5])
+    write_patients(tmp_path, "LP-FT", [8, 3, 6, 4, 5, 5])
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    pair = pair_of(block, "LP", "FT")
+    assert pair["p_bootstrap"] < 0.05 < pair["p_holm"] and pair["low"] > 0
+    assert pair["verdict"] == "not separable"
+    assert any(note.startswith("The interval excludes 0 and the verdict is not separable (FT − LP)")
+               for note in block["pair_notes"])  # fmt: skip
+
+
 def test_a_pair_is_paired_and_counts_what_only_one_has_right(tmp_path, rng):
     labels = toy(rng)
     a, b = rng.random(200) < 0.9, rng.random(200) < 0.6
@@ -250,7 +348,7 @@ def test_two_strategies_with_the_same_predictions_are_not_separable_and_nothing_
             write_run(tmp_path, strategy, scores, labels, fold=fold, images=images)
     block = analysis.analyse(tmp_path)["blocks"][0]
     pair = block["pairs"][0]
-    assert (pair["difference"], pair["low"], pair["high"], pair["p_bootstrap"]) == (0, 0, 0, 1)
+    assert (pair["difference"], pair["p_bootstrap"]) == (0, 1) and math.isnan(pair["low"])
     assert pair["mcnemar"]["p"] == 1 and pair["t"]["p"] == 1 and pair["verdict"] == "not separable"
     assert "No strategy is separable from FT at n = 1,000 patients" in block["verdict"]
 
@@ -348,6 +446,25 @@ def test_holm_runs_over_the_pairs_of_a_block(tmp_path, rng):
     assert [p["p_holm"] for p in ordered] == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_verdict_is_that_of_the_adjusted_p(tmp_path):
+    """200 patients with an image each. LP gains 20 and loses 8 against three others that are alike: z = 12 / sqrt(28),
+    p about 0.02, times ten pairs. Auto-RGN is right 50 times more than these: any family lets that stand."""
+    labels = np.tile([0, 1], 100)
+    right = {name: np.arange(200) < 120 for name in ("FT", "L2-SP", "LP-FT")}
+    right["LP"] = (np.arange(200) < 140) & (np.arange(200) >= 8)
+    right["Auto-RGN"] = np.arange(200) < 170
+    for strategy, values in right.items():
+        write_run(tmp_path, strategy, right_scores(labels, values), labels)
+    block = analysis.analyse(tmp_path)["blocks"][0]
+    for other in ("FT", "L2-SP", "LP-FT"):
+        pair = pair_of(block, "LP", other)
+        assert 0.01 < pair["p_bootstrap"] < 0.05 and pair["p_holm"] > 0.05
+        assert pair["verdict"] == pair_of(block, other, "LP")["verdict"] == "not separable"
+        pair = pair_of(block, "Auto-RGN", other)
+        assert pair["p_holm"] < 0.05 and pair["verdict"] == "better"
+        assert pair_of(block, other, "Auto-RGN")["verdict"] == "worse"
+
+
 def test_a_resample_that_lost_a_class_is_drawn_again():
     """Ten patients, one of whom alone has class 1: without it balanced accuracy is that of class 0 alone."""
     counts = np.array([[3, 0]] * 9 + [[0, 2]])
@@ -363,6 +480,68 @@ def test_where_hardly_a_resample_has_all_classes_the_draws_stay_as_they_are():
     plain = stats.resample_groups(30, 2000, seed=0)
     weights, share = analysis.with_all_classes(plain, np.eye(30), seed=0)
     assert share == 1 and np.array_equal(weights, plain)
+
+
+@pytest.mark.parametrize("where", ["metric", "second"])
+@pytest.mark.parametrize("missing", ["class", "positives of a label", "negatives of a label"])
+def test_no_resample_takes_the_mean_over_fewer_classes(tmp_path, missing, where):
+    """Of twelve patients one alone has the class (or the label's positives, or negatives) that all is wrong about; of
+    the other class (or label) all is right. With both the mean is 0.5, with one of them 1."""
+    rare = np.arange(24) >= 22
+    if missing == "class":
+        labels, scores = rare.astype(int), np.tile([0.8, 0.2], (24, 1))
+        kind, name = {}, "balanced_accuracy"
+    else:
+        common = np.arange(24) % 2
+        odd = (rare if missing.startswith("positives") else ~rare).astype(float)
+        labels, scores = np.stack([common, odd], 1).astype(float), np.stack([common, 1 - odd], 1) * 0.5 + 0.25
+        kind, name = {"task": "multilabel", "classes": ["common", "odd"]}, "auroc"
+    groups = [f"p{k // 2:02d}" for k in range(24)]
+    write_run(tmp_path, "FT", scores, labels, groups=groups, **kind)
+    runs, _ = results.read_runs(tmp_path)
+    asked = (name, "brier") if where == "metric" else ("brier", name)
+    boot, again = analysis.bootstrap(runs, {("FT", (0, 0)): results.read_scored(runs[0])}, *asked)
+    assert again == pytest.approx((11 / 12) ** 12, abs=0.04)  # how often twelve draws of twelve miss one
+    assert boot["FT", (0, 0), name] == pytest.approx(np.full(analysis.RESAMPLES, 0.5), abs=1e-12)
+
+
+def test_folds_with_patients_of_their_own_are_resampled_apart(tmp_path):
+    """The same 40 answers in three folds of other patients: the mean of three independent means of 40, whose standard
+    deviation is that of 120, sqrt(0.7 * 0.3 / 120)."""
+    labels, right = np.tile([0, 1], 20), np.arange(40) < 28
+    for fold in range(3):
+        images = [f"f{fold}-{k:02d}" for k in range(40)]
+        write_run(tmp_path, "FT", right_scores(labels, right), labels, fold=fold, images=images)
+    runs, _ = results.read_runs(tmp_path)
+    scored = {("FT", run.at): results.read_scored(run) for run in runs}
+    boot, _ = analysis.bootstrap(runs, scored, "accuracy", "brier")
+    values = np.stack([boot["FT", (0, fold), "accuracy"] for fold in range(3)])
+    assert (
+        np.abs(np.corrcoef(values) - np.eye(3)).max() < 0.1
+    )  # 2,000 pairs: 0.1 is four and a half times their error
+    assert values.mean(axis=0).std() == pytest.approx(math.sqrt(0.7 * 0.3 / 120), rel=0.08)
+
+
+def test_resamples_of_videos_leave_out_the_classes_that_the_metric_leaves_out(tmp_path):
+    """a and b are ranked without a fault in each of eight videos, null the wrong way round: mAP 1 without null, and
+    (1 + 1 + less than 1) / 3 with it."""
+    labels = np.tile([[1.0, 0, 1], [0, 1, 0], [1, 1, 0]], (8, 1))
+    scores = 0.25 + 0.5 * labels
+    scores[:, 2] = 1 - scores[:, 2]
+    videos = [f"v{k // 3}" for k in range(24)]
+    kind = {"task": "multilabel", "classes": ["a", "b", "null"], "unit": "video", "units": videos}
+    folder = write_run(tmp_path, "FT", scores, labels, groups=videos, **kind)
+    for leave_out, full in (([], False), ([2], True)):
+        config = json.loads((folder / "config.json").read_text())
+        config["data"]["leave_out"] = leave_out
+        (folder / "config.json").write_text(json.dumps(config))
+        runs, _ = results.read_runs(tmp_path)
+        boot, _ = analysis.bootstrap(
+            runs, {("FT", (0, 0)): results.read_scored(runs[0])}, "video_map", "brier"
+        )
+        # null's one positive a video is last of three: average precision 1/3
+        by_hand = 1.0 if full else (1 + 1 + 1 / 3) / 3
+        assert boot["FT", (0, 0), "video_map"] == pytest.approx(np.full(analysis.RESAMPLES, by_hand))
 
 
 def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):
@@ -928,6 +1107,52 @@ def test_ranks_over_blocks_are_those_worked_by_hand(tmp_path, rng):
     )  # four are fewer than six
 
 
+def test_ranks_go_down_where_a_lower_value_is_better(tmp_path):
+    """Brier scores on two datasets, accuracy on a third: with confidence 0.8 a right answer costs 0.2^2, a wrong one
+    0.8^2. LP is first each time, FT last."""
+    labels = np.tile([0, 1], 50)
+    for data, metric in (("one", "brier"), ("two", "brier"), ("three", "accuracy")):
+        for strategy, n in (("FT", 50), ("LP", 90), ("L2-SP", 70)):
+            scores = right_scores(labels, np.arange(100) < n)
+            write_run(tmp_path, strategy, scores, labels, data=data, metric=metric)
+    across = analysis.analyse(tmp_path)["across"]
+    assert across["strategies"] == ["FT", "LP", "L2-SP"] and across["ranks"] == [[3, 1, 2]] * 3
+    brier = [(n * 0.04 + (100 - n) * 0.64) / 100 for n in (50, 90, 70)]
+    found = dict(zip(across["datasets"], across["table"]))
+    assert found["one/net"] == pytest.approx(brier) and found["two/net"] == pytest.approx(brier)
+    assert found["three/net"] == pytest.approx([0.5, 0.9, 0.7])
+    assert across["average_ranks"] == {"FT": 3.0, "LP": 1.0, "L2-SP": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("averages", "by_hand"),
+    [
+        ((1.0, 2.0, 3.1), ["ab", "bc"]),  # a and c are 2.1 apart
+        ((1.0, 2.6, 4.2), []),
+        ((1.0, 2.4, 2.5, 4.0), ["abc", "cd"]),  # b to d is 1.6
+        ((3.0, 1.0, 1.2, 4.4), ["bc", "ad"]),
+        ((2.0, 2.0, 2.0), ["abc"]),
+    ],
+)
+def test_cliques_lie_within_the_critical_difference(averages, by_hand):
+    """A difference of 1.5, as in figure 1 of Demsar 2006: the longest runs of neighbours, none within another."""
+    assert analysis.cliques(dict(zip("abcd", averages)), 1.5) == [list(clique) for clique in by_hand]
+
+
+def test_what_is_better_and_what_is_separably_so_are_counted_apart(tmp_path):
+    """LP-FT is right 30 times more than FT on one dataset of 100 patients, once more on the second, once less on the
+    third: better on two, separable on one."""
+    labels = np.tile([0, 1], 50)
+    for data, n in (("one", 90), ("two", 61), ("three", 59)):
+        for strategy, count in (("FT", 60), ("LP-FT", n)):
+            write_run(tmp_path, strategy, right_scores(labels, np.arange(100) < count), labels, data=data)
+    found = analysis.analyse(tmp_path)
+    (row,) = found["across"]["beats_ft"]
+    assert (row["better"], row["separable"], row["of"]) == (2, 1, 3)
+    assert row["largest"] == pytest.approx(0.3) and row["largest_at"].startswith("one/net")
+    assert found["claims"][0]["here"] == "better in 2 of 3 cases (67%), separably in 1"
+
+
 def test_one_block_has_no_ranks_and_says_why(tmp_path, rng):
     labels = toy(rng, 30)
     write_run(tmp_path, "FT", all_right(labels), labels)
@@ -1255,9 +1480,9 @@ def test_a_class_that_only_one_patient_has_does_not_bend_the_accuracy(tmp_path, 
     runs, _ = results.read_runs(tmp_path)
     scored = {("FT", (0, 0)): results.read_scored(runs[0])}
     boot, _ = analysis.bootstrap(runs, scored, "accuracy", "balanced_accuracy")
-    assert boot["FT", (0, 0), "accuracy"].mean() == pytest.approx(0.9, abs=0.003)
+    assert boot["FT", (0, 0), "accuracy"].values.mean() == pytest.approx(0.9, abs=0.003)
     plain = stats.resample_groups(50, analysis.RESAMPLES, seed=0)
-    assert boot["FT", (0, 0), "accuracy"] == pytest.approx(
+    assert boot["FT", (0, 0), "accuracy"].values == pytest.approx(
         plain[:, np.argsort(np.argsort(scored["FT", (0, 0)].images))] @ right / 50
     )
 

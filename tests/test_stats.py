@@ -46,7 +46,7 @@ def test_imports_numpy_and_the_standard_library_only():
 
 def test_the_example_at_the_top():
     result = doctest.testmod(stats)
-    assert (result.failed, result.attempted) == (0, 5)
+    assert (result.failed, result.attempted) == (0, 6)
 
 
 # ---- the bootstrap ----
@@ -245,25 +245,123 @@ def test_pr_without_a_positive_is_nan():
     assert np.isnan(got[0]).all() and (got[1] == 1).all()
 
 
-def test_interval_takes_percentiles_of_what_is_defined():
-    values = np.arange(101.0)
-    assert stats.interval(values) == close((2.5, 97.5))
-    assert stats.interval(values[::-1], level=0.8) == close((10, 90))
-    assert stats.interval(np.r_[values, np.full(101, NAN)]) == close((2.5, 97.5))  # just half
-    assert stats.interval(np.r_[values, np.full(102, NAN)]) == close((NAN, NAN))
-    assert stats.interval(np.full(5, NAN)) == close((NAN, NAN))
-    assert stats.interval(np.array([])) == close((NAN, NAN))
-    assert stats.interval(np.array([0.7])) == close((0.7, 0.7))
+# Errors by hand: values of half -1 and half 1 have variance 1, of a bootstrap over G groups G / (G - 1) of it.
+ONES = np.tile([-1.0, 1.0], 100)
 
 
-def test_bootstrap_p_by_hand():
-    assert stats.bootstrap_p(np.full(1999, 0.1)) == close(2 / 2000)
-    assert stats.bootstrap_p(np.full(1999, -0.1)) == close(2 / 2000)
-    assert stats.bootstrap_p(np.r_[np.full(96, 0.1), -1, -1, NAN, 0]) == close(2 * 4 / 100)  # 0 on both sides
-    assert stats.bootstrap_p(np.zeros(50)) == 1
-    assert stats.bootstrap_p(np.array([1.0, -1.0])) == 1
-    assert stats.bootstrap_p(np.array([NAN])) == close(NAN)
-    assert stats.bootstrap_p(np.array([])) == close(NAN)
+@pytest.mark.parametrize("groups", [2, 6, 10, 40])
+def test_a_differences_p_and_interval_are_those_of_t_with_a_degree_of_freedom_less_than_groups(
+    scipy_stats, groups
+):
+    got = stats.group_t([0.11], [0.11 + 0.04 * ONES], [(0, groups)], (-1, 1), difference=True)
+    error = 0.04 * math.sqrt(groups / (groups - 1))
+    assert (got["estimate"], got["standard_error"], got["df"]) == close((0.11, error, groups - 1))
+    assert got["p"] == close(2 * scipy_stats.t.sf(0.11 / error, groups - 1))
+    assert (got["low"], got["high"]) == close(scipy_stats.t.interval(0.95, groups - 1, 0.11, error))
+
+
+def test_the_bootstrap_of_a_mean_gives_the_paired_t_test_over_groups(scipy_stats):
+    """Six patients of three images each: the accuracy is a mean, whose classical test is known."""
+    each = np.array([0.3, -0.1, 0.2, 0.4, 0.1, 0.0])
+    weights = stats.resample_groups(6, 200_000, seed=1)
+    got = stats.group_t([each.mean()], [weights @ each / 6], [(0, 6)], (-1, 1), difference=True)
+    expected = scipy_stats.ttest_1samp(each, 0)
+    assert got["standard_error"] == within(each.std(ddof=1) / math.sqrt(6), 0.01)
+    assert (got["p"], got["df"]) == (within(expected.pvalue, 0.03), 5)
+
+
+def test_folds_are_scaled_by_their_own_groups_and_their_degrees_of_freedom_add_up(scipy_stats):
+    """Three folds of 3, 5 and 9 groups, two seeds in the first: four runs, so that the folds weigh 2, 1 and 1 quarters."""
+    a, b, c = np.tile([-1.0, 1.0], 4), np.tile([-1.0, -1.0, 1.0, 1.0], 2), np.repeat([-1.0, 1.0], 4)
+    drawn = [(0, 3), (0, 3), (1, 5), (2, 9)]
+    values = [0.02 * a, 0.04 * a, 0.05 * b, 0.06 * c]
+    got = stats.group_t([0.1, 0.2, 0.3, 0.0], values, drawn, (-1, 1), difference=True)
+    parts = [(0.5 * 0.03) ** 2 * 3 / 2, (0.25 * 0.05) ** 2 * 5 / 4, (0.25 * 0.06) ** 2 * 9 / 8]
+    error = math.sqrt(sum(parts))
+    assert (got["estimate"], got["standard_error"]) == close((0.15, error))
+    welch = sum(parts) ** 2 / sum(v**2 / (g - 1 + 2) for v, g in zip(parts, (3, 5, 9))) - 2
+    assert welch < 2 + 4 + 8 and got["df"] == close(welch)
+    assert got["p"] == close(2 * scipy_stats.t.sf(0.15 / error, welch))
+    alike = stats.group_t(
+        [0.1] * 10, [0.03 * ONES] * 10, [(f, 4) for f in range(10)], (-1, 1), difference=True
+    )
+    assert alike["df"] == 30 and alike["standard_error"] == close(0.03 * math.sqrt(4 / 3 / 10))
+    one = stats.group_t([0.1] * 3, [0.03 * ONES, 0 * ONES, 0 * ONES], [(f, 4) for f in range(3)], (-1, 1))
+    assert one["df"] == close(3)  # the other two folds say nothing of how sure the spread of the first is
+
+
+@pytest.mark.parametrize("estimate", [0.0, 0.25, -0.1])
+@pytest.mark.parametrize("noise", [0.0, 1e-17])
+def test_resamples_that_do_not_vary_prove_no_difference(estimate, noise):
+    got = stats.group_t([estimate], [estimate + noise * ONES], [(0, 6)], (-1, 1), difference=True)
+    assert (got["p"], got["standard_error"], got["df"]) == (1, 0, 5)
+    assert np.isnan([got["low"], got["high"]]).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "bounds"), [(0.97, (0, 1)), (0.5, (0, 1)), (0.02, (0, 1)), (0.94, (-1, 1)), (0.1, (0, 2))]
+)
+def test_a_levels_interval_is_one_of_t_on_the_logit_scale(scipy_stats, x, bounds):
+    got = stats.group_t([x], [x + 0.01 * ONES], [(0, 8)], bounds)
+    share, error = (
+        (x - bounds[0]) / (bounds[1] - bounds[0]),
+        0.01 * math.sqrt(8 / 7) / (bounds[1] - bounds[0]),
+    )
+    reach = scipy_stats.t.ppf(0.975, 7) * error / (share * (1 - share))
+    ends = [1 / (1 + math.exp(-(math.log(share / (1 - share)) + way * reach))) for way in (-1, 1)]
+    assert (got["low"], got["high"]) == close(
+        tuple(bounds[0] + (bounds[1] - bounds[0]) * end for end in ends)
+    )
+    assert bounds[0] < got["low"] < x < got["high"] < bounds[1] and math.isnan(got["p"])
+
+
+@pytest.mark.parametrize(("right", "groups"), [(1.0, 6), (1.0, 40), (0.0, 10), (0.5, 12)])
+def test_a_level_that_never_varies_has_the_score_interval_of_its_groups(scipy_stats, right, groups):
+    """Wilson 1927: the shares theta for which |right - theta| <= t sqrt(theta (1 - theta) / G)."""
+    got = stats.group_t([right], [np.full(50, right)], [(0, groups)], (0, 1))
+    t = scipy_stats.t.ppf(0.975, groups - 1)
+    theta = np.linspace(0, 1, 1_000_001)
+    inside = theta[(right - theta) ** 2 <= t**2 * theta * (1 - theta) / groups + 1e-15]
+    assert (got["low"], got["high"]) == close((inside[0], inside[-1]), abs=2e-6)
+
+
+def test_a_differences_interval_ends_where_the_metric_does():
+    got = stats.group_t([0.9], [0.9 + 0.1 * ONES], [(0, 6)], (-1, 1), difference=True)
+    assert got["high"] == 1 and 0.5 < got["low"] < 0.9
+    got = stats.group_t([-1.9], [-1.9 + 0.1 * ONES], [(0, 6)], (-2, 2), difference=True)
+    assert got["low"] == -2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_p_is_below_five_percent_exactly_where_the_interval_excludes_no_difference(seed):
+    rng, seen = np.random.default_rng(seed), set()
+    for _ in range(200):
+        folds, estimate = int(rng.integers(1, 4)), rng.normal(0, 0.1)
+        drawn = [(f, int(rng.integers(2, 9))) for f in range(folds)]
+        values = [rng.normal(0, rng.uniform(0.01, 0.1), 100) for _ in drawn]
+        got = stats.group_t([estimate] * folds, values, drawn, (-1, 1), difference=True)
+        excludes = got["low"] > 0 or got["high"] < 0
+        assert excludes == (got["p"] < 0.05)
+        seen.add(excludes)
+    assert seen == {True, False}
+
+
+def test_what_is_undefined_stays_so():
+    def of(estimates, values, drawn):
+        got = stats.group_t(estimates, values, drawn, (-1, 1), difference=True)
+        return got["estimate"], got["standard_error"], got["p"], got["low"]
+
+    half, fewer = np.r_[ONES, np.full(200, NAN)], np.r_[ONES, np.full(201, NAN)]
+    assert of([0.1], [half], [(0, 2)])[1] == close(math.sqrt(2))  # of what is defined: just half of it
+    assert of([0.1], [fewer], [(0, 6)]) == close((0.1, NAN, NAN, NAN))
+    assert of([0.1], [ONES], [(0, 1)]) == close((0.1, NAN, NAN, NAN))
+    assert of([0.1, 0.3], [ONES, ONES], [(0, 6), (1, 1)]) == close(
+        (0.2, NAN, NAN, NAN)
+    )  # a fold of one group
+    assert of([], [], []) == of([NAN], [fewer], [(0, 6)]) == close((NAN, NAN, NAN, NAN))
+    assert of([0.1, NAN], [ONES, fewer], [(0, 2), (1, 2)])[:2] == close(
+        (0.1, math.sqrt(2))
+    )  # without that run
 
 
 # ---- paired tests on the same images ----
@@ -713,7 +811,7 @@ TWO = np.array([[0.4, 0.6], [0.9, 0.1]])
             lambda: stats.bootstrap_pr(TWO[0], np.array([0, 1]), np.arange(2), ONE, [0.5]),
             "positive must be bool",
         ),
-        (lambda: stats.interval([1.0], level=95), "level must be in .*, got 95"),
+        (lambda: stats.group_t([0], [[0]], [(0, 2)], (0, 1), level=95), "level must be in .*, got 95"),
         (lambda: stats.mcnemar([True], [True, False]), r"\(1,\) and \(2,\)"),
         (lambda: stats.mcnemar([0, 1], [True, False]), "int64 and bool"),
         (lambda: stats.delong([0.1], [0.1, 0.2], [True, False]), r"got \(1,\) and \(2,\)"),

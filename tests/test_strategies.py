@@ -8,6 +8,7 @@ covered. Block maps are worked out from the architectures; only sums of paramete
 metadata."""
 
 import ast
+import dataclasses
 import io
 import json
 import math
@@ -1528,8 +1529,16 @@ def test_default_rates_in_numbers():
         "l1sp": 3e-3,
         "l2sp": 3e-3,
         "autorgn": 1e-2,
+        "lp": 3e-2,  # of 3e-3 to 1 by half decades, six: the lower of the two in the middle
     }
-    assert {key: STRATEGIES[key].default_lr("sgd") for key in sgd_rates} == sgd_rates
+    assert {key: STRATEGIES[key].default_lr("sgd") for key in PAPER} == sgd_rates
+
+
+def test_the_default_is_the_middle_of_a_grid_and_of_two_the_lower():
+    grids = {(1.0,): 1.0, (1.0, 2.0): 1.0, (1.0, 2.0, 3.0): 2.0, (1.0, 2.0, 3.0, 4.0): 2.0}
+    for grid, middle in grids.items():
+        entry = dataclasses.replace(STRATEGIES["ft"], adamw=grid, sgd=(9.0, *grid, 9.0))
+        assert entry.default_lr("adamw") == entry.default_lr("adam") == entry.default_lr("sgd") == middle
 
 
 def test_penalty_defaults():

@@ -204,6 +204,46 @@ def test_a_patient_on_both_sides_of_the_tuning_split_is_refused(index, outer):
         splits.check_nested(index, outer, inner)
 
 
+def copies_torn(index, inner):
+    """Lists of training rows that are copies of each other, of patients on two sides of a split that knows nothing of
+    them: two in two, three in three patients."""
+    apart = [
+        [rows[0] for rows in {index.groups[i]: [i] for i in np.flatnonzero(inner == side)}.values()]
+        for side in ("train", "val")
+    ]
+    (a, b, c, *_), (x, y, *_) = apart
+    return [[a, x], [b, c, y]]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_copies_are_not_tuned_and_judged_on(index, outer, seed):
+    """Byte-identical images of two patients on one side, and with them all images of these patients."""
+    plain = splits.nested_split(index, outer, seed=seed)
+    copies = copies_torn(index, plain)
+    assert len(splits.spanning(copies, plain)) == 2
+    s = argparse.Namespace(split_seed=seed, val_fraction=0.15)
+    for inner in (
+        splits.nested_split(index, outer, copies, seed=seed),
+        ftcompare.inner_split(index, outer, copies, s),
+    ):
+        assert splits.spanning(copies, inner) == []
+        groups = np.array(index.groups)
+        for rows in copies:
+            assert len(set(inner[np.isin(groups, groups[rows])])) == 1
+        assert np.array_equal(inner != "", outer == "train")
+
+
+def test_the_share_and_the_seed_of_the_inner_split_are_those_that_were_said(index, outer):
+    sizes, drawn = [], set()
+    for share, seed in ((0.15, 0), (0.4, 0), (0.4, 1)):
+        inner = ftcompare.inner_split(
+            index, outer, [], argparse.Namespace(split_seed=seed, val_fraction=share)
+        )
+        sizes.append((inner == "val").sum() / (inner != "").sum())
+        drawn.add(tuple(inner))
+    assert sizes == pytest.approx([0.15, 0.4, 0.4], abs=0.1) and len(drawn) == 3
+
+
 # ------------------------------------------------------------------------------------------------ the command
 
 
@@ -331,14 +371,16 @@ def test_a_rate_that_is_given_and_tuned_is_refused(given, capsys, monkeypatch):
 # ------------------------------------------------------------------------------------ choosing, without training
 
 
-def chosen(monkeypatch, index, outer, values, strategy="ft", metric="balanced_accuracy", edit=None):
+def chosen(
+    monkeypatch, index, outer, values, strategy="ft", metric="balanced_accuracy", edit=None, identical=()
+):
     """tune() with trials whose validation values are given; says also what was told and which rows each saw."""
     s = ftcompare.parse_arguments(
         ["--data", "demo-tiny", "--tune", str(len(values)), "--output-dir", "nowhere"]
     )
     index = replace(index, metric=metric)
     rows = {side: np.flatnonzero(outer == side) for side in datasets.SPLITS}
-    data = ftcompare.Data(index, None, np.arange(len(index)), rows, (), ())
+    data = ftcompare.Data(index, None, np.arange(len(index)), rows, (), (), identical=list(identical))
     seen, told = [], []
 
     def run_cell(cell, data, weights, setting, say):
@@ -370,6 +412,15 @@ def test_the_highest_value_is_chosen_and_of_equal_ones_the_first(monkeypatch, in
 def test_a_metric_whose_low_values_are_good_chooses_the_lowest(monkeypatch, index, outer):
     trials = strategies.trials("ft", "adamw", 3)
     assert chosen(monkeypatch, index, outer, [0.2, 0.1, 0.4], metric="brier")[0]["lr"] == trials[1]["lr"]
+
+
+def test_every_trial_keeps_copies_on_one_side(monkeypatch, index, outer):
+    copies = copies_torn(index, splits.nested_split(index, outer, seed=0))
+    _, seen, _ = chosen(monkeypatch, index, outer, [0.1, 0.2], identical=copies)
+    for rows in seen:
+        assert not len(rows["test"])
+        for same in copies:
+            assert sum(bool(set(same) & set(rows[side].tolist())) for side in ("train", "val")) == 1
 
 
 @pytest.mark.parametrize(

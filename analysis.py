@@ -25,6 +25,8 @@ from wording import (
     ORDER,
     STAGED,
     beside,
+    copies,
+    distinct,
     in_order,
     measured,
     metric_name,
@@ -35,6 +37,7 @@ from wording import (
     several,
     shown_name,
     spoken,
+    tested_images,
 )
 
 RESAMPLES = 2000  # of the bootstrap over groups
@@ -385,9 +388,11 @@ def strategy_row(
 
 
 def test_counts(scored: dict) -> dict:
-    """Distinct images, units and groups that were tested, over all folds."""
+    """Distinct images, units and groups that were tested, over all folds; named_groups: before those with identical
+    images are one."""
     images = {image for s in scored.values() for image in s.images}
     groups = {group for s in scored.values() for group in s.groups.tolist()}
+    named = {group for s in scored.values() for group in s.named}
     sets = {tuple(s.images): len(s.labels) for s in scored.values()}
     apart = sum(len(images) for images in sets) == len(images)
     units = sum(sets.values()) if apart else max(sets.values(), default=0)
@@ -396,7 +401,7 @@ def test_counts(scored: dict) -> dict:
     )
     largest = max(of_group.values(), default=0) / max(1, of_group.total())
     counts = {"test_images": len(images), "test_groups": len(groups), "test_units": units}
-    return counts | {"largest_group_share": largest}
+    return counts | {"named_groups": len(named), "largest_group_share": largest}
 
 
 def mark_best(block: dict) -> None:
@@ -464,7 +469,7 @@ def verdict(block: dict) -> str:
         f"{s} (p = {p_value(t['p'])})" for s, t in over_folds.items() if t and not t["p"] <= ALPHA
     ]:
         said += f"; the corrected t-test over folds does not confirm that it is better than {spoken(doubted)}"
-    tested = several(block["compared_groups"], block["group_kind"])
+    tested = distinct(block, block["compared_groups"])
     ft_ranked = any(row["strategy"] == "FT" and row["ranked"] for row in rows)
     with_ft = [
         p
@@ -524,10 +529,14 @@ def block_notes(block: dict, done: list[Run], again: float) -> list[str]:
         )
     if leaks := sum(split["groups_in_two_splits"] for split in block["splits"]):
         notes.append(f"LEAK: {several(leaks, block['group_kind'])} in two splits.")
-    if copies := sum(split["identical_across_splits"] for split in block["splits"]):
+    if spanning := sum(split["identical_across_splits"] for split in block["splits"]):
+        kept = " The official split was left as it is." if block["official_test"] else ""
         notes.append(
-            f"{copies} sets of byte-identical images stand in two splits (all folds added): --drop-duplicates."
+            f"{spanning} sets of byte-identical images stand in two splits (all folds added): --drop-duplicates.{kept}"
         )
+    if copies(block):
+        notes.append(f"{tested_images(block)}: byte-identical images count as one wherever the test set is resampled, and "
+                     "in n.")  # fmt: skip
     notes += few_groups(block)
     fallback = {(run.strategy, label) for run in done for label in run.result.get("threshold_fallback") or ()}
     if fallback:
@@ -655,7 +664,7 @@ def chance_note(block: dict, done: list[Run]) -> list[str]:
 
 def few_groups(block: dict) -> list[str]:
     """From how many groups on the page's claims hold, where they do not: measured by benchmarks/coverage.py."""
-    tested, kind, notes = several(block["test_groups"], block["group_kind"]), block["group_kind"], []
+    tested, kind, notes = distinct(block), block["group_kind"], []
     if 1 < block["test_groups"] < MANY_GROUPS:
         notes.append(
             f"{tested} are few: such a test set shows large differences only. In simulations of eight strategies on "

@@ -131,6 +131,7 @@ def predict(
     batch_size: int = 32,
     workers: int = 2,
     skip_bad: bool = False,
+    keep_masks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path | None:
     """Scores new images with a finished run; returns the CSV written, None for out="-" (printed instead).
@@ -141,8 +142,8 @@ def predict(
     thresholds are the run's; where the dataset judges studies or patients they were chosen on those.
     out: default predicted.csv in the run. progress(done, total) is called after each batch; some three
     batches of pictures are in memory at a time. RunError for missing files and unreadable images, all of
-    them in one message (DataError from reading the CSV); skip_bad: damaged ones are left out and named on
-    stderr."""
+    them in one message (DataError from reading the CSV or a folder); skip_bad: damaged ones are left out and
+    named on stderr, as masks beside their images in a folder are without keep_masks."""
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     table = Path(given[0]).expanduser() if len(given) == 1 else Path()
     table = table if table.suffix.lower() in TABLES and table.is_file() else None
@@ -159,7 +160,7 @@ def predict(
         reserved = {"image", "predicted", "threshold", *scored} - {path_col}
         files, rows = files_of_table(table, path_col, data_dir, reserved)
     else:
-        files = files_below(given)
+        files = files_below(given, keep_masks)
         rows = [{"image": str(file)} for file in files]
 
     model.to(device)
@@ -194,8 +195,9 @@ def predict(
     return target
 
 
-def files_below(given: Iterable[str | Path]) -> list[Path]:
-    """The files as they were given, and in place of a folder the images below it, numbers by their value."""
+def files_below(given: Iterable[str | Path], keep_masks: bool = False) -> list[Path]:
+    """The files as they were given, and in place of a folder the images below it, numbers by their value. Masks beside
+    their images in it are left out and named on stderr, unless keep_masks; so are links that were not followed."""
     places = [Path(place).expanduser() for place in given]
     if not places:
         raise RunError("nothing to predict: give image files, folders or one CSV")
@@ -204,10 +206,15 @@ def files_below(given: Iterable[str | Path]) -> list[Path]:
     files = []
     for place in places:
         if place.is_dir():
-            found = sorted(filter(datasets.is_image, datasets.walk(place)), key=by_numbers)
+            met = datasets.Met()
+            found = sorted(filter(datasets.is_image, datasets.walk(place, met)), key=by_numbers)
+            met.refuse(place)
             if not found:
                 raise RunError(f"{place}: no images in this folder or below it")
-            files += found
+            masks = set() if keep_masks else datasets.masks_beside(found)
+            notes = met.notes(place) + datasets.masks_note(sorted(masks), place)
+            print(*(f"{place}: {said}\n" for said in notes), sep="", end="", file=sys.stderr)
+            files += [file for file in found if file not in masks]
         elif place.suffix.lower() in TABLES:
             raise RunError(f"{place}: give one CSV alone, not together with other paths")
         else:

@@ -135,9 +135,9 @@ class Index:
             found[group].append(spelt)
         return {group: ways for group, ways in found.items() if len(ways) > 1}
 
-    def fingerprint(self) -> str:
-        """A hash of what is learnt from: paths, labels, groups."""
-        text = json.dumps([self.task, self.classes, self.paths, self.groups, self.official])
+    def fingerprint(self, groups: list[str] | None = None) -> str:
+        """A hash of what is learnt from: paths, labels, groups (other ones, where groups were joined)."""
+        text = json.dumps([self.task, self.classes, self.paths, groups or self.groups, self.official])
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.labels).tobytes()).hexdigest()[:16]
 
 
@@ -155,7 +155,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say about the files. The first five are for own data, exact_ids for all that
+    """What the command line may say about the files. The first five are for own data, keep_masks for folders, exact_ids for all that
     names groups, the rest for the dataset that is named beside it; their values are those of CHOICES, else
     DataError."""
 
@@ -164,6 +164,7 @@ class Options:
     group_col: str | None = None
     split_col: str | None = None
     group_regex: str | None = None
+    keep_masks: bool = False
     exact_ids: bool = False
     labels: str = "five"  # chexpert
     uncertain: str = "default"  # chexpert
@@ -182,7 +183,7 @@ class Options:
 
 # Which of the options each form of own data takes; a Dataset says so itself.
 OWN_OPTIONS = {
-    "a folder": ("group_regex", "exact_ids"),
+    "a folder": ("group_regex", "keep_masks", "exact_ids"),
     "a CSV": ("path_col", "label_col", "group_col", "split_col", "group_regex", "exact_ids"),
     "an npz": (),
 }
@@ -542,6 +543,8 @@ def t1w_figshare(root: Path, slices: list[Path], options: Options) -> Index:
         raise DataError(
             f"{root}: --group-regex is for image folders; figshare's .mat slices name their patients"
         )
+    if options.keep_masks:
+        raise DataError(f"{root}: --keep-masks is for image folders; figshare's masks lie within its slices")
     slices = sorted(slices, key=lambda file: int(file.stem))
     numbers = [int(file.stem) for file in slices]
     twice = [f"{n}.mat" for n, times in Counter(numbers).items() if times > 1]
@@ -994,7 +997,7 @@ class Dataset:
         for folder in near(place):
             if like := [other for other in DATASETS.values() if other.held_by(folder)]:
                 return f"{text}: {folder} looks like {like[0].name} ({like[0].title}): --data {like[0].name}"
-        if any(is_image(file) for folder in near(place)[1:] for file in walk(folder)):
+        if any(is_image(file) for folder in near(place)[1:] for file in walk(folder, Met())):
             return f"{text}: it looks like a folder of class folders of your own: --data {place}"
         return text
 
@@ -1072,7 +1075,7 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY 4.0 (figshare)",
             size="0.9 GB figshare, 0.1-0.2 GB Kaggle",
             citation="Cheng et al., PLoS ONE 2015; Bhuvaji et al., Kaggle 2020; Nickparvar, Kaggle 2021",
-            options=("fold", "group_regex", "exact_ids"),
+            options=("fold", "group_regex", "keep_masks", "exact_ids"),
             markers=(
                 "[Tt]raining/*glioma*",
                 "cvind.mat",
@@ -1162,7 +1165,8 @@ def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
 
 def class_folders(root: Path, options: Options) -> Index:
     """root/<class>/**/*.png, or root/{train,val,test}/<class>/**/*.png, also Training, Testing, valid."""
-    folders = subfolders(root)
+    met = Met()
+    folders = subfolders(root, met)
     by_split = {
         folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES
     }
@@ -1173,20 +1177,32 @@ def class_folders(root: Path, options: Options) -> Index:
             names = " and ".join(f"{folder.name}/" for folder in by_split)
             hint = f"; {names} was read as the folder of a split and the {len(extra)} beside it left out: "
             hint += "rename it if it is a class"
-        places = [(split, c) for folder, split in by_split.items() for c in subfolders(folder)]
+        places = [(split, c) for folder, split in by_split.items() for c in subfolders(folder, met)]
     else:
         places = [("", folder) for folder in folders]
-    found, other, nested = [], Counter(), 0
-    for split, folder in places:
-        images = 0
-        for file in walk(folder):
+    below = [(split, folder, list(walk(folder, met))) for split, folder in places]
+    met.refuse(root)
+    real = defaultdict(list)
+    for _, folder in places:
+        real[os.path.realpath(folder)].append(folder.relative_to(root).as_posix())
+    same = (" = ".join(names) for names in real.values() if len(names) > 1)
+    refuse(root, same, "folders are read twice through a link, remove the link")
+    found, other, nested, masks = [], Counter(), 0, []
+    for split, folder, files in below:
+        images = []
+        for file in files:
             if is_image(file):
-                found.append((file.relative_to(root).as_posix(), folder.name, split))
-                images, nested = images + 1, nested + (file.parent != folder)
+                images.append(file)
             else:
                 other[file.suffix.lower() or file.name] += 1
         if not images:
             raise DataError(f"{folder}: a class folder without images; fill or remove it{hint}")
+        left_out = set() if options.keep_masks else masks_beside(images)
+        masks += sorted(left_out)
+        for file in images if not left_out else [file for file in images if file not in left_out]:
+            found.append((file.relative_to(root).as_posix(), folder.name, split))
+            nested += file.parent != folder
+    notes += met.notes(root) + masks_note(masks, root)
     if not found:
         loose = sum(map(is_image, walk(root)))
         what = f"{loose} images lie in it, but in no class folder" if loose else "there is no image in it"
@@ -1222,23 +1238,130 @@ def class_folders(root: Path, options: Options) -> Index:
     )
 
 
-def subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and visible(p.name))
+# Folders that file servers, recycle bins and archives make, in small letters: thumbnails and deleted images lie in them
+SYSTEM_FOLDERS = {"__macosx", "@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "#recycle", "#snapshot",
+    "$recycle.bin", "recycler", "recycled", "system volume information", "lost+found", "~snapshot",
+    "network trash folder", "temporary items", "thevolumesettingsfolder"}  # fmt: skip
+
+
+def visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS
 
 
 def is_image(file: Path) -> bool:
     return visible(file.name) and file.suffix.lower() in IMG_EXTENSIONS
 
 
-def visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
+# name_mask.png, name-Mask.png, name_mask_1.png, mask_name.png, name_seg.png, name_segmentation.png, name_gt.png ...
+MASK = re.compile(
+    r"(?P<image>.+?)[ _.-]+(?:masks?(?:[ _.-]*\(?\d+\)?)?|seg|segmentations?|gt|ground[ _-]?truth|superpixels)"
+    r"|masks?[ _.-]+(?P<of>.+)",
+    re.IGNORECASE,
+)
 
 
-def walk(folder: Path) -> Iterable[Path]:
-    """All files below, sorted, without hidden ones (._x.png, .DS_Store) and __MACOSX."""
-    for at, folders, files in os.walk(folder):
-        folders[:] = sorted(filter(visible, folders))
-        yield from (Path(at) / file for file in sorted(filter(visible, files)))
+def masks_beside(files: Iterable[Path]) -> set[Path]:
+    """Those that are masks of others: named as an image of the same folder is, and "mask" or what says the same.
+    A name alone is no sign (with_mask_1.png is a face): the image has to lie beside it."""
+    files = list(files)
+    matches = ((file, MASK.fullmatch(file.stem)) for file in files)
+    image_of = {file: (match["image"] or match["of"]).casefold() for file, match in matches if match}
+    there = {(file.parent, file.stem.casefold()) for file in files} if image_of else set()
+    return {file for file, image in image_of.items() if (file.parent, image) in there}
+
+
+def masks_note(masks: list[Path], root: Path) -> list[str]:
+    """What is said of masks that were left out, if any."""
+    names = listing(file.relative_to(root).as_posix() for file in masks)
+    said = f"{len(masks)} masks beside their images, left out (--keep-masks keeps them): {names}"
+    return [said] if masks else []
+
+
+@dataclass
+class Met:
+    """What the reading of folders met. linked: folders that are links, followed. again: links to a folder that is
+    read without them or that holds them, not followed. bad: "path (reason)" of folders that cannot be read and
+    of links that lead nowhere."""
+
+    linked: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+    def refuse(self, where: object) -> None:
+        refuse(where, self.bad, "folders or links cannot be read, mend or remove them")
+
+    def notes(self, root: Path) -> list[str]:
+        said = [(self.linked, "folders are links, followed"),
+                (self.again, "links lead to folders that are read without them, not followed")]  # fmt: skip
+        named = ((what, [os.path.relpath(path, root) for path in paths]) for paths, what in said if paths)
+        return [f"{len(names)} {what}: {listing(names)}" for what, names in named]
+
+
+def scan(folder: str, real: str, met: Met) -> tuple[list[tuple[str, str, bool]], list[str]]:
+    """((path, real path, whether it is a link) of each folder, names of the files) that are visible in a folder, in
+    order. real: the folder's real path. A link to the folder itself or to one that holds it is a loop."""
+    folders, names = [], []
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if visible(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        met.bad.append(f"{folder} ({error.strerror})")
+        return folders, names
+    for entry in found:
+        link = entry.is_symlink() or getattr(entry, "is_junction", bool)()  # Windows has both
+        try:
+            if link:
+                os.stat(entry.path)
+            if not entry.is_dir():
+                names.append(entry.name)
+                continue
+        except OSError as error:
+            if is_image(Path(entry.name)):  # decoding lists it among the unreadable ones
+                names.append(entry.name)
+            else:
+                nowhere = isinstance(error, FileNotFoundError)
+                met.bad.append(f"{entry.path} ({'a link that leads nowhere' if nowhere else error.strerror})")
+            continue
+        to = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
+        if link and holds(to, real):
+            met.again.append(entry.path)
+        else:
+            folders.append((entry.path, to, link))
+    return folders, names
+
+
+def holds(folder: str, other: str) -> bool:
+    """Whether a folder is the other one or lies above it; both real paths."""
+    return os.path.join(other, "").startswith(os.path.join(folder, ""))
+
+
+def subfolders(folder: Path, met: Met | None = None) -> list[Path]:
+    """The visible folders in a folder, links to folders among them. met: as in walk."""
+    mine = Met() if met is None else met
+    found, _ = scan(os.fspath(folder), os.path.realpath(folder), mine)
+    mine.linked += [path for path, _, link in found if link]
+    return [Path(path) for path, _, _ in found]
+
+
+def walk(folder: Path, met: Met | None = None) -> Iterable[Path]:
+    """All files below, sorted, without hidden ones (._x.png, .DS_Store) and those in systems' folders. Links to folders
+    are followed, and each folder is read once, under its own name where it has one. What cannot be read is added
+    to met; without met it is a DataError once the rest is read."""
+    mine, top = Met() if met is None else met, os.path.realpath(folder)
+    todo, read = [(os.fspath(folder), top, False)], set()
+    while todo:
+        at, real, link = todo.pop()
+        own_name = holds(top, real) and all(map(visible, os.path.relpath(real, top).split(os.sep)))
+        if real in read or link and (own_name or holds(real, top)):
+            mine.again += [at] * link
+            continue
+        read.add(real)
+        mine.linked += [at] * link
+        folders, names = scan(at, real, mine)
+        yield from (Path(at, name) for name in names)
+        todo += reversed(folders)
+    if met is None:
+        mine.refuse(folder)
 
 
 def natural(text: str) -> tuple:
@@ -1313,12 +1436,14 @@ def read_headerless(file: Path, width: int) -> list[list[str]]:
 
 
 def file_names(folder: str | Path) -> set[str]:
-    """The visible files in a folder; none where there is no such folder."""
+    """The visible files in a folder; none where there is no such folder. DataError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if visible(entry.name) and not entry.is_dir()}
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; this folder has to be readable") from None
 
 
 def missing_files(root: Path, paths: list[str]) -> list[str]:
@@ -1331,7 +1456,10 @@ def missing_files(root: Path, paths: list[str]) -> list[str]:
     for folder, mine in asked.items():
         at = os.path.join(root, folder)
         known = file_names(at) if len(mine) > 2 else ()
-        missing += [path for name, path in mine if name not in known and not os.path.isfile(f"{at}/{name}")]
+        lacking = [path for name, path in mine if name not in known and not os.path.isfile(f"{at}/{name}")]
+        if lacking and not known:
+            file_names(at)  # the error where the folder cannot be read
+        missing += lacking
     return missing
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from files import write_atomically
-from wording import in_order, measured, metric_name
+from wording import in_order, measured, metric_name, tested_images
 
 COLUMN, PAGE = 3.5, 7.0  # inches
 DPI = 130
@@ -199,10 +199,10 @@ def _words(part: dict) -> dict[str, str]:
     words = {"data": part["data"], "arch": part["arch"], "metric": measured(part)}
     words["calibrated"] = " against ".join(reversed(CALIBRATED[part["task"]]))
     better = "higher" if part.get("higher_is_better", True) else "lower"
-    images, groups, kind = part.get("test_images"), part.get("test_groups"), part.get("group_kind", "group")
+    kind = part.get("group_kind", "group")
     kinds = kind[:-1] + "ies" if kind.endswith("y") else f"{kind}s"
-    size = f"{images:,} test images" if images is not None else "the test images"
-    size += f" of {groups:,} {kinds}" if groups is not None and kind != "image" else ""
+    known = all(part.get(name) is not None for name in ("test_images", "test_groups"))
+    size = tested_images({"group_kind": kind} | part) if known else "the test images"
     shown = {entry["class"] for entries in (part.get("roc") or {}).values() for entry in entries}
     classes = f" Positive: {part['positive']}." if part.get("positive") and len(shown) == 1 else ""
     if 1 < len(shown) < len(part["classes"]):

@@ -552,10 +552,14 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
 
 
 def write_predictions(run: runs.RunFolder, data: Data, scores: dict[str, np.ndarray]) -> None:
+    """predictions.csv. cluster: what is resampled as one, where groups share identical images; else the group is."""
     index, rows = data.index, []
+    clusters = splits.clusters(index, data.identical)
+    joined = clusters != index.groups
     for split, values in scores.items():
         for i, line in zip(data.rows[split], values):
             row = {"image": index.paths[i], "group": index.groups[i]}
+            row |= {"cluster": clusters[i]} if joined else {}
             row |= {} if index.units is None else {index.unit_kind: index.units[i]}
             if index.task == "multiclass":
                 row |= {"label": index.classes[index.labels[i]]}
@@ -1113,6 +1117,7 @@ def parser() -> Parser:
         action="store_true",
         help="keep groups apart whose ids differ in form alone: 3, 003, 3.0",
     )
+    add("--keep-masks", action="store_true", help="use name_mask.png beside name.png as an image, too")
     for name, choices in datasets.CHOICES.items():
         which = DATASET_OPTIONS[name]
         kind = {"type": int} if name == "fold" else {"default": choices[0]}
@@ -1310,7 +1315,8 @@ def use_run(s: argparse.Namespace) -> int:
             "--predict and --export need --run DIR, a run's folder: runs/<data>/<arch>/<strategy>/seed0-fold0"
         )
     if s.predict:
-        how = {"path_col": s.path_col, "data_dir": s.data_dir, "skip_bad": s.skip_bad, "workers": s.workers}
+        names = ("path_col", "data_dir", "skip_bad", "workers", "keep_masks")
+        how = {name: getattr(s, name) for name in names}
         file = apply.predict(s.predict, s.run, out=s.out, device=s.device, batch_size=s.batch_size, **how)
         if s.out != "-":
             print(f"written: {file}")

@@ -14,7 +14,19 @@ import math
 import re
 from collections.abc import Iterable
 
-from wording import NO_GROUPS, STAGED, lost_runs, measured, metric_name, plural, several, spoken
+from wording import (
+    NO_GROUPS,
+    STAGED,
+    copies,
+    distinct,
+    lost_runs,
+    measured,
+    metric_name,
+    plural,
+    several,
+    spoken,
+    tested_images,
+)
 
 DEFINITIONS = {
     "FT": "all weights trained",
@@ -344,7 +356,7 @@ FOLDS_ADD_UP = "; variances and degrees of freedom of folds without a common gro
 
 
 def statistics_text(block: dict) -> str:
-    groups = plural(block["group_kind"])
+    groups = plural(block["group_kind"]) + (", byte-identical images as one" if copies(block) else "")
     parts = []
     if any(math.isfinite(row["test"]["low"]) for row in ran(block)):
         parts.append(
@@ -506,11 +518,8 @@ def gradcam_text(block: dict) -> str:
 def internal_text(block: dict) -> str:
     if not block["test_images"]:
         return ""
-    groups = (
-        f" of {several(block['test_groups'], block['group_kind'])}" if block["group_kind"] != "image" else ""
-    )
     over = f" over {len(block['folds'])} folds" if len(block["folds"]) > 1 else ""
-    return f"On {several(block['test_images'], 'test image')}{groups}{over}, scored once after selection."
+    return f"On {tested_images(block)}{over}, scored once after selection."
 
 
 def included_text(block: dict) -> str:
@@ -593,11 +602,7 @@ def limitations(analysis: dict) -> list[str]:
         lambda b: any(s["groups_in_two_splits"] or s["identical_across_splits"] for s in b["splits"])
     ):
         found.append(f"Groups or byte-identical images in two splits ({at}).")
-    small = [
-        f"{name(b)}: {several(b['test_groups'], b['group_kind'])}"
-        for b in blocks
-        if 0 < b["test_groups"] < 100
-    ]
+    small = [f"{name(b)}: {distinct(b)}" for b in blocks if 0 < b["test_groups"] < 100]
     if small:
         found.append(
             f"A small test set ({'; '.join(small)}): not separable does not mean equal, for so few show large "

@@ -47,6 +47,7 @@ from wording import (
     shown_name,
     spread,
     standing,
+    tested_images,
     value,
     whole,
 )
@@ -197,11 +198,8 @@ def headline(analysis: dict) -> Html:
     what = several(len(blocks), "dataset and backbone")
     if len(blocks) == 1:
         b = blocks[0]
-        of = f" of {several(b['test_groups'], b['group_kind'])}" if b["group_kind"] != "image" else ""
-        what = (
-            f"{block_name(b)}: {several(b['test_images'], 'test image')}{of}, "
-            f"{counted(len(b['seeds']), len(b['planned']['seeds']), 'seed')}, "
-        )
+        what = f"{block_name(b)}: {tested_images(b)}, "
+        what += f"{counted(len(b['seeds']), len(b['planned']['seeds']), 'seed')}, "
         what += counted(len(b["folds"]), len(b["planned"]["folds"]), "fold")
     line = f"{what}, {several(runs, 'finished run')} in {analysis['folder']}"
     return join([tag("h1", question(blocks)), tag("p", line, class_="under")])
@@ -670,7 +668,8 @@ def splits_tables(block: dict) -> list[Html]:
         + f"byte-identical images across splits: {s['identical_across_splits']}" for s in splits]  # fmt: skip
     if by_image:
         facts.append(f"The split is by image: {NO_GROUPS}, so images of one patient may stand in two splits.")
-    facts.append("The test set is the dataset's official one." if block["official_test"]
+    left = ", left as it is" if any(s["identical_across_splits"] for s in splits) else ""
+    facts.append(f"The test set is the dataset's official one{left}." if block["official_test"]
         else f"The test set was cut from the data by {block['group_kind']}.")  # fmt: skip
     sides = [(SIDES.get(name, name) if one else f"fold {s['fold']}, {SIDES.get(name, name)}", part)
         for s in splits for name, part in s["splits"].items()]  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import metrics
 import stats
 from results import NAN, Run, spread
-from wording import plural, several
+from wording import distinct, plural, several
 
 ALPHA = 0.05
 # Without the assumption that differences of groups are normal no test on n groups falls below 2 / 2^n: 0.03 with six, 0.06
@@ -119,9 +119,7 @@ def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: di
     groups = {group for at in common for group in scored[a, at].groups.tolist()}
     if len(groups) < FEWEST_GROUPS:
         pair["p_bootstrap"] = NAN
-        said["groups"] = (
-            f"No verdict: {several(len(groups), block['group_kind'])} cannot tell two strategies apart."
-        )
+        said["groups"] = f"No verdict: {distinct(block, len(groups))} cannot tell two strategies apart."
     elif pair["standard_error"] == 0:
         said["constant"] = "No interval, and p is 1: the difference is the same in every resample."
     sides = {}  # of the first seed, each test set once
@@ -158,7 +156,8 @@ def mcnemar(a: str, b: str, sides: dict, scored: dict, block: dict, said: dict) 
         said["mcnemar"] = "McNemar: left out, test sets of several folds overlap."
         return None
     units, group = plural(block["unit_kind"]), block["group_kind"]
-    warning = f"; it takes {units} of one {group} for independent, which the bootstrap does not"
+    several_in_one = f"{units} of one {group}" if group != "image" else "byte-identical images"
+    warning = f"; it takes {several_in_one} for independent, which the bootstrap does not"
     said["mcnemar"] = f"McNemar: {places(sides)}{warning if in_groups(a, sides, scored) else ''}."
     right = [np.concatenate([scored[s, at].scores.argmax(1) == scored[s, at].labels for at in sides.values()])
              for s in (a, b)]  # fmt: skip
@@ -171,8 +170,9 @@ def delong(a: str, b: str, sides: dict, scored: dict, block: dict, said: dict) -
         said["delong"] = "DeLong: left out, it compares AUROCs of two classes."
     elif in_groups(a, sides, scored):
         said["delong"] = (
-            f"DeLong: left out, it needs independent images, and some {plural(block['group_kind'])} have several; "
-            "the bootstrap over groups stands in its place."
+            f"DeLong: left out, it needs independent images, and some {plural(block['group_kind'])} "
+            f"{'have several' if block['group_kind'] != 'image' else 'are byte-identical'}; the bootstrap over groups "
+            "stands in its place."
         )
     elif len(sides) > 1:
         said["delong"] = (

@@ -43,7 +43,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str = ""
-    fingerprint: str = ""  # of the index, taken once a dataset, not once a run
+    fingerprint: str = ""  # of the index and what counts as one, taken once a dataset, not once a run
     identical: list[list[int]] = field(default_factory=list)  # rows with the same bytes
     folds: int = 1  # how many the data was split into, this one counted in
 
@@ -122,7 +122,7 @@ class Prepared:
     folds: list[np.ndarray]
     settings: argparse.Namespace
     digest: str  # of the decoded pixels
-    fingerprint: str  # of the index
+    fingerprint: str  # of the index and what counts as one
     identical: list[list[int]]
 
     def data(self, fold: int, weights: runs.Weights) -> Data:
@@ -224,7 +224,8 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
             f"  written: {splits.write_splits(Path(s.output_dir) / 'splits' / name, index, folds)}",
             flush=True,
         )
-    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest, index.fingerprint(), identical)
+    fingerprint = index.fingerprint(splits.clusters(index, identical))
+    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest, fingerprint, identical)
 
 
 def cut_folds(index: Index, identical: list[list[int]], s: argparse.Namespace) -> list[np.ndarray]:
@@ -272,15 +273,18 @@ def check(name: str, s: argparse.Namespace) -> bool:
 
 def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fold: int | None) -> None:
     at = "" if fold is None else f"fold {fold}: "
-    groups = {side: {g for g, here in zip(index.groups, split) if here == side} for side in datasets.SPLITS}
+    of_split = [(g, c, side) for g, c, side in zip(index.groups, splits.clusters(index, identical), split)]
     for side in datasets.SPLITS:
+        groups, different = ({row[k] for row in of_split if row[2] == side} for k in (0, 1))
         labels = index.labels[split == side]
         if index.task == "multiclass":
             counts = [int((labels == i).sum()) for i in range(len(index.classes))]
         else:
             counts = np.nansum(labels, axis=0).astype(int).tolist()
         shown = ", ".join(f"{c} {n}" for c, n in zip(index.classes, counts))
-        print(f"  {at}{side:<5} {len(labels):>6} images of {len(groups[side])} {index.group_kind}s: {shown}")
+        of = "" if index.group_kind == "image" else f" of {len(groups)} {splits.unit_name(index, 'groups')}"
+        of += f", {len(different)} of them different" if len(different) < len(groups) else ""
+        print(f"  {at}{side:<5} {len(labels):>6} images{of}: {shown}")
     shared = shared_groups(index, split)
     left_out = int((split == "").sum())
     spans = splits.spanning(identical, split)
@@ -292,9 +296,11 @@ def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fol
         pairs = Counter(" and ".join(sorted({str(split[i]) for i in rows} - {""})) for rows in spans)
         said = ", ".join(f"{n} in {where}" for where, n in pairs.items())
         example = " = ".join(index.paths[i] for i in spans[0][:2])
+        official = is_official(index, np.flatnonzero(split == "test"))
+        kept = "the official split is left as it is, " if official else ""
         print(
             f"  {at}WARNING: {len(spans)} groups of byte-identical images are in two splits ({said}), e.g. {example}; "
-            "--drop-duplicates takes the copies out of training"
+            f"{kept}--drop-duplicates takes the copies out of training"
         )
 
 

@@ -18,7 +18,7 @@ import tables
 from analysis import ReportError, analyse
 from files import to_csv, to_json, write_atomically
 from results import NAN, Run, read_runs
-from wording import beside, counted, problems, several
+from wording import beside, counted, distinct, problems
 
 SETTINGS = (
     "epochs",
@@ -163,7 +163,7 @@ def text(analysis: dict, only: set[tuple[str, str]] | None = None) -> str:
         if only is not None and (block["data"], block["arch"]) not in only:
             continue
         n = " x ".join(counted(len(block[k]), len(block["planned"][k]), k[:-1]) for k in ("seeds", "folds"))
-        tested = several(block["test_groups"], block["group_kind"])
+        tested = distinct(block)
         what = f"mean over runs ({n}) [95 % interval over {tested}] ± standard deviation of runs"
         lines += ["", f"{block['data']}, {block['arch']}: {what}"]
         columns = [f"test {block['metric']}", f"test {block['second']}", f"val {block['metric']}"]

@@ -30,7 +30,8 @@ class Scored:
     image_scores: np.ndarray  # (N, C)
     labels: np.ndarray
     scores: np.ndarray
-    groups: np.ndarray  # (U,) str: what is resampled
+    groups: np.ndarray  # (U,) str: what is resampled, groups that share an identical image being one
+    named: frozenset[str]  # the groups as the data names them
 
 
 @dataclass
@@ -179,16 +180,16 @@ def read_scored(run: Run) -> Scored:
     else:
         columns = [at[f"label_{c}"] for c in classes]
         labels = np.array([[float(row[i]) if row[i] else NAN for i in columns] for row in rows])
-    images, groups = [row[at["image"]] for row in rows], np.array([row[at["group"]] for row in rows])
+    images, named = [row[at["image"]] for row in rows], frozenset(row[at["group"]] for row in rows)
+    groups = np.array([row[at.get("cluster", at["group"])] for row in rows])
     how = data["unit_score"]
     if how in (None, "video"):
-        return Scored(images, labels, scores, labels, scores, groups)
+        return Scored(images, labels, scores, labels, scores, groups, named)
     units = np.array([row[at[data["unit_kind"]]] for row in rows])
     unit_scores, unit_labels, names = metrics.aggregate(scores, labels, units, how)
     group_of = dict(zip(units.tolist(), groups.tolist()))
-    return Scored(
-        images, labels, scores, unit_labels, unit_scores, np.array([group_of[u] for u in names.tolist()])
-    )
+    of_units = np.array([group_of[u] for u in names.tolist()])
+    return Scored(images, labels, scores, unit_labels, unit_scores, of_units, named)
 
 
 def spread(values: Iterable[float]) -> dict:

@@ -103,6 +103,16 @@ def tied_groups(groups: list[str], identical: Iterable[list[int]]) -> np.ndarray
     return np.array([root(i) for i in range(len(names))])[number]
 
 
+def clusters(index: Index, identical: Iterable[list[int]]) -> list[str]:
+    """N names of what is resampled as one: the group, and for groups that share byte-identical images, which are no
+    independent ones, the first of them. Where the metric is a mean over videos, a video stays one of its own."""
+    if index.unit_score == "video":
+        return index.groups
+    first: dict[int, str] = {}
+    tied = tied_groups(index.groups, identical).tolist()
+    return [first.setdefault(number, group) for number, group in zip(tied, index.groups)]
+
+
 def strata(index: Index) -> np.ndarray:
     """(N, C) 0/1: the class of each image, or its labels and "none of them"."""
     if index.task == "multiclass":

@@ -45,6 +45,26 @@ def several(n: int, noun: str) -> str:
     return f"{n:,} {noun if n == 1 else plural(noun)}"
 
 
+def distinct(block: dict, n: int | None = None) -> str:
+    """What n counts (all that was tested, unless another n is given): '40 patients', or '38 different patients' where
+    some share an identical image and count as one."""
+    n, kind = block["test_groups"] if n is None else n, block["group_kind"]
+    return several(n, kind) if not copies(block) else f"{n:,} different {kind if n == 1 else plural(kind)}"
+
+
+def copies(block: dict) -> int:
+    """How many tested groups count as one with another, because they share an identical image."""
+    return block.get("named_groups", block["test_groups"]) - block["test_groups"]
+
+
+def tested_images(block: dict, noun: str = "test image") -> str:
+    """'394 test images, 314 of them different'; '125 test images of 40 patients, 38 of them different'"""
+    text = several(block["test_images"], noun)
+    if block["group_kind"] != "image":
+        text += f" of {several(block.get('named_groups', block['test_groups']), block['group_kind'])}"
+    return text + (f", {block['test_groups']:,} of them different" if copies(block) else "")
+
+
 LEFT_OUT = "–"  # a test that was not done; the notes say why
 SYMBOL = {"better": "▲", "worse": "▼", "not separable": "≈", "undefined": "–"}
 OPPOSITE = {"better": "worse", "worse": "better", "not separable": "not separable", "undefined": "undefined"}

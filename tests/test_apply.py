@@ -397,6 +397,32 @@ def test_folders_are_walked_in_natural_order_without_hidden_files_and_others(tin
     assert [row["image"] for row in rows] == [str(p) for p in expected]
 
 
+def test_what_lies_beside_the_pictures_of_a_folder_is_not_scored(tiny, tmp_path, capsys):
+    """A mask, thumbnails and a loop are left out, a folder that is a link is followed, a link to nowhere refused."""
+    run = tiny(tmp_path / "r", ["a", "b"], thresholds=[0.5])
+    scans = tmp_path / "scans"
+    for name in ("s1.png", "s1_Mask.png", "p/s2.png", "@eaDir/s1.png/THUMB.png"):
+        (scans / name).parent.mkdir(parents=True, exist_ok=True)
+        flat(scans / name, 100)
+    (tmp_path / "disk").mkdir()
+    flat(tmp_path / "disk/s3.png", 50)
+    (scans / "q").symlink_to("../disk")
+    (scans / "p/loop").symlink_to("..")
+    rows = read(apply.predict([scans], run, out=tmp_path / "o.csv"))
+    assert [row["image"] for row in rows] == [
+        f"{scans}/{name}" for name in ("p/s2.png", "q/s3.png", "s1.png")
+    ]
+    err = capsys.readouterr().err
+    assert f"{scans}: 1 masks beside their images, left out (--keep-masks keeps them): s1_Mask.png\n" in err
+    assert f"{scans}: 1 folders are links, followed: q\n" in err and "not followed: p/loop\n" in err
+    rows = read(apply.predict([scans], run, out=tmp_path / "o.csv", keep_masks=True))
+    assert sorted(Path(row["image"]).name for row in rows) == ["s1.png", "s1_Mask.png", "s2.png", "s3.png"]
+    assert "masks" not in capsys.readouterr().err
+    (scans / "p/gone").symlink_to("nowhere")
+    with pytest.raises(DataError, match="p/gone .a link that leads nowhere"):
+        apply.predict([scans], run, out=tmp_path / "o.csv")
+
+
 def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, capsys):
     run = tiny(tmp_path / "r", ["a", "b", "c"])
     flat(tmp_path / "pictures" / "x.png", 0, 0, 255)

@@ -1710,6 +1710,78 @@ def test_drop_duplicates_takes_the_copies_out_of_training(folder, tmp_path, run)
     assert split["train/dark/twin.png"] == "" and split[f"test/dark/{twin.name}"] == "test"
 
 
+def test_identical_test_images_count_as_one_and_an_official_split_stays(folder, tmp_path, run):
+    """In the test folder two copies of one image, and in the training folder a third."""
+    copy = tmp_path / "pictures"
+    for side, share in (("train", slice(0, 24)), ("test", slice(24, None))):
+        for label in ("dark", "light"):
+            (copy / side / label).mkdir(parents=True)
+            for file in sorted((folder / label).iterdir())[share]:
+                shutil.copy(file, copy / side / label)
+    first = min((copy / "test" / "dark").iterdir())
+    for name in ("test/dark/twin.png", "test/dark/zwin.png", "train/dark/twin.png"):
+        shutil.copy(first, copy / name)
+    arguments = [
+        "--data",
+        copy,
+        *SMALL,
+        "--strategy",
+        "lp",
+        "--epochs",
+        "1",
+        "--output-dir",
+        tmp_path / "runs",
+    ]
+    code, out, _ = run(*arguments)
+    assert code == 0 and "test      14 images, 12 of them different: dark 8, light 6" in out
+    assert "1 groups of byte-identical images are in two splits (1 in test and train)" in out
+    assert "the official split is left as it is" in out and "over 12 different images" in out
+    folder = next((tmp_path / "runs").glob("*/*/lp/*/predictions.csv")).parent
+    rows = [row for row in predictions(folder) if row["split"] == "test"]
+    same = {row["image"] for row in rows if row["cluster"] == f"test/dark/{first.name}"}
+    assert same == {f"test/dark/{name}" for name in (first.name, "twin.png", "zwin.png")}
+    assert len({row["cluster"] for row in rows}) == 12 and all(row["group"] == row["image"] for row in rows)
+    html = (tmp_path / "runs" / "report.html").read_text()
+    assert "14 test images, 12 of them different" in html and "official one, left as it is" in html
+    with open(tmp_path / "runs" / "splits" / "pictures-seed0-folds1.csv", newline="") as file:
+        split = {r["image"]: r["split"] for r in csv.DictReader(file)}
+    assert {side for image, side in split.items() if image.startswith("test/")} == {"test"}
+    for name in ("test/dark/twin.png", "test/dark/zwin.png", "train/dark/twin.png"):
+        (copy / name).unlink()  # without copies the file is as it was
+    run(*arguments[:-1], tmp_path / "plain")
+    plain = next((tmp_path / "plain").glob("*/*/lp/*/predictions.csv")).parent
+    assert "cluster" not in predictions(plain)[0]
+    said = [json.loads((at / "config.json").read_text())["settings"]["data_hash"] for at in (folder, plain)]
+    assert said[1] == datasets.load_index(str(copy)).fingerprint()
+    for name in ("test/dark/twin.png", "test/dark/zwin.png", "train/dark/twin.png"):
+        shutil.copy(first, copy / name)
+    assert (
+        said[0] != datasets.load_index(str(copy)).fingerprint()
+    )  # runs of before, resampled otherwise, go no further
+
+
+def test_keep_masks_is_recorded_and_a_run_without_the_setting_was_trained_on_masks(folder, tmp_path, run):
+    copy = tmp_path / "pictures"
+    shutil.copytree(folder, copy)
+    image = min((copy / "dark").iterdir())
+    shutil.copy(max((copy / "light").iterdir()), image.with_name(f"{image.stem}_mask.png"))
+    arguments = ["--data", copy, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir"]
+    code, out, _ = run(*arguments, tmp_path / "new")
+    assert code == 0 and "1 masks beside their images, left out" in out and "60 images, 2 classes" in out
+    config = next((tmp_path / "new").glob("*/*/lp/*/config.json"))
+    assert json.loads(config.read_text())["arguments"]["keep_masks"] is False
+    code, out, _ = run(*arguments, tmp_path / "old", "--keep-masks")
+    assert code == 0 and "61 images, 2 classes" in out
+    config = next((tmp_path / "old").glob("*/*/lp/*/config.json"))
+    content = json.loads(config.read_text())
+    del content["arguments"]["keep_masks"]  # as older versions wrote it
+    config.write_text(json.dumps(content))
+    code, _, err = run(*arguments, tmp_path / "old")
+    assert code == 2 and "was begun with other settings (data_hash" in err
+    code, out, _ = run(*arguments, tmp_path / "old", "--keep-masks")
+    assert code == 0 and "done before" in out
+
+
 # --------------------------------------------------------------------------------- instead of training, folds
 
 

@@ -6,13 +6,16 @@ The files are written here, the expected values by hand. Splits are held to thei
 many
 seeds: no group on two sides, every class on each side, the wished proportions."""
 
+import errno
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,16 @@ from PIL import Image
 
 import datasets
 from datasets import SPLITS, DataError, Index, Options, demo, load_index
-from splits import check_data, check_split, make_splits, read_splits, spanning, without_copies, write_splits
+from splits import (
+    check_data,
+    check_split,
+    clusters,
+    make_splits,
+    read_splits,
+    spanning,
+    without_copies,
+    write_splits,
+)
 
 ROOT = Path(datasets.__file__).parent
 PNG_BYTES = None  # the smallest picture, written once
@@ -147,6 +159,202 @@ def test_hidden_files_are_neither_images_nor_classes(tmp_path):
     index = load_index(str(tmp_path))
     assert index.classes == ["a", "b"] and index.paths == ["a/1.png", "b/2.png"]
     assert not any("left out" in note for note in index.notes)
+
+
+@pytest.mark.parametrize("system", ["@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/1.png", "$RECYCLE.BIN/S-1-5/$R1.png",
+    "System Volume Information/1.png", "lost+found/#12.png", "LOST+FOUND/12.png", ".Trashes/501/1.png", "@Recycle/1.png",
+    "#snapshot/daily/1.png"])  # fmt: skip
+def test_folders_that_systems_make_are_read_nowhere(tmp_path, system):
+    """As a class, within a class, deeper, as a split's class: the same index as without them."""
+    touch(tmp_path, "own/a/p/1.png", "own/b/2.png", "split/train/a/1.png", "split/test/a/2.png")
+    before = [load_index(str(tmp_path / name)) for name in ("own", "split")]
+    touch(
+        tmp_path,
+        *(f"{at}/{system}" for at in ("own", "own/a", "own/a/p", "split", "split/train", "split/test/a")),
+    )
+    after = [load_index(str(tmp_path / name)) for name in ("own", "split")]
+    for old, new in zip(before, after):
+        assert (new.paths, new.classes, new.official) == (old.paths, old.classes, old.official)
+        assert new.notes == old.notes
+    assert after[0].paths == ["a/p/1.png", "b/2.png"]
+
+
+def link(at: Path, to: str | Path) -> None:
+    at.parent.mkdir(parents=True, exist_ok=True)
+    at.symlink_to(to, target_is_directory=True)
+
+
+def test_folders_that_are_links_are_followed_and_counted(tmp_path):
+    """A patient's folder, a whole class, a link within a linked folder, and into a store beside the classes that is
+    itself hidden: two images each, none lost."""
+    touch(tmp_path, *(f"disk/{p}/{i}.png" for p in ("p1", "p2", "p3", "c", "p4") for i in range(2)))
+    touch(tmp_path, "data/a/own/0.png", "data/.store/p5/0.png", "data/a/.cache/p6/0.png")
+    link(tmp_path / "data/a/p1", "../../disk/p1")
+    link(tmp_path / "data/a/z", tmp_path / "disk/p2")
+    link(tmp_path / "disk/p2/deeper", "../p3")
+    link(tmp_path / "data/c", "../disk/c")
+    link(tmp_path / "data/a/p5", "../.store/p5")
+    link(tmp_path / "data/a/p6", ".cache/p6")
+    index = load_index(str(tmp_path / "data"))
+    assert index.paths == ["a/own/0.png", "a/p1/0.png", "a/p1/1.png", "a/p5/0.png", "a/p6/0.png", "a/z/0.png", "a/z/1.png",
+        "a/z/deeper/0.png", "a/z/deeper/1.png", "c/0.png", "c/1.png"]  # fmt: skip
+    assert index.classes == ["a", "c"] and all(file.is_file() for file in index.sources())
+    assert "6 folders are links, followed: c, a/p1, a/p5 and 3 more" in index.notes
+
+
+def test_links_of_split_folders_are_followed(tmp_path):
+    touch(tmp_path, "disk/a/1.png", "disk/b/2.png", "data/train/a/3.png", "data/images/q/4.png")
+    link(tmp_path / "data/test", "../disk")
+    link(tmp_path / "data/train/b/q", "../../images/q")  # lies in the data folder, but is no class of it
+    index = load_index(str(tmp_path / "data"))
+    assert index.paths == ["test/a/1.png", "test/b/2.png", "train/a/3.png", "train/b/q/4.png"]
+    assert index.official == ["test", "test", "train", "train"]
+    assert "2 folders are links, followed: test, train/b/q" in index.notes
+
+
+@pytest.mark.parametrize("to", [".", "..", "../..", "p1", "../a", "../../data/a/p1"])
+def test_loops_and_links_to_what_is_read_anyway_are_not_followed(tmp_path, to):
+    """To itself, the class, the data, a neighbour: every image is read once, under its own name, and the link named."""
+    touch(tmp_path, "data/a/p1/1.png", "data/a/p2/2.png", "data/b/3.png")
+    link(tmp_path / "data/a/again", to)
+    if to != "p1":
+        link(tmp_path / "data/a/p1/again", "..")
+    index = load_index(str(tmp_path / "data"))
+    assert index.paths == ["a/p1/1.png", "a/p2/2.png", "b/3.png"]
+    notes = [note for note in index.notes if "not followed" in note]
+    count, names = (1, "a/again") if to == "p1" else (2, "a/again, a/p1/again")
+    assert notes == [f"{count} links lead to folders that are read without them, not followed: {names}"]
+
+
+def test_links_from_a_linked_folder_to_what_holds_it_or_the_data_are_not_followed(tmp_path):
+    """Else the other patients of the disk, and the other class, would come along as this class; a class is no loop."""
+    touch(tmp_path, "disk/p1/1.png", "disk/other/9.png", "data/a/0.png", "data/b/2.png")
+    link(tmp_path / "data/a/p1", "../../disk/p1")
+    link(tmp_path / "disk/p1/up", "..")
+    link(tmp_path / "disk/p1/data", "../../data")
+    link(tmp_path / "data/loop", ".")
+    index = load_index(str(tmp_path / "data"))
+    assert index.paths == ["a/0.png", "a/p1/1.png", "b/2.png"] and index.classes == ["a", "b"]
+    names = "loop, a/p1/up, a/p1/data"
+    assert f"3 links lead to folders that are read without them, not followed: {names}" in index.notes
+
+
+def test_one_folder_under_two_links_of_a_class_is_read_once(tmp_path):
+    touch(tmp_path, "disk/p1/1.png", "data/a/0.png", "data/b/2.png")
+    link(tmp_path / "data/a/x", "../../disk/p1")
+    link(tmp_path / "data/a/y", "../../disk")  # holds it
+    link(tmp_path / "disk/back", "../data/a")
+    index = load_index(str(tmp_path / "data"))
+    assert index.paths == ["a/0.png", "a/x/1.png", "b/2.png"]
+
+
+@pytest.mark.parametrize("second", ["data/val", "data/train/b"])
+def test_a_class_or_split_that_is_a_link_to_another_is_refused(tmp_path, second):
+    touch(tmp_path, *(f"data/{side}/{c}/{side}.png" for side in ("train", "test") for c in "ac"))
+    link(tmp_path / second, "test" if second == "data/val" else "a")
+    same = "test/a = val/a, test/c = val/c" if second == "data/val" else "train/a = train/b"
+    assert f"folders are read twice through a link, remove the link: {same}" in error(
+        load_index, str(tmp_path / "data")
+    )
+
+
+def test_links_that_lead_nowhere_are_refused_all_at_once(tmp_path):
+    """A patient, a class, a split's class, a link to itself; images that are such links are the decoder's to list."""
+    touch(tmp_path, "own/a/1.png", "own/b/2.png", "split/train/a/1.png", "split/test/a/2.png")
+    link(tmp_path / "own/a/p7", "../../disk/p7")
+    link(tmp_path / "own/c", "../disk/c")
+    link(tmp_path / "own/b/me", "me")
+    link(tmp_path / "own/b/x.png", "gone.png")
+    link(tmp_path / "split/test/b", "../disk/b")
+    text = error(load_index, str(tmp_path / "own"))
+    own = tmp_path / "own"
+    assert text.startswith(
+        f"{own}: 3 folders or links cannot be read, mend or remove them: {own}/c (a link that leads "
+    )
+    assert f"{own}/a/p7 (a link that leads nowhere), {own}/b/me (Too many levels of symbolic links)" in text
+    text = error(load_index, str(tmp_path / "split"))
+    assert (
+        f"1 folders or links cannot be read, mend or remove them: {tmp_path}/split/test/b (a link that"
+        in text
+    )
+    for name in ("a/p7", "c", "b/me"):
+        (own / name).unlink()
+    assert load_index(str(own)).paths == ["a/1.png", "b/2.png", "b/x.png"]
+
+
+def forbid(monkeypatch, *folders: Path) -> None:
+    """These cannot be listed, as for a user without the right to; root may list all."""
+    scandir = os.scandir
+
+    def refused(at="."):
+        if Path(os.fspath(at)) in folders:
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(at))
+        return scandir(at)
+
+    monkeypatch.setattr(os, "scandir", refused)
+
+
+@pytest.mark.parametrize("names", [["a/p1"], ["a"], ["b/q/deep", "a/p1"], ["."]])
+def test_folders_that_cannot_be_read_are_refused_by_path(tmp_path, monkeypatch, names):
+    touch(tmp_path, "a/0.png", "a/p1/1.png", "b/2.png", "b/q/deep/3.png")
+    closed = [tmp_path / name for name in names]
+    forbid(monkeypatch, *closed)
+    text = error(load_index, str(tmp_path))
+    assert text.startswith(f"{tmp_path}: {len(names)} folders or links cannot be read")
+    assert all(f"{at} (Permission denied)" in text for at in closed)
+
+
+def test_images_of_a_csv_in_a_folder_that_cannot_be_read_are_not_called_missing(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"img/{i}.png" for i in range(4)))
+    forbid(monkeypatch, tmp_path / "img")
+    monkeypatch.setattr(os.path, "isfile", lambda file: False if "img" in str(file) else Path(file).is_file())
+    for rows in (1, 4):
+        text = "path,label\n" + "".join(f"img/{i}.png,{'ab'[i % 2]}\n" for i in range(rows))
+        (tmp_path / "x.csv").write_text(text)
+        assert error(load_index, str(tmp_path / "x.csv")) == (
+            f"{tmp_path}/img: Permission denied; this folder has to be readable"
+        )
+
+
+@pytest.mark.parametrize("image, mask", [("s1.png", "s1_mask.png"), ("benign (1).png", "benign (1)_mask_1.png"),
+    ("S1.jpg", "s1-MASK.PNG"), ("s1.tif", "s1_Segmentation.bmp"), ("ISIC_01.jpg", "ISIC_01_superpixels.png"),
+    ("s1.png", "s1 masks (2).png"), ("s1.png", "mask_s1.png"), ("s1.png", "s1_seg.png"), ("a.b.png", "a.b.gt.png"),
+    ("s1_mask.png", "s1_mask_seg.png")])  # fmt: skip
+def test_a_mask_beside_its_image_is_left_out_and_counted(tmp_path, image, mask):
+    touch(tmp_path, f"a/p/{image}", f"a/p/{mask}", "b/2.png")
+    index = load_index(str(tmp_path))
+    assert index.paths == [f"a/p/{image}", "b/2.png"]
+    assert f"1 masks beside their images, left out (--keep-masks keeps them): a/p/{mask}" in index.notes
+    kept = load_index(str(tmp_path), None, Options(keep_masks=True))
+    assert sorted(kept.paths) == sorted([f"a/p/{image}", f"a/p/{mask}", "b/2.png"])
+    assert not any("masks" in note for note in kept.notes)
+
+
+@pytest.mark.parametrize("names", [
+    ["with_mask.png", "without_mask.png", "with_mask_1.png", "mask_2.png"],  # faces
+    ["p1/s1.png", "p2/s1_mask.png"],  # beside means in the same folder
+    ["s1.png", "s1mask.png", "s1_unmasked.png", "s1_2.png", "s10_mask.png", "s1_segment.png", "s1_seg_2.png"],
+    ["s1_mask.png", "s1_mask_1.png"],
+])  # fmt: skip
+def test_a_name_alone_makes_no_mask(tmp_path, names):
+    touch(tmp_path, *(f"a/{name}" for name in names), "b/2.png")
+    index = load_index(str(tmp_path))
+    assert sorted(index.paths) == sorted([*(f"a/{name}" for name in names), "b/2.png"])
+    assert not any("masks" in note for note in index.notes)
+
+
+def test_masks_are_left_out_of_every_split_and_a_csv_is_taken_at_its_word(tmp_path):
+    touch(
+        tmp_path,
+        *(f"{s}/{c}/1{m}.png" for s in ("train", "test") for c in "ab" for m in ("", "_mask", "_mask_1")),
+    )
+    index = load_index(str(tmp_path))
+    assert index.paths == ["test/a/1.png", "test/b/1.png", "train/a/1.png", "train/b/1.png"]
+    assert any(note.startswith("8 masks beside their images") for note in index.notes)
+    (tmp_path / "x.csv").write_text("path,label\ntrain/a/1.png,a\ntrain/a/1_mask.png,b\n")
+    assert load_index(str(tmp_path / "x.csv")).paths == ["train/a/1.png", "train/a/1_mask.png"]
+    text = error(load_index, str(tmp_path / "x.csv"), None, Options(keep_masks=True))
+    assert text == f"--keep-masks is for a folder and t1w, not {tmp_path}/x.csv"
 
 
 def test_what_is_no_image_is_named(tmp_path):
@@ -1038,6 +1246,24 @@ def test_identical_images_are_never_cut_apart():
             assert spanning(identical, split) == []
             assert split[0] == split[5]
             assert all(len(sides) == 1 for sides in sides_of(groups, split).values())
+
+
+def test_what_is_resampled_as_one():
+    """Images: the first of the identical ones. Patients: whoever is tied, over others too; a video stays one."""
+    image = by_hand([0, 1] * 3, [f"{i}.png" for i in range(6)])
+    assert clusters(image, [[1, 4], [2, 5]]) == ["0.png", "1.png", "2.png", "3.png", "1.png", "2.png"]
+    patient = by_hand([0, 1] * 4, ["a", "a", "b", "c", "c", "d", "e", "e"])
+    assert clusters(patient, [[0, 3], [4, 5], [6, 7]]) == ["a", "a", "b", "a", "a", "a", "e", "e"]
+    assert clusters(patient, []) == patient.groups
+    video = replace(patient, units=patient.groups, unit_score="video")
+    assert clusters(video, [[0, 3]]) == patient.groups
+
+
+def test_what_counts_as_one_belongs_to_the_fingerprint():
+    """A run without copies has the fingerprint that it had; one with copies is another, as its intervals are."""
+    index = by_hand([0, 1] * 3, list("aabbcd"))
+    assert index.fingerprint(clusters(index, [[0, 1]])) == index.fingerprint()
+    assert index.fingerprint(clusters(index, [[0, 2]])) != index.fingerprint()
 
 
 def test_identical_images_across_official_splits_leave_those_alone():

@@ -14,6 +14,7 @@ from PIL import Image
 
 import analysis
 import metrics
+import page
 import report
 import results
 import stats
@@ -36,8 +37,8 @@ def all_right(labels):
     return right_scores(labels, np.full(len(labels), True))
 
 
-def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0, fold=0, groups=None, images=None,
-              classes=CLASSES, task="multiclass", metric="accuracy", unit=None, units=None, changed=None, tuning=None,
+def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0, fold=0, groups=None, images=None, clusters=None,
+              kind="patient", classes=CLASSES, task="multiclass", metric="accuracy", unit=None, units=None, changed=None, tuning=None,
               status="done", train=100, arguments=None, about=None, stages=(), best_stage=None):  # fmt: skip
     """A run folder as ftcompare leaves it, with these test predictions (and the same for validation). arguments,
     about: what config.json holds besides of the command line and of the data. stages: the stage of each epoch."""
@@ -50,7 +51,7 @@ def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0,
     settings = {"cell": cell, "task": task, "classes": classes, "metric": metric, "lr": 1e-4, "epochs": 2, "threshold": "youden",
                 "hyperparameters": {"bn": "train"}, "split_hash": {"test": str(hash(tuple(images)))}, "tune": 0}  # fmt: skip
     kinds = {
-        "group_kind": "patient",
+        "group_kind": kind,
         "unit_kind": unit or "image",
         "unit_score": "mean" if unit == "study" else unit,
     }
@@ -76,7 +77,8 @@ def write_run(root, strategy, scores, labels, *, data="toy", arch="net", seed=0,
     rows = []
     for split in ("val", "test"):
         for k in range(n):
-            row = {"image": images[k], "group": groups[k]} | ({unit: units[k]} if unit else {})
+            row = {"image": images[k], "group": groups[k]} | ({"cluster": clusters[k]} if clusters else {})
+            row |= {unit: units[k]} if unit else {}
             if task == "multiclass":
                 row["label"] = classes[labels[k]]
             else:
@@ -176,6 +178,72 @@ def test_six_patients_need_more_than_that_all_differ_one_way(tmp_path):
     assert (pair["low"], pair["high"]) == pytest.approx(
         (-0.2 - 2.570582 * error, -0.2 + 2.570582 * error), abs=0.01
     )
+
+
+def test_identical_images_are_resampled_as_one_and_n_counts_those_that_differ(tmp_path, rng):
+    """A test set of which every image is there twice has the intervals, the verdict and the n of the set without the copies."""
+    labels, images = toy(rng, 60), [f"i{k:02d}.png" for k in range(60)]
+    for strategy, share in (("FT", 0.6), ("LP", 0.8)):
+        scores = right_scores(labels, rng.random(60) < share)
+        write_run(tmp_path / "once", strategy, scores, labels, images=images, kind="image")
+        twice = {"images": [*images, *(f"copy of {image}" for image in images)], "kind": "image"}
+        two_labels = np.concatenate([labels, labels])
+        for folder, clusters in (("twice", images + images), ("old", None)):
+            write_run(
+                tmp_path / folder,
+                strategy,
+                np.concatenate([scores, scores]),
+                two_labels,
+                clusters=clusters,
+                **twice,
+            )
+    once, twice, old = (analysis.analyse(tmp_path / name)["blocks"][0] for name in ("once", "twice", "old"))
+    assert (twice["test_images"], twice["test_groups"]) == (120, 60)
+    for row, single in zip(twice["rows"], once["rows"]):
+        assert (row["test"]["low"], row["test"]["high"]) == pytest.approx(
+            (single["test"]["low"], single["test"]["high"]), abs=1e-12
+        )
+    pair, single = pair_of(twice, "LP", "FT"), pair_of(once, "LP", "FT")
+    for name in ("difference", "low", "high"):
+        assert pair[name] == pytest.approx(single[name], abs=1e-12)
+    assert pair["verdict"] == single["verdict"]
+    assert "n = 60 different images" in twice["verdict"] and "n = 60 images" in once["verdict"]
+    said = "120 test images, 60 of them different"
+    assert any(note.startswith(f"{said}: byte-identical images count as one") for note in twice["notes"])
+    assert said in page.headline({"blocks": [twice], "folder": "runs"})
+    assert "over 60 different images" in report.text(
+        {"blocks": [twice], "across": None, "claims": [], "warnings": []}
+    )
+    assert any("some images are byte-identical" in note for note in twice["pair_notes"])
+    assert not any("different" in note for note in once["notes"]) and "DeLong: AUROC" in " ".join(
+        once["pair_notes"]
+    )
+    assert (
+        old["test_groups"] == 120 and "different" not in old["verdict"]
+    )  # as runs of older versions are read
+    narrow = old["rows"][0]["test"]
+    assert narrow["high"] - narrow["low"] < 0.85 * (
+        twice["rows"][0]["test"]["high"] - twice["rows"][0]["test"]["low"]
+    )
+
+
+def test_patients_who_share_an_identical_image_count_as_one(tmp_path, rng):
+    """Three of thirty: all numbers are those of a test set in which the three go by one name."""
+    labels, groups = toy(rng, 90), [f"p{k // 3:02d}" for k in range(90)]
+    clusters = ["p00" if group in ("p07", "p21") else group for group in groups]
+    for strategy in ("FT", "LP"):
+        scores = right_scores(labels, rng.random(90) < 0.7)
+        write_run(tmp_path / "shared", strategy, scores, labels, groups=groups, clusters=clusters)
+        write_run(tmp_path / "one", strategy, scores, labels, groups=clusters)
+        write_run(tmp_path / "old", strategy, scores, labels, groups=groups)
+    shared, one, old = (analysis.analyse(tmp_path / name)["blocks"][0] for name in ("shared", "one", "old"))
+    assert (shared["test_images"], shared["test_groups"], old["test_groups"]) == (90, 28, 30)
+    assert wording.tested_images(shared) == "90 test images of 30 patients, 28 of them different"
+    assert wording.tested_images(old) == "90 test images of 30 patients"
+    assert "n = 28 different patients" in shared["verdict"] and "n = 28 patients" in one["verdict"]
+    for row, expected, apart in zip(shared["rows"], one["rows"], old["rows"]):
+        assert row["test"] == expected["test"] and row["test"]["low"] != apart["test"]["low"]
+    assert shared["pairs"] == one["pairs"]
 
 
 @pytest.mark.parametrize("gain", [0, 2])

@@ -502,7 +502,7 @@ def test_no_resample_takes_the_mean_over_fewer_classes(tmp_path, missing, where)
     asked = (name, "brier") if where == "metric" else ("brier", name)
     boot, again = analysis.bootstrap(runs, {("FT", (0, 0)): results.read_scored(runs[0])}, *asked)
     assert again == pytest.approx((11 / 12) ** 12, abs=0.04)  # how often twelve draws of twelve miss one
-    assert boot["FT", (0, 0), name] == pytest.approx(np.full(analysis.RESAMPLES, 0.5), abs=1e-12)
+    assert boot["FT", (0, 0), name].values == pytest.approx(np.full(analysis.RESAMPLES, 0.5), abs=1e-12)
 
 
 def test_folds_with_patients_of_their_own_are_resampled_apart(tmp_path):
@@ -515,7 +515,7 @@ def test_folds_with_patients_of_their_own_are_resampled_apart(tmp_path):
     runs, _ = results.read_runs(tmp_path)
     scored = {("FT", run.at): results.read_scored(run) for run in runs}
     boot, _ = analysis.bootstrap(runs, scored, "accuracy", "brier")
-    values = np.stack([boot["FT", (0, fold), "accuracy"] for fold in range(3)])
+    values = np.stack([boot["FT", (0, fold), "accuracy"].values for fold in range(3)])
     assert (
         np.abs(np.corrcoef(values) - np.eye(3)).max() < 0.1
     )  # 2,000 pairs: 0.1 is four and a half times their error
@@ -541,7 +541,7 @@ def test_resamples_of_videos_leave_out_the_classes_that_the_metric_leaves_out(tm
         )
         # null's one positive a video is last of three: average precision 1/3
         by_hand = 1.0 if full else (1 + 1 + 1 / 3) / 3
-        assert boot["FT", (0, 0), "video_map"] == pytest.approx(np.full(analysis.RESAMPLES, by_hand))
+        assert boot["FT", (0, 0), "video_map"].values == pytest.approx(np.full(analysis.RESAMPLES, by_hand))
 
 
 def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import csv
 import hashlib
-import io
 import math
 import os
 import platform
@@ -32,333 +31,33 @@ import torch
 import torchvision
 from torch import nn
 
-import apply
 import datasets
-import files
+import gradcam
 import images
 import metrics
-import report
+import models
+import predict
 import runs
 import splits
 import strategies
+import train
 from datasets import DataError, Index
-from prepare import Data, Prepared, UsageError, check, describe_data, duration, prepare
-from results import at_an_end
-from scoring import choose_thresholds, judge_scores, without_both
+from prepare import (
+    Data,
+    Prepared,
+    UsageError,
+    check,
+    choose_thresholds,
+    describe_data,
+    duration,
+    judge_scores,
+    prepare,
+    without_both,
+)
+from report import build as report
+from runs import at_an_end
 
 VERSION = "0.1"
-
-
-class Diverged(RuntimeError):
-    """Training that gave a loss that is no finite number."""
-
-
-# ---------------------------------------------------------------------------------- the model and its weights
-
-
-def skeleton(arch: str) -> nn.Module:
-    """The model without memory for its weights, where its builder allows that: RegNet computes with
-    tensors."""
-    try:
-        with torch.device("meta"):
-            return runs.new_model(arch)
-    except NotImplementedError:
-        return runs.new_model(arch)
-
-
-def build_model(
-    arch: str, weights: runs.Weights, classes: int, seed: int
-) -> tuple[nn.Module, nn.Module, str]:
-    """(model, its new head, what was loaded). The head is the same for every strategy with the same seed."""
-    torch.manual_seed(seed)
-    model, note = runs.new_model(arch), "random weights"
-    if weights.state is not None:
-        note = runs.load_backbone(model, strategies.find_head(model)[0], weights, arch)
-    torch.manual_seed(seed)
-    return model, strategies.replace_head(model, classes), note
-
-
-# ------------------------------------------------------------------------------------------ the training loop
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Cosine from 1 to 0 over `steps`, after a linear rise over the first `warmup` share. Closed form."""
-    step = min(step, steps)
-    rise = max(1, round(steps * warmup)) if warmup > 0 else 0
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def steps_of(rows: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The epoch's batches in an order from (seed, epoch), the same for every strategy. Of nearly equal size,
-    so that no lone image is left, which BatchNorm cannot normalise."""
-    return parts_of(np.random.default_rng([seed, epoch]).permutation(rows), size)
-
-
-def parts_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Parts of nearly equal length, at most `size`; at most one more where a lone image would be left."""
-    parts = math.ceil(len(rows) / size)
-    return np.array_split(rows, parts if size == 1 else max(1, min(parts, len(rows) // 2)))
-
-
-def make_criterion(index: Index, train_rows: np.ndarray, class_weights: str, device: torch.device):
-    """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can
-    be taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out."""
-    labels = index.labels[train_rows]
-    if index.task == "multiclass":
-        counts = np.bincount(labels, minlength=len(index.classes))
-        factors = (
-            len(labels) / (len(counts) * np.maximum(counts, 1))
-            if class_weights == "balanced"
-            else np.ones(len(counts))
-        )
-        per_class = torch.tensor(factors, dtype=torch.float32)
-        on_device = per_class.to(device)
-        return (
-            lambda logits, y: nn.functional.cross_entropy(logits, y, weight=on_device, reduction="sum"),
-            lambda y: float(per_class[y].sum()),
-        )
-    positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
-    factors = negative / np.maximum(positive, 1) if class_weights == "balanced" else np.ones(labels.shape[1])
-    on_device = torch.tensor(factors, dtype=torch.float32, device=device)
-
-    def masked_bce(logits, y):
-        known = ~torch.isnan(y)
-        loss = nn.functional.binary_cross_entropy_with_logits(
-            logits, torch.where(known, y, 0.0), pos_weight=on_device, reduction="none"
-        )
-        return (loss * known).sum()
-
-    return masked_bce, lambda y: max(1.0, float((~torch.isnan(y)).sum()))
-
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-
-
-def make_optimizer(opt: str, groups: list[dict], device: torch.device) -> torch.optim.Optimizer:
-    momentum = {"momentum": 0.9} if opt == "sgd" else {}
-    optimizer = OPTIMIZERS[opt](groups, **momentum, fused=device.type in ("cpu", "cuda"))
-    if opt == "sgd":
-        optimizer.register_step_pre_hook(start_momentum)
-    return optimizer
-
-
-def start_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
-    """Momentum starts at 0, which makes the first step's 0.9 * 0 + g the g that it is by definition. Fused
-    SGD takes empty memory instead and relies on its first step to fill it (torch/optim/sgd.py, _fused_sgd:
-    empty_like, is_first_step); a GradScaler that skips this step (found_inf) leaves it as it was, and the
-    second step trains on what lay there. Adam and AdamW start at zeros and take a skipped step back
-    (torch/optim/adam.py, _init_group and _fused_adam)."""
-    for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
-        if optimizer.state[p].get("momentum_buffer") is None:
-            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train, the same for every strategy."""
-
-    epochs: int
-    batch_size: int
-    device: torch.device
-    seed: int = 0
-    opt: str = "adamw"
-    augment: str = "light"
-    class_weights: str = "none"
-    warmup: float = 0.05  # share of the steps
-    schedule_epochs: int | None = None  # length of the cosine; None: epochs
-    patience: int = 0  # epochs without a better validation metric before the end; 0: never
-    grad_accum: int = 1  # batches an optimizer step
-    clip_grad: float = 0.0  # largest norm; 0: off
-    amp: torch.dtype | None = None
-    compile: bool = False
-
-    def autocast(self):
-        return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
-
-
-def train_epoch(
-    net, plan, optimizer, scaler, data: Data, recipe: Recipe, criterion, epoch: int, progress
-) -> tuple[float, int]:
-    """One epoch. Returns (mean training loss, optimizer steps)."""
-    loss_of, weight_of = criterion
-    labels, device = torch.from_numpy(data.index.labels), recipe.device
-    batches = steps_of(data.rows["train"], recipe.batch_size * recipe.grad_accum, recipe.seed, epoch)
-    first, span = plan.schedule_span(epoch)
-    length = round(len(batches) * span * (recipe.schedule_epochs or recipe.epochs) / recipe.epochs)
-    total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()
-    for step, rows in enumerate(batches):
-        whole = weight_of(labels[rows])
-        for part in parts_of(rows, recipe.batch_size):
-            draws = random_stream(recipe.seed, epoch, step, int(part[0]))
-            with recipe.autocast():
-                logits = net(data.images(part, device, augment=recipe.augment, generator=draws))
-            loss = loss_of(logits.float(), labels[part].to(device, non_blocking=True)) / whole
-            scaler.scale(loss).backward()
-            total += loss.detach()  # read once an epoch: reading it here would wait for the device
-        scaler.unscale_(optimizer)
-        plan.after_backward()
-        if recipe.clip_grad:
-            nn.utils.clip_grad_norm_(
-                [p for g in optimizer.param_groups for p in g["params"]], recipe.clip_grad
-            )
-        plan.set_rates(optimizer, schedule((epoch - first) * len(batches) + step, length, recipe.warmup))
-        scale = scaler.get_scale()  # 1 without fp16; with it, reading it waits for the device
-        scaler.step(optimizer)
-        scaler.update()
-        if scaler.get_scale() >= scale > 0:  # it falls where the step overflowed and was skipped
-            plan.after_step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-        seen += len(rows)
-        progress(step + 1, len(batches), seen / (time.perf_counter() - started))
-    return total.item() / len(batches), len(batches)
-
-
-def train(
-    model: nn.Module, plan: strategies.Plan, data: Data, run: runs.RunFolder, recipe: Recipe, judge: Callable,
-    meta: dict, after_epoch: Callable = lambda row: None, progress: Callable = lambda step, steps, rate: None,
-) -> None:  # fmt: skip
-    """Trains to the end, or on from the run's last.pt. best.pt is the epoch with the best validation metric.
-
-    judge(rows, scores) -> metrics.evaluate's result. meta: goes into best.pt. after_epoch(row): what went
-    into log.csv. progress(step, steps, images_per_second). Raises Diverged."""
-    device, metric, rows = recipe.device, data.index.metric, data.rows
-    net = torch.compile(model) if recipe.compile else model
-    criterion = make_criterion(data.index, rows["train"], recipe.class_weights, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == torch.float16)
-    state = {"epoch": 0, "best": None, "waited": 0, "log": [], "ratios": []}
-    optimizer, resumed = None, None
-    if run.file("last.pt").is_file():
-        resumed = run.load("last.pt")
-        state = {name: resumed[name] for name in state}
-        model.load_state_dict(resumed["model"])
-        plan.load_state_dict(resumed["plan"])
-        scaler.load_state_dict(resumed["scaler"])
-        run.write_logs(state)  # a kill right after last.pt leaves them an epoch behind it
-
-    def probe(n: int):  # losses of n training batches, drawn apart from the epoch's own
-        labels = torch.from_numpy(data.index.labels)
-        for part in steps_of(rows["train"], recipe.batch_size, recipe.seed, recipe.epochs + state["epoch"])[
-            :n
-        ]:
-            loss = criterion[0](net(data.images(part, device)).float(), labels[part].to(device))
-            yield loss / criterion[1](labels[part])
-
-    for epoch in range(state["epoch"], recipe.epochs):
-        if recipe.patience and state["waited"] >= recipe.patience:
-            break
-        torch.manual_seed(random_seed(recipe.seed, epoch))  # dropout, the same after a restart
-        started, stage_before = time.perf_counter(), plan.stage
-        fresh = plan.begin_epoch(epoch, probe)
-        if fresh or optimizer is None:
-            optimizer = make_optimizer(recipe.opt, plan.groups, device)
-            if resumed and not fresh:
-                optimizer.load_state_dict(resumed["optimizer"])
-            resumed = None
-        if recipe.compile and plan.stage is not stage_before:
-            torch.compiler.reset()  # the graphs of the stage before hold other gradients
-        loss, steps = train_epoch(net, plan, optimizer, scaler, data, recipe, criterion, epoch, progress)
-        seconds = time.perf_counter() - started
-        if not math.isfinite(loss):
-            raise Diverged(f"the training loss is {loss} in epoch {epoch + 1}, stage {plan.stage.name}")
-        scores, val_loss = predict(net, data, rows["val"], recipe, criterion)
-        if not np.isfinite(scores).all():
-            raise Diverged(f"validation scores are not finite in epoch {epoch + 1}, stage {plan.stage.name}")
-        value = judge(rows["val"], scores)["values"][metric]
-        if math.isnan(value):
-            raise UsageError(
-                f"{metric} is undefined on validation, so it cannot choose a checkpoint; pass another --metric"
-            )
-        best = state["best"]
-        improved = (
-            best is None
-            or (value > best["value"]) == metrics.higher_is_better(metric)
-            and value != best["value"]
-        )
-        if improved:
-            state["best"] = {"epoch": epoch + 1, "value": value, "stage": plan.stage.name}
-            run.save("best.pt", {"model": model.state_dict(), "meta": meta | state["best"]})
-        rates = [float(g["lr"]) for g in optimizer.param_groups if g["name"] in plan.stage.trains]
-        row = {
-            "epoch": epoch + 1,
-            "stage": plan.stage.name,
-            "train_loss": loss,
-            "val_loss": val_loss,
-            f"val_{metric}": value,
-            "lr_min": min(rates),
-            "lr_max": max(rates),
-            "steps": steps,
-            "seconds": seconds,
-            "images_per_second": len(rows["train"]) / seconds,
-            "peak_memory_bytes": peak_memory(device),
-            "skipped_steps": plan.skipped_steps(),
-        }
-        waits = (
-            plan.in_last_stage(epoch) and not improved
-        )  # a run never ends before its last stage had its chance
-        state |= {
-            "epoch": epoch + 1,
-            "waited": state["waited"] + 1 if waits else 0,
-            "log": [*state["log"], row],
-            "ratios": state["ratios"] + [{"epoch": epoch + 1} | entry for entry in plan.table()],
-        }
-        run.save("last.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                                     "plan": plan.state_dict(), "scaler": scaler.state_dict()})  # fmt: skip
-        run.write_logs(state)
-        after_epoch(row | {"best": improved})
-
-
-@torch.no_grad()
-def predict(
-    net: nn.Module, data: Data, rows: np.ndarray, recipe: Recipe, criterion=None
-) -> tuple[np.ndarray, float]:
-    """(scores, mean loss): (len(rows), C) float64, softmax or sigmoid of the logits of images without
-    augmentation."""
-    net.eval()
-    logits, total, weight = [], 0.0, 0.0
-    labels = torch.from_numpy(data.index.labels)
-    for start in range(0, len(rows), recipe.batch_size):
-        part = rows[start : start + recipe.batch_size]
-        with recipe.autocast():
-            out = net(data.images(part, recipe.device)).float()
-        if criterion:
-            total = total + criterion[0](out, labels[part].to(recipe.device))
-            weight += criterion[1](labels[part])
-        logits.append(out.cpu().double())
-    joined = torch.cat(logits)
-    scores = joined.softmax(dim=1) if data.index.task == "multiclass" else joined.sigmoid()
-    return scores.numpy(), float(total) / weight if criterion else math.nan
-
-
-def random_seed(*key: int) -> int:
-    """A seed that differs wherever the key does: (seed, epoch, step, ...)."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def random_stream(*key: int) -> torch.Generator:
-    return torch.Generator().manual_seed(random_seed(*key))
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Bytes: of the GPU, or of this process, since reset_peak_memory. None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
-    except (OSError, AttributeError):
-        return None
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):  # Linux: starts VmHWM anew
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-# --------------------------------------------------------------------------------------------------- one cell
 
 
 @dataclass(frozen=True)
@@ -373,9 +72,7 @@ class Cell:
     trial: int | None = None  # of --tune
 
     def path(self, output_dir: str) -> Path:
-        name = f"seed{self.seed}-fold{self.fold}"
-        inner = name if self.trial is None else f"tune/{name}-trial{self.trial}"
-        return Path(output_dir) / self.data / self.arch / self.strategy / inner
+        return runs.run_path(output_dir, **asdict(self))
 
     def shared_by_seeds(self) -> Cell:
         """What --tune runs once for all seeds, as a key."""
@@ -390,7 +87,7 @@ class Cell:
 def run_cell(
     cell: Cell,
     data: Data,
-    weights: runs.Weights,
+    weights: models.Weights,
     s: argparse.Namespace,
     say: Progress,
     tuned: dict | None = None,
@@ -407,13 +104,17 @@ def run_cell(
             result = run.read_json("metrics.json")
             run.complete_logs(result["epochs"])
             return result
-        recipe = Recipe(
-            **{f: getattr(s, f) for f in Recipe.__dataclass_fields__ if f not in ("device", "seed", "amp")},
+        recipe = train.Recipe(
+            **{
+                f: getattr(s, f)
+                for f in train.Recipe.__dataclass_fields__
+                if f not in ("device", "seed", "amp")
+            },
             device=torch.device(s.device),
             seed=cell.seed,
-            amp=AMP[s.amp],
+            amp=train.AMP[s.amp],
         )
-        model, head, note = build_model(cell.arch, weights, len(data.index.classes), cell.seed)
+        model, head, note = models.build_model(cell.arch, weights, len(data.index.classes), cell.seed)
         # On a CPU, NHWC costs up to a third at 32 px and gains a little only with large batches of large
         # pictures.
         nhwc = recipe.device.type == "cuda" or (s.batch_size >= 32 and s.img_size >= 128)
@@ -434,11 +135,11 @@ def run_cell(
         }
         run.write_json("config.json", record)
         meta = checkpoint_meta(cell, model, data, s)
-        reset_peak_memory(recipe.device)
+        train.reset_peak_memory(recipe.device)
         try:
             if tuned and "failed" in tuned:
-                raise Diverged(tuned["failed"])
-            train(
+                raise train.Diverged(tuned["failed"])
+            train.run(
                 model,
                 plan,
                 data,
@@ -455,7 +156,7 @@ def run_cell(
                 f"out of memory: {cell}, stage {plan.stage.name}, batch {s.batch_size}: {str(error).splitlines()[0]}; "
                 f"for all strategies alike, try -b {max(2, s.batch_size // 2)} --grad-accum {2 * s.grad_accum}"
             ) from None
-        except Diverged as error:
+        except train.Diverged as error:
             run.write_json("failed.json", {"reason": str(error)})
             say.line(f"{cell}: stopped, {error}; a lower --lr may do")
             return {"failed": str(error)}
@@ -504,13 +205,13 @@ def make_plan(cell: Cell, model: nn.Module, head: nn.Module, s: argparse.Namespa
     )
 
 
-def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Recipe, rule: str) -> dict:
+def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: train.Recipe, rule: str) -> dict:
     """Validation and test scored once with the checkpoint that validation chose; writes the run's last
-    files."""
+    runs."""
     best, last = run.load("best.pt"), run.load("last.pt")
     model.load_state_dict(best["model"])
     scores = {
-        split: predict(model, data, data.rows[split], recipe)[0]
+        split: train.infer(model, data, data.rows[split], recipe)[0]
         for split in ("val", "test")
         if len(data.rows[split])
     }  # fmt: skip  (a trial of --tune has no test)
@@ -518,9 +219,9 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
     result = {
         split: judge_scores(data.index, data.rows[split], scores[split], thresholds) for split in scores
     }
-    write_predictions(run, data, scores)
+    runs.write_predictions(run, data.index, splits.clusters(data.index, data.identical), data.rows, scores)
     if "test" in scores:
-        write_hardest(run.file("hardest.npz"), data, scores["test"])
+        write_hardest(run, data, scores["test"])
     run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
     result = {
         "cell": asdict(cell),
@@ -551,49 +252,21 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: Reci
     return result
 
 
-def write_predictions(run: runs.RunFolder, data: Data, scores: dict[str, np.ndarray]) -> None:
-    """predictions.csv. cluster: what is resampled as one, where groups share identical images; else the group is."""
-    index, rows = data.index, []
-    clusters = splits.clusters(index, data.identical)
-    joined = clusters != index.groups
-    for split, values in scores.items():
-        for i, line in zip(data.rows[split], values):
-            row = {"image": index.paths[i], "group": index.groups[i]}
-            row |= {"cluster": clusters[i]} if joined else {}
-            row |= {} if index.units is None else {index.unit_kind: index.units[i]}
-            if index.task == "multiclass":
-                row |= {"label": index.classes[index.labels[i]]}
-            else:
-                row |= {
-                    f"label_{c}": "" if np.isnan(y) else int(y)
-                    for c, y in zip(index.classes, index.labels[i])
-                }
-            rows.append(
-                row | {f"score_{c}": repr(float(x)) for c, x in zip(index.classes, line)} | {"split": split}
-            )
-    run.write_csv("predictions.csv", rows)
-
-
 HARDEST, THUMBNAIL = 12, 96  # images, pixels a side
 
 
-def write_hardest(file: Path, data: Data, scores: np.ndarray) -> None:
-    """The test images that the run got most wrong, small, so that a report made without the data can show them.
-    image (n,) str, pixels (n, C, h, w) uint8."""
+def write_hardest(run: runs.RunFolder, data: Data, scores: np.ndarray) -> None:
+    """The test images that the run got most wrong, small, so that a report made without the data can show them."""
     rows = data.rows["test"]
     right = metrics.probability_of_truth(scores, data.index.labels[rows])
     worst = rows[np.argsort(right, kind="stable")[:HARDEST]]
     pixels = data.pixels[torch.as_tensor(data.lookup[worst], device=data.pixels.device)].cpu().float()
     if pixels.shape[-1] > THUMBNAIL:
         pixels = nn.functional.interpolate(pixels, size=(THUMBNAIL, THUMBNAIL), mode="area")
-    out = io.BytesIO()
-    np.savez_compressed(
-        out, image=np.array([data.index.paths[i] for i in worst]), pixels=pixels.round().byte().numpy()
-    )
-    files.write_atomically(file, out.getvalue())
+    runs.write_hardest(run, [data.index.paths[i] for i in worst], pixels.round().byte().numpy())
 
 
-def cell_settings(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace) -> dict:
+def cell_settings(cell: Cell, data: Data, weights: models.Weights, s: argparse.Namespace) -> dict:
     """Everything that decides a run's numbers. Two runs with equal settings are the same run."""
     split = {name: hashlib.sha256("\0".join(data.index.paths[i] for i in rows).encode()).hexdigest()[:16]
              for name, rows in data.rows.items()}  # fmt: skip
@@ -685,9 +358,6 @@ def describe_plan(plan: strategies.Plan, note: str) -> list[str]:
     return lines + ([] if lp is None else [f"  stage {plan.stages[0].name}: lr {lp:g}"])
 
 
-# -------------------------------------------------------------------------------------------------- the sweep
-
-
 def inner_split(index: Index, sides: np.ndarray, identical: list, s: argparse.Namespace) -> np.ndarray:
     """The split that tunes inside a fold, checked: DataError where it saw what the fold is judged by."""
     inner = splits.nested_split(index, sides, identical, seed=s.split_seed, val_fraction=s.val_fraction)
@@ -695,7 +365,7 @@ def inner_split(index: Index, sides: np.ndarray, identical: list, s: argparse.Na
     return inner
 
 
-def tune(cell: Cell, data: Data, weights: runs.Weights, s: argparse.Namespace, say: Progress) -> dict:
+def tune(cell: Cell, data: Data, weights: models.Weights, s: argparse.Namespace, say: Progress) -> dict:
     """--tune: trains s.tune trials of the cell's strategy on a split inside the training part of its fold, and chooses
     by the validation metric there. Returns {"lr", "alpha" (SP), "trials", "optimizer_steps", "minutes", ...}, or with
     "failed". Their seed is --split-seed, and all --seed of a fold share them."""
@@ -869,7 +539,7 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         source = prepared[key].settings.weights
         if source == "demo":
             source = "none" if s.dry_run else demo_weights(arch, prepared[key].settings)
-        weights_of[key, arch] = check_weights(runs.load_weights(source, arch), arch)
+        weights_of[key, arch] = check_weights(models.load_weights(source, arch), arch)
     for key, ready in prepared.items():
         t = ready.settings
         print(f"\n{key}: batch {t.batch_size * t.grad_accum}, {t.epochs} epochs each", end="")
@@ -904,7 +574,7 @@ def sweep(s: argparse.Namespace) -> list[dict]:
         name = strategies.STRATEGIES[cell.strategy].name
         results.append({"cell": asdict(cell), "strategy": name} | result)
     for key, arch in blocks if s.gradcam else ():
-        gradcam([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], prepared[key], s)
+        draw_gradcam([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], prepared[key], s)
     return results
 
 
@@ -925,15 +595,15 @@ def refuse_early(cells: list[Cell], prepared: dict[str, Prepared]) -> None:
         check_size(cell.arch, prepared[cell.data].settings)
 
 
-def check_weights(weights: runs.Weights, arch: str) -> runs.Weights:
+def check_weights(weights: models.Weights, arch: str) -> models.Weights:
     """The weights, if their tensors are those of the architecture: RunError before anything is trained."""
     if weights.state is not None:
-        model = skeleton(arch)
-        runs.fit_backbone(model.state_dict(), strategies.find_head(model)[0], weights, arch)
+        model = models.skeleton(arch)
+        models.fit_backbone(model.state_dict(), strategies.find_head(model)[0], weights, arch)
     return weights
 
 
-def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
+def draw_gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
     """--gradcam N: a panel of N test images, drawn class by class, the same for every strategy, from the first seed
     and fold of a dataset and backbone."""
     first, rng = cells[0], np.random.default_rng(s.split_seed)
@@ -951,7 +621,7 @@ def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
     rows = np.array(sorted(test.tolist(), key=place.get)[: s.gradcam])
     pixels = ready.pixels[torch.as_tensor(ready.lookup[rows], device=ready.pixels.device)].cpu()
     out = Path(s.output_dir) / "figures" / f"gradcam-{first.data}-{first.arch}.png"
-    notes = apply.gradcam_panel(
+    notes = gradcam.gradcam_panel(
         folders,
         pixels,
         [ready.index.label_text(i) for i in rows],
@@ -968,7 +638,7 @@ def gradcam(cells: list[Cell], ready: Prepared, s: argparse.Namespace) -> None:
 
 def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
     """Builds the plan without memory for its weights: what would be refused after hours is refused now."""
-    model = skeleton(cell.arch)
+    model = models.skeleton(cell.arch)
     head = strategies.replace_head(model, classes)
     try:
         plan = make_plan(cell, model, head, s)
@@ -980,7 +650,7 @@ def check_plan(cell: Cell, classes: int, s: argparse.Namespace) -> None:
 
 def check_size(arch: str, s: argparse.Namespace) -> None:
     """One forward pass without memory: whether the architecture takes pictures of that size."""
-    model = skeleton(arch)
+    model = models.skeleton(arch)
     device = next(model.parameters()).device
     try:
         model(torch.empty(2, 3, s.img_size, s.img_size, device=device))
@@ -1016,12 +686,12 @@ def dry_run(cells: list[Cell], prepared: dict[str, Prepared]) -> list[dict]:
 def time_a_step(arch: str, classes: int, s: argparse.Namespace) -> tuple[float, int]:
     """(seconds of an FT step, bytes of the model)."""
     device = torch.device(s.device)
-    model = build_model(arch, runs.Weights("none"), classes, 0)[0].to(device).train()
-    optimizer = make_optimizer(s.opt, [{"params": list(model.parameters()), "lr": 1e-5}], device)
+    model = models.build_model(arch, models.Weights("none"), classes, 0)[0].to(device).train()
+    optimizer = train.make_optimizer(s.opt, [{"params": list(model.parameters()), "lr": 1e-5}], device)
     x = torch.rand(s.batch_size, 3, s.img_size, s.img_size, device=device)
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
-        with torch.autocast(device.type, dtype=AMP[s.amp], enabled=AMP[s.amp] is not None):
+        with torch.autocast(device.type, dtype=train.AMP[s.amp], enabled=train.AMP[s.amp] is not None):
             loss = model(x).float().logsumexp(dim=1).mean()
         loss.backward()
         optimizer.step()
@@ -1031,9 +701,6 @@ def time_a_step(arch: str, classes: int, s: argparse.Namespace) -> tuple[float, 
     )
 
 
-# ------------------------------------------------------------------------------------------- the command line
-
-AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 DAVILA = {
     "opt": "adam",
     "lr": 1e-3,
@@ -1049,6 +716,8 @@ DAVILA = {
     "img_size": 224,
     "augment": "none",
 }
+
+
 DATASET_OPTIONS = {
     "labels": "chexpert: the competition's five labels or all fourteen",
     "uncertain": "chexpert: what -1 means; default is 1 for Atelectasis and Edema, else 0; ignore masks it out",
@@ -1058,11 +727,17 @@ DATASET_OPTIONS = {
     "variant": "cholect50: which official split",
     "fold": "t1w (figshare), cholect50 crossval: the official fold that is the test set",
 }
+
+
 PROTOCOL_HELP = (
     "settings of the public follow-up code of the paper's authors (the paper's own are behind its journal's door): "
     + ", ".join(f"{name} {value}" for name, value in DAVILA.items())
 )
+
+
 DEMO = {"arch": ["resnet18"], "weights": "demo", "epochs": 10, "img_size": 32}
+
+
 DEFAULTS = {"arch": ["resnet50"], "weights": "imagenet", "epochs": 30, "img_size": 224}
 
 
@@ -1090,7 +765,7 @@ def parser() -> Parser:
     add("--grad-accum", type=whole, default=1, help="batches an optimizer step")
     add("--lr", type=real, help="peak learning rate (each strategy's default; for LP-FT of its second part)")
     add("--weight-decay", "--wd", type=real, default=0.01, help="on all that no SP penalty holds")
-    add("--opt", choices=list(OPTIMIZERS), default="adamw", help="optimizer; sgd has momentum 0.9")
+    add("--opt", choices=list(train.OPTIMIZERS), default="adamw", help="optimizer; sgd has momentum 0.9")
     add("--warmup", type=real, default=0.05, help="share of steps before the cosine to 0")
     add("--schedule-epochs", type=whole, help="length of the cosine in epochs (that of --epochs)")
     add("--patience", type=at_least_0, default=0, help="epochs without a gain; 0: no early stop")
@@ -1152,7 +827,12 @@ def parser() -> Parser:
 
     add = p.add_argument_group("machine and output").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--amp", choices=("auto", *AMP), default="auto", help="auto: bf16 on CUDA where it has it, else off")
+    add(
+        "--amp",
+        choices=("auto", *train.AMP),
+        default="auto",
+        help="auto: bf16 on CUDA where it has it, else off",
+    )
     add("--native", choices=("auto", "on", "off"), default="auto", help="Auto-RGN's kernel in csrc/")
     add("--compile", action="store_true", help="torch.compile")
     add("--workers", "-j", type=whole, default=min(16, os.cpu_count() or 1), help="threads that decode")
@@ -1292,7 +972,7 @@ def with_defaults(s: argparse.Namespace, data: str) -> argparse.Namespace:
 
 def show_blocks(archs: list[str]) -> None:
     for arch in archs:
-        blocks = strategies.blocks_of(skeleton(arch))
+        blocks = strategies.blocks_of(models.skeleton(arch))
         print(
             f"{arch}: {len(blocks)} blocks, input to head\n  {'block':<36} {'tensors':>7} {'parameters':>12}"
         )
@@ -1317,11 +997,11 @@ def use_run(s: argparse.Namespace) -> int:
     if s.predict:
         names = ("path_col", "data_dir", "skip_bad", "workers", "keep_masks")
         how = {name: getattr(s, name) for name in names}
-        file = apply.predict(s.predict, s.run, out=s.out, device=s.device, batch_size=s.batch_size, **how)
+        file = predict.predict(s.predict, s.run, out=s.out, device=s.device, batch_size=s.batch_size, **how)
         if s.out != "-":
             print(f"written: {file}")
     if s.export:
-        said = apply.export(s.run, s.export, device=s.device)
+        said = predict.export(s.run, s.export, device=s.device)
         print(f"written: {s.export} and {Path(s.export).with_suffix('.json')}; scores differ from the run's by at most "
               f"{said['max_score_difference']:.1e}")  # fmt: skip
     return 0

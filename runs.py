@@ -1,37 +1,75 @@
-"""The files of a run: pretrained weights in; config.json, log.csv, last.pt, best.pt, predictions.csv,
-metrics.json out.
+"""The folder of a run: every file is written and read here, whole or not at all.
 
     run = RunFolder("runs/demo/resnet18/lpft/seed0-fold0")
     with run.locked():                           # one process a folder
         run.check(settings, overwrite=False)     # refused where they differ from the folder's
         run.write_json("metrics.json", {...})    # written last: its presence is what "done" means
+    finished, warnings = read_runs("runs/")
 
-Every file is written whole or not at all; what is loaded is tensors and plain Python, weights_only=True.
-Imports torch and torchvision; knows nothing of training.
-"""
+What is loaded is tensors and plain Python, weights_only=True. Needs the standard library, numpy and metrics.py; torch is
+imported where a checkpoint is saved or loaded."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
+import errno
+import io
 import json
+import math
 import os
 import pickle
-import re
 import shutil
-import sys
-import urllib.error
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-import torchvision
-from torch import Tensor, nn
+import numpy as np
 
-from files import to_csv, to_json, write_atomically
+import metrics
+
+
+def write_atomically(file: Path, data: str | bytes) -> None:
+    """Readers, and a power cut, see the old content or the new one."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(
+            errno.ENOTDIR, "is a file, and should be a folder", str(file.parent)
+        ) from None
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as out:
+            out.write(data.encode() if isinstance(data, str) else data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+    except OSError as error:  # named after what was to be written
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def to_json(value: object) -> str:
+    """Strict JSON: nan and infinities, which JSON has not, become null."""
+
+    def plain(x):
+        if isinstance(x, float) and not math.isfinite(x):
+            return None
+        if isinstance(x, dict):
+            return {str(k): plain(v) for k, v in x.items()}
+        return [plain(v) for v in x] if isinstance(x, (list, tuple)) else x
+
+    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+
+
+def to_csv(rows: list[dict]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 class RunError(ValueError):
@@ -45,6 +83,8 @@ class Busy(RunError):
 def load_checkpoint(file: Path) -> dict:
     """Tensors and plain Python only. RunError for anything else, and for a damaged file."""
     try:
+        import torch
+
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{file}: no such file") from None
@@ -71,6 +111,21 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
 # What a setting was before there was one, for the config.json of an older run. joined_ids: ids were compared as they
 # are spelt, so an older run is today's where no id has two spellings or --exact-ids keeps them apart.
 EARLIER = {"joined_ids": 0}
+
+
+def run_path(
+    output_dir: str | Path,
+    data: str,
+    arch: str,
+    strategy: str,
+    seed: int,
+    fold: int,
+    trial: int | None = None,
+) -> Path:
+    """Where a run lies. trial: of --tune."""
+    name = f"seed{seed}-fold{fold}"
+    inner = name if trial is None else f"tune/{name}-trial{trial}"
+    return Path(output_dir) / data / arch / strategy / inner
 
 
 class RunFolder:
@@ -171,6 +226,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.file(f".{name}.{os.getpid()}.tmp")
         try:
+            import torch
+
             torch.save(checkpoint, temporary)
             os.replace(temporary, self.file(name))
         finally:
@@ -180,245 +237,226 @@ class RunFolder:
         return load_checkpoint(self.file(name))
 
 
-# ------------------------------------------------------------------------------ the model, pretrained weights
+def write_predictions(
+    run: RunFolder, index, clusters: list[str], rows_of: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+) -> None:
+    """predictions.csv. cluster: what is resampled as one, where groups share identical images; else the group is."""
+    rows = []
+    joined = clusters != index.groups
+    for split, values in scores.items():
+        for i, line in zip(rows_of[split], values):
+            row = {"image": index.paths[i], "group": index.groups[i]}
+            row |= {"cluster": clusters[i]} if joined else {}
+            row |= {} if index.units is None else {index.unit_kind: index.units[i]}
+            if index.task == "multiclass":
+                row |= {"label": index.classes[index.labels[i]]}
+            else:
+                row |= {
+                    f"label_{c}": "" if np.isnan(y) else int(y)
+                    for c, y in zip(index.classes, index.labels[i])
+                }
+            rows.append(
+                row | {f"score_{c}": repr(float(x)) for c, x in zip(index.classes, line)} | {"split": split}
+            )
+    run.write_csv("predictions.csv", rows)
 
 
-def new_model(arch: str) -> nn.Module:
-    """A torchvision classifier with random weights, without the auxiliary heads of GoogLeNet and
-    Inception."""
-    auxiliary = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(arch, weights=None, **auxiliary)
+NAN = float("nan")
+
+
+def write_hardest(run: RunFolder, names: list[str], pixels: np.ndarray) -> None:
+    """hardest.npz: image (n,) str, pixels (n, C, h, w) uint8."""
+    out = io.BytesIO()
+    np.savez_compressed(out, image=np.array(names), pixels=pixels)
+    write_atomically(run.file("hardest.npz"), out.getvalue())
 
 
 @dataclass
-class Weights:
-    """What a backbone starts from. state: tensors by name, None for random. mean, std: of the pixels it was
-    trained on. transform_input: GoogLeNet, Inception v3: whether it was trained on pixels scaled to -1..1."""
+class Scored:
+    """The test split of a run: of every image, and of every unit of evaluation (study, patient) where they differ."""
 
-    source: str
-    state: dict[str, Tensor] | None = None
-    sha256: str | None = None
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    transform_input: bool = False
-
-
-# torchvision's own files have older names: DenseNet "norm.1" where its modules are called "norm1", ViT
-# "mlp.linear_1" and "mlp.linear_2" where they are "mlp.0" and "mlp.3". Wrappers put their prefix before all.
-OLD_NAMES = [
-    (re.compile(r"^(module\.|_orig_mod\.)+"), ""),
-    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
-    (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
-    (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
-]
+    images: list[str]
+    image_labels: np.ndarray  # (N,) int, or (N, L) 0, 1, nan
+    image_scores: np.ndarray  # (N, C)
+    labels: np.ndarray
+    scores: np.ndarray
+    groups: np.ndarray  # (U,) str: what is resampled, groups that share an identical image being one
+    named: frozenset[str]  # the groups as the data names them
 
 
-def load_weights(weights: str, arch: str) -> Weights:
-    """weights: none, imagenet, or a file: a torchvision state dict, or the best.pt of a finished run of this
-    project. RunError for a file of another architecture, by what it says of itself, and for one whose mean and std
-    are not of pixels from 0 to 1; whether the tensors fit is load_backbone's."""
-    if weights == "none":
-        return Weights("none")
-    file = imagenet_file(arch) if weights == "imagenet" else Path(weights).expanduser()
-    run = RunFolder(file.resolve().parent)
-    finished = run.done()  # asked first: what is read after that changes no more
-    checkpoint = load_checkpoint(file)
-    if not isinstance(checkpoint, dict) or not all(isinstance(name, str) for name in checkpoint):
-        raise RunError(f"{file}: holds no tensors by name; it must be a state dict")
-    meta = checkpoint["meta"] if isinstance(checkpoint.get("meta"), dict) else {}
-    if "stage" in meta and run.begun() and not finished:
-        raise RunError(
-            f"{file}: its run is not finished (no metrics.json beside it), its weights are half trained; "
-            "run its command again to the end, or pass another --weights"
-        )
-    if isinstance(checkpoint.get("plan"), dict) and "optimizer" in checkpoint:
-        raise RunError(f"{file}: is the state of a run's training; pass the best.pt of a finished run")
-    refuse_another_arch(file, arch, meta.get("arch"), checkpoint.get("arch"))
-    wrapped = (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict))
-    state = {n: value for n, value in next(wrapped, checkpoint).items() if isinstance(value, Tensor)}
-    for old, new in OLD_NAMES:
-        state = {old.sub(new, name): value for name, value in state.items()}
-    if not state:
-        raise RunError(f"{file}: holds no tensors by name; it must be a state dict")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    rescaled = bool(meta.get("transform_input"))
-    if weights == "imagenet" or digest.startswith(imagenet_hash(arch) or "none"):  # or by its path
-        transforms = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"].transforms()
-        meta = {"mean": transforms.mean, "std": transforms.std}  # 0.5 for a few, EfficientNetV2-L for one
-        rescaled = True
-    return Weights(str(weights), state, digest, **normalisation(file, meta), transform_input=rescaled)
+@dataclass
+class Resampled:
+    """What a bootstrap over groups gave for a run: the metric on every resample, and what was drawn."""
+
+    values: np.ndarray  # (B,)
+    drawn: tuple[int, int]  # (stratum, number of groups): runs of one stratum have the same draws
 
 
-def refuse_another_arch(file: Path, arch: str, ours: object, others: object) -> None:
-    """ours: the architecture in a run's meta. others: in a training script's "arch", which counts where it is a
-    name of torchvision's, however spelled."""
+@dataclass
+class Run:
+    """A run folder. status: done, failed or unfinished; reason: why it is not done. result: its metrics.json."""
 
-    def spelled(name: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", name.lower())
+    folder: Path
+    cell: dict
+    strategy: str  # the paper's name
+    config: dict
+    status: str
+    reason: str = ""
+    result: dict = field(default_factory=dict)
 
-    known = {spelled(name): name for name in torchvision.models.list_models(module=torchvision.models)}
-    named = known.get(spelled(others), arch) if ours is None and isinstance(others, str) else ours
-    if named not in (None, arch):
-        raise RunError(
-            f"{file}: holds the weights of {named}, not of {arch}; pass --arch {named}, or another file"
-        )
+    @property
+    def block(self) -> tuple[str, str]:
+        return self.cell["data"], self.cell["arch"]
+
+    @property
+    def at(self) -> tuple[int, int]:
+        return self.cell["seed"], self.cell["fold"]
+
+    @property
+    def place(self) -> str:
+        """Where its config.json says that it lies, below the folder of the runs."""
+        return "/".join([*self.block, self.cell["strategy"], "seed{}-fold{}".format(*self.at)])
+
+    def value(self, split: str, metric: str) -> float:
+        value = self.result[split]["values"].get(metric)
+        return NAN if value is None else value
+
+    def averaged_over(self, split: str, metric: str) -> tuple[int, int] | None:
+        """(how many classes or labels the metric is a mean over there, out of how many); None where it is no mean."""
+        part = self.result.get(split, {})
+        count = part.get("averaged_over", {}).get(metric)
+        if count is None:
+            return None
+        left_out = self.config["data"]["leave_out"] if metric == "video_map" else ()
+        return count, len(part["per_class"]) - len(left_out)
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """The stages that had an epoch, in their order: name -> first epoch. Read from log.csv, since stages merge
+        where there are fewer epochs than stages."""
+        stages: dict[str, int] = {}
+        for row in self.rows("log.csv"):
+            if row.get("stage"):
+                stages.setdefault(row["stage"], int(row["epoch"]))
+        return stages
+
+    @property
+    def early_stage(self) -> str:
+        """The stage that the scored checkpoint is from, where another stage came after it; else empty."""
+        stage, stages = self.result.get("best_stage"), list(self.stages)
+        return stage if stages and stage in stages[:-1] else ""
+
+    def rows(self, name: str) -> list[dict]:
+        """A CSV of the folder; none where it is missing."""
+        file = self.folder / name
+        if not file.is_file():
+            return []
+        with open(file, encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines))
 
 
-def normalisation(file: Path, meta: dict) -> dict[str, tuple[float, ...]]:
-    """mean and std of a file's meta, three numbers each (one of grey is that of all three); {} where it has
-    neither. RunError where they cannot be of pixels from 0 to 1."""
-    found = {}
-    for name in ("mean", "std") if "mean" in meta or "std" in meta else ():
-        values = meta.get(name)
-        values = values.flatten().tolist() if isinstance(values, Tensor) else values
-        numbers = isinstance(values, (list, tuple)) and all(type(v) in (int, float) for v in values)
-        inside = numbers and all(0 <= v <= 1 and (v > 0 or name == "mean") for v in values)
-        if not inside or len(values) not in (1, 3):
-            raise RunError(
-                f"{file}: its {name} is {values}, not one or three numbers between 0 and 1; pixels are 0 to 1 here, "
-                "mean and std of 0 to 255 have to be divided by 255"
-            )
-        found[name] = tuple(values) * (3 // len(values))
-    return found
-
-
-def imagenet_hash(arch: str) -> str | None:
-    """What the SHA-256 of torchvision's IMAGENET1K_V1 file begins with; None where there is no such file."""
-    choices = torchvision.models.get_model_weights(arch).__members__
-    if "IMAGENET1K_V1" not in choices:
-        return None
-    return re.search(r"-([0-9a-f]{8,})\.[a-z]+$", choices["IMAGENET1K_V1"].url).group(1)
-
-
-def imagenet_file(arch: str) -> Path:
-    """torchvision's IMAGENET1K_V1 file for the architecture: downloaded once, its hash checked every time."""
-    expected = imagenet_hash(arch)
-    if expected is None:
-        raise RunError(f"torchvision has no IMAGENET1K_V1 weights for {arch}; pass --weights FILE or none")
-    url = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
+def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
+    """(runs, warnings): every run folder below, in the order of the tables. Left out and named: a damaged one, and a
+    copy, which would count twice; of two folders with the same run the one that lies where its config.json says stays.
+    The trials of --tune are no runs."""
+    found, warnings = {}, []
+    for file in sorted(Path(folder).glob("*/*/*/seed*-fold*/config.json")):
+        if file.parent.parent.name == "tune":
+            continue
         try:
-            torch.hub.download_url_to_file(url, str(file), expected, progress=sys.stderr.isatty())
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise RunError(
-                f"cannot download the ImageNet weights of {arch} ({error}); get {url} elsewhere and put it at {file}, "
-                "or pass --weights FILE or none"
-            ) from None
-    if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(expected):
-        raise RunError(f"{file} is damaged: its SHA-256 does not begin with {expected}; remove it")
-    return file
+            run = read_run(file.parent)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            warnings.append(f"left out, {file.parent} is damaged: {type(error).__name__}: {error}")
+            continue
+        found.setdefault((*run.block, run.strategy, *run.at), []).append(run)
+    kept = []
+    for copies in found.values():
+        copies.sort(key=lambda run: run.folder.relative_to(folder).as_posix() != run.place)
+        kept.append(copies[0])
+        warnings += [
+            f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]
+        ]
+    from report.wording import in_order
+
+    order = in_order(run.strategy for run in kept)
+    kept.sort(key=lambda run: (*run.block, order.index(run.strategy), *run.at))
+    return kept, warnings
 
 
-def load_backbone(model: nn.Module, head_name: str, weights: Weights, arch: str) -> str:
-    """Copies every tensor of the backbone; returns what was loaded, in a line. RunError as in fit_backbone."""
-    own = model.state_dict()
-    loaded, said = fit_backbone(own, head_name, weights, arch)
-    with torch.no_grad():
-        for name, value in loaded.items():
-            own[name].copy_(value)
-    if hasattr(model, "transform_input"):
-        model.transform_input = weights.transform_input
-    return said
+def read_run(folder: Path) -> Run:
+    """One run. ValueError, TypeError or KeyError where its files are damaged."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    cell = config["settings"]["cell"]
+    config["data"]["splits"], config["environment"], config["arguments"]  # all of them are needed
+    if not isinstance(config["settings"]["lr"], (int, float, type(None))):
+        raise TypeError(f"lr is {config['settings']['lr']!r}")
+    run = Run(folder, cell, config["strategy"], config, "unfinished")
+    if (folder / "metrics.json").is_file():
+        run.result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        run.result["test"]["values"], run.result["val"]["values"], run.result["minutes"]
+        if not (folder / "predictions.csv").is_file():
+            raise ValueError("predictions.csv is missing")
+        run.status = "done"
+    elif (folder / "failed.json").is_file():
+        run.status = "failed"
+        run.reason = json.loads((folder / "failed.json").read_text(encoding="utf-8"))["reason"]
+    else:
+        run.reason = f"{len(run.rows('log.csv'))} of {config['settings']['epochs']} epochs"
+    return run
 
 
-def fit_backbone(
-    own: dict[str, Tensor], head_name: str, weights: Weights, arch: str
-) -> tuple[dict[str, Tensor], str]:
-    """(the tensors to load by the model's names, what they are in a line). own: the model's state dict, on the meta
-    device if need be.
+def at_an_end(tuning: dict) -> list[str]:
+    """Of lr and alpha those whose chosen value is the least or the greatest that was tried, in a trial that
+    failed too: a better one may lie beyond it. tuning: of config.json."""
+    tried = {name: [trial[name] for trial in tuning["trials"]] for name in ("lr", "alpha") if name in tuning}
+    return [name for name, values in tried.items() if tuning[name] in (min(values), max(values))]
 
-    RunError unless the file has every tensor of the backbone in its shape and none that has no place in it: a deeper
-    network of the same family matches with all of its first blocks, and a tensor left out is a random one between
-    pretrained ones. Extra tensors that are no part of a backbone (projection heads, auxiliary classifiers, queues,
-    momentum copies) are left out and counted. A first convolution of one channel, of grey images, is spread over
-    three: a third each gives a grey image the same activations."""
 
-    def grey(value: Tensor, place: Tensor) -> bool:
-        return place.ndim == 4 and place.shape[1] == 3 and value.shape == (len(place), 1, *place.shape[2:])
+def read_scored(run: Run) -> Scored:
+    """The run's test predictions. ValueError where predictions.csv does not fit config.json."""
+    settings, data = run.config["settings"], run.config["data"]
+    classes, multiclass = settings["classes"], settings["task"] == "multiclass"
+    with open(run.folder / "predictions.csv", encoding="utf-8", newline="") as lines:
+        reader = csv.reader(lines)
+        head = next(reader)
+        at = {name: i for i, name in enumerate(head)}
+        rows = [row for row in reader if row[at["split"]] == "test"]
+    if not rows:
+        raise ValueError("no test image is in it")
+    scores = np.array([[float(row[at[f"score_{c}"]]) for c in classes] for row in rows])
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    if multiclass:
+        number = {c: i for i, c in enumerate(classes)}
+        labels = np.array([number[row[at["label"]]] for row in rows])
+    else:
+        columns = [at[f"label_{c}"] for c in classes]
+        labels = np.array([[float(row[i]) if row[i] else NAN for i in columns] for row in rows])
+    images, named = [row[at["image"]] for row in rows], frozenset(row[at["group"]] for row in rows)
+    groups = np.array([row[at.get("cluster", at["group"])] for row in rows])
+    how = data["unit_score"]
+    if how in (None, "video"):
+        return Scored(images, labels, scores, labels, scores, groups, named)
+    units = np.array([row[at[data["unit_kind"]]] for row in rows])
+    unit_scores, unit_labels, names = metrics.aggregate(scores, labels, units, how)
+    group_of = dict(zip(units.tolist(), groups.tolist()))
+    of_units = np.array([group_of[u] for u in names.tolist()])
+    return Scored(images, labels, scores, unit_labels, unit_scores, of_units, named)
 
-    def fits(value: Tensor, place: Tensor) -> bool:
-        same_kind = value.is_floating_point() == place.is_floating_point()
-        return same_kind and (value.shape == place.shape or grey(value, place))
 
-    head = f"{head_name}."
-    backbone = {
-        n: v for n, v in own.items() if not n.startswith(head) and not n.endswith("num_batches_tracked")
+def spread(values: Iterable[float]) -> dict:
+    """Mean and standard deviation (ddof 1) of the values that are defined, and how many they are."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return {
+        "mean": float(np.mean(known)) if known else NAN,
+        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else NAN,
+        "n": len(known),
     }
-    prefix = backbone_prefix(weights, lambda name, value: name in backbone and fits(value, backbone[name]))
-    there = {n.removeprefix(prefix): value for n, value in weights.state.items() if n.startswith(prefix)}
-    lost = sorted(backbone.keys() - there.keys())
-    misshapen = sorted(n for n in backbone.keys() & there.keys() if not fits(there[n], backbone[n]))
-    strays = sorted(n for n in there if n not in own and part_of_backbone(n, backbone, head_name))
-    matched = len(backbone) - len(lost) - len(misshapen)
-    said = f"{matched} of {len(backbone)} backbone tensors of {arch} matched"
-    wrong = {
-        "missing": lost,
-        "of another shape": [f"{n} {tuple(there[n].shape)}, not {tuple(own[n].shape)}" for n in misshapen],
-        f"{len(strays)} tensors of the file have no place in it": strays,
-    }
-    if problems := [f"{what}: {listed(names)}" for what, names in wrong.items() if names]:
-        only = "only " if lost or misshapen else ""
-        hint = f"is it a whole file, and of {arch}?"
-        raise RunError(f"--weights {weights.source}: {only}{said}; {'; '.join(problems)}; {hint}")
-    if bad := sorted(n for n in backbone if not torch.isfinite(there[n]).all()):
-        raise RunError(f"--weights {weights.source}: values that are not finite in {listed(bad)}")
-    if prefix:
-        said += f" (below {prefix[:-1]})"
-    loaded = {n: there[n] for n in backbone}
-    for name in (n for n in backbone if there[n].shape != own[n].shape):
-        loaded[name] = there[name].to(own[name].dtype).expand(own[name].shape) / 3
-        said += f", {name} of one channel (grey) spread over three, a third each"
-    counters = (n for n in own.keys() & there.keys() if n.endswith("num_batches_tracked"))
-    loaded |= {n: there[n] for n in counters if there[n].shape == own[n].shape}
-
-    tops = [n for n in there if n.startswith(head)]
-    outputs = there.get(f"{head}weight")
-    has = f"{head_name}, {len(tops)} tensors" if outputs is None else f"{head_name}, {len(outputs)} outputs"
-    said += f", its head ({has}) left out" if tops else ", it has no head"
-    used = {prefix + n for n in [*own, *tops]}
-    unused = [n for n in weights.state if n not in used]
-    return loaded, said + (f", other tensors unused: {len(unused)} ({listed(unused)})" if unused else "")
 
 
-def listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
-
-
-def backbone_prefix(weights: Weights, fits: Callable[[str, Tensor], bool]) -> str:
-    """What stands before the backbone's names in the file, "encoder_q." in MoCo's: where the most tensors fit; ""
-    where that does as well as any. RunError where two different networks fit alike and neither is a momentum copy."""
-    found: Counter[str] = Counter()
-    for name, value in weights.state.items():
-        parts = name.split(".")
-        found.update(
-            "".join(f"{part}." for part in parts[:i])
-            for i in range(len(parts))
-            if fits(".".join(parts[i:]), value)
-        )
-    best = [prefix for prefix, count in found.items() if count == max(found.values())]
-    if "" in best or not best:
-        return ""
-    firsts = [p for p in best if not re.search(r"momentum|encoder_k|target", p)] or best
-    if len(firsts) > 1:
-        raise RunError(
-            f"--weights {weights.source}: holds the backbone {len(firsts)} times, below {listed(firsts)}; "
-            "save the one to start from as a file of its own"
-        )
-    return firsts[0]
-
-
-def part_of_backbone(name: str, backbone: Iterable[str], head_name: str) -> bool:
-    """Whether a tensor that the model has not belongs into its backbone by its name: it lies in a child that the
-    backbone has too, numbers aside (a layer5 beside layer1 to layer4), and not behind the head (classifier.7 of VGG,
-    whose head is classifier.6)."""
-    holder, _, place = head_name.rpartition(".")
-    later = re.match(rf"{re.escape(holder)}\.(\d+)\.", name) if place.isdigit() else None
-    if name.startswith(f"{head_name}.") or later and int(later[1]) > int(place):
-        return False
-
-    def child(of: str) -> str:
-        return re.sub(r"\d", "", of.partition(".")[0])
-
-    return child(name) in set(map(child, backbone))
+def mean_over_runs(values: list[np.ndarray]) -> np.ndarray:
+    """The mean over runs of each resample, (R,) or (R, P), over those where it is defined."""
+    stacked = np.stack(values)
+    known = ~np.isnan(stacked)
+    total = np.where(known, stacked, 0.0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), NAN)

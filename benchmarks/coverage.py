@@ -71,7 +71,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import stats
+from report import stats
 
 STRATEGIES, RESAMPLES = 8, 2000
 SHIFT, NEAR_ONE, GAIN = 1.8, 3.3, 2.5631 - 1.8  # standard deviations; NEAR_ONE: AUROC 0.990

@@ -17,4 +17,4 @@ torch.set_num_threads(1)  # tiny tensors: more threads only cost, and beside oth
 def figures_where_they_are_tested(request, monkeypatch):
     """Drawing takes seconds for every report, and every sweep ends with one."""
     if request.module.__name__ != "test_figures":
-        monkeypatch.setattr("figures.available", lambda: False)
+        monkeypatch.setattr("report.figures.available", lambda: False)

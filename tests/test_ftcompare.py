@@ -21,14 +21,15 @@ from conftest import ROOT
 from PIL import Image
 from torch import nn
 
-import analysis
 import datasets
-import files
 import ftcompare
+import images
+import models
 import prepare
 import runs
 import strategies
-import wording
+import train
+from report import analysis, wording
 
 ARCH = "shufflenet_v2_x0_5"  # small, with BatchNorm
 SMALL = ["--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu", "-b", "16"]
@@ -220,7 +221,7 @@ def test_lp_leaves_the_backbone_bit_identical(swept):
     state = torch.load(swept[0] / "demo-tiny" / ARCH / "lp" / "seed0-fold0" / "best.pt", weights_only=True)[
         "model"
     ]
-    model, _, _ = ftcompare.build_model(ARCH, runs.Weights("none"), 4, seed=0)
+    model, _, _ = models.build_model(ARCH, models.Weights("none"), 4, seed=0)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]) != name.startswith("fc."), name
 
@@ -228,7 +229,7 @@ def test_lp_leaves_the_backbone_bit_identical(swept):
 def test_auto_rgn_writes_a_ratio_for_every_layer_and_epoch(swept):
     folder = swept[0] / "demo-tiny" / ARCH / "autorgn" / "seed0-fold0"
     rows = read(folder / "ratios.csv")
-    model = runs.new_model(ARCH)
+    model = models.new_model(ARCH)
     layers = [n for n, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
     for epoch in ("1", "2"):
         mine = [r for r in rows if r["epoch"] == epoch]
@@ -289,7 +290,7 @@ def toy_data(n=40, size=8):
         Path("."),
     )
     rows = {"train": np.arange(0, n - 16), "val": np.arange(n - 16, n - 8), "test": np.arange(n - 8, n)}
-    return ftcompare.Data(index, pixels, np.arange(n), rows, (0.5,) * 3, (0.25,) * 3)
+    return prepare.Data(index, pixels, np.arange(n), rows, (0.5,) * 3, (0.25,) * 3)
 
 
 def toy_training(
@@ -297,16 +298,16 @@ def toy_training(
 ):
     torch.manual_seed(0)
     model, data = model or Toy(dropout=0.5), data or toy_data()
-    recipe = ftcompare.Recipe(**({"epochs": epochs, "batch_size": 8, "device": torch.device("cpu")} | recipe))
+    recipe = train.Recipe(**({"epochs": epochs, "batch_size": 8, "device": torch.device("cpu")} | recipe))
     plan = strategies.make_plan(strategy, model, epochs=epochs, lr=1e-2)
-    judge = judge or (lambda rows, scores: ftcompare.judge_scores(data.index, rows, scores))
+    judge = judge or (lambda rows, scores: prepare.judge_scores(data.index, rows, scores))
 
     def after_epoch(row):
         if row["epoch"] == stop_after:
             raise KeyboardInterrupt
 
     run = runs.RunFolder(tmp_path)
-    ftcompare.train(model, plan, data, run, recipe, judge, {}, after_epoch=after_epoch)
+    train.run(model, plan, data, run, recipe, judge, {}, after_epoch=after_epoch)
     return model, plan, run
 
 
@@ -360,7 +361,7 @@ def test_a_finished_run_whose_logs_end_early_gets_its_rows_back(folder, tmp_path
 
     def cut(name):  # as an earlier version left it
         rows = [row for row in read(cell / name) if row["epoch"] == "1"]
-        (cell / name).write_text(files.to_csv(rows))
+        (cell / name).write_text(runs.to_csv(rows))
         assert (cell / name).read_text() != whole[name]
 
     for spoil in (lambda: cut("log.csv"), lambda: cut("ratios.csv"), (cell / "log.csv").unlink):
@@ -437,7 +438,7 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
-class Recorded(ftcompare.Data):
+class Recorded(prepare.Data):
     """Data that keeps what it gives: (rows, images, whether for training)."""
 
     def images(self, rows, device, **augmentation):
@@ -529,11 +530,9 @@ def one_step(tmp_path, strategy, hyper, **recipe):
         "warmup": 0.0,
         "device": torch.device("cpu"),
     }
-    recipe = ftcompare.Recipe(epochs=1, **(settings | recipe))
+    recipe = train.Recipe(epochs=1, **(settings | recipe))
     run = runs.RunFolder(tmp_path)
-    ftcompare.train(
-        model, plan, data, run, recipe, lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}, {}
-    )
+    train.run(model, plan, data, run, recipe, lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}, {})
     return w0, before, gradient, [p.detach() for p in model.parameters()], run
 
 
@@ -596,11 +595,9 @@ def test_mixed_precision_sees_the_same_pixels_in_training_validation_and_probe(t
         model, data = Watched(), toy_data(size=24)
         hyper = strategies.Hyperparameters(rgn_source="probe", rgn_batches=2)
         plan = strategies.make_plan("autorgn", model, epochs=2, lr=1e-2, hyper=hyper)
-        recipe = ftcompare.Recipe(
-            epochs=2, batch_size=8, device=torch.device("cpu"), augment=augment, amp=amp
-        )
-        judge = lambda rows, scores, index=data.index: ftcompare.judge_scores(index, rows, scores)
-        ftcompare.train(model, plan, data, runs.RunFolder(tmp_path / str(amp)), recipe, judge, {})
+        recipe = train.Recipe(epochs=2, batch_size=8, device=torch.device("cpu"), augment=augment, amp=amp)
+        judge = lambda rows, scores, index=data.index: prepare.judge_scores(index, rows, scores)
+        train.run(model, plan, data, runs.RunFolder(tmp_path / str(amp)), recipe, judge, {})
         models[amp] = model
     plain, mixed = models[None], models[half]
     an_epoch = [torch.float32] * 2 + [half] * (3 + 1)  # the probe is measured in float32; 24 and 8 images
@@ -638,14 +635,14 @@ def steps_by_hand(opt, gradients, lr=0.1, decay=0.01):
     return after
 
 
-@pytest.mark.parametrize("opt", ftcompare.OPTIMIZERS)
+@pytest.mark.parametrize("opt", train.OPTIMIZERS)
 @pytest.mark.parametrize(
     "gradients", [[None, 1.0, 3.0], [None, None, -2.0, 0.5], [0.5, None, 3.0], [1.0, -4.0, 2.0]]
 )
 def test_a_skipped_step_leaves_no_trace_in_the_optimizer(opt, gradients, empty_is_nan):
     weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
     groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in weights]
-    optimizer = ftcompare.make_optimizer(opt, groups, torch.device("cpu"))
+    optimizer = train.make_optimizer(opt, groups, torch.device("cpu"))
     scaler = torch.amp.GradScaler("cpu")
     for g, expected in zip(gradients, steps_by_hand(opt, gradients)):
         scaler.scale(sum(w.sum() for w in weights) * (math.inf if g is None else g)).backward()
@@ -661,7 +658,7 @@ def test_momentum_starts_after_a_restart_too(empty_is_nan):
     """What a block's momentum is when the block opens after last.pt was written, and its first step overflows."""
     early, late = (nn.Parameter(torch.ones(2)) for _ in range(2))
     groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in (early, late)]
-    first, second = (ftcompare.make_optimizer("sgd", groups, torch.device("cpu")) for _ in range(2))
+    first, second = (train.make_optimizer("sgd", groups, torch.device("cpu")) for _ in range(2))
     (early.sum() * 2.0).backward()
     first.step()
     second.load_state_dict(first.state_dict())
@@ -679,16 +676,16 @@ def overflowing(plan, model, skipped, steps, watch, scale=2.0**16):
     """train_epoch under a GradScaler, without augmentation, in which these steps overflow. watch(step, optimizer)
     is called after each. Returns (data, the rows of each step)."""
     data = toy_data(n=8 * steps + 16)
-    recipe = ftcompare.Recipe(epochs=1, batch_size=8, device=torch.device("cpu"), augment="none", opt="sgd")
-    loss, weight = ftcompare.make_criterion(data.index, data.rows["train"], "none", recipe.device)
+    recipe = train.Recipe(epochs=1, batch_size=8, device=torch.device("cpu"), augment="none", opt="sgd")
+    loss, weight = train.make_criterion(data.index, data.rows["train"], "none", recipe.device)
     calls = iter(range(steps))
     spoiled = lambda logits, y: loss(logits, y) * (math.inf if next(calls) in skipped else 1.0)
     plan.begin_epoch(0)
-    optimizer = ftcompare.make_optimizer("sgd", plan.groups, recipe.device)
+    optimizer = train.make_optimizer("sgd", plan.groups, recipe.device)
     progress = lambda step, steps, rate: watch(step - 1, optimizer)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    ftcompare.train_epoch(model, plan, optimizer, scaler, data, recipe, (spoiled, weight), 0, progress)
-    return data, ftcompare.steps_of(data.rows["train"], 8, 0, 0)
+    train.train_epoch(model, plan, optimizer, scaler, data, recipe, (spoiled, weight), 0, progress)
+    return data, train.steps_of(data.rows["train"], 8, 0, 0)
 
 
 @pytest.mark.parametrize("strategy", ["l1sp", "l2sp"])
@@ -804,20 +801,20 @@ def test_a_stopped_run_stays_stopped_when_it_is_run_again(tmp_path):
 
 
 def test_the_schedule_by_hand():
-    assert [ftcompare.schedule(s, 10, 0.2) for s in (0, 1)] == pytest.approx([1 / 3, 2 / 3])
-    assert ftcompare.schedule(2, 10, 0.2) == 1.0
-    assert ftcompare.schedule(6, 10, 0.2) == pytest.approx(0.5)  # half of the eight steps after the rise
-    assert ftcompare.schedule(9, 10, 0.2) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
-    assert ftcompare.schedule(0, 4, 0.0) == 1.0
+    assert [train.schedule(s, 10, 0.2) for s in (0, 1)] == pytest.approx([1 / 3, 2 / 3])
+    assert train.schedule(2, 10, 0.2) == 1.0
+    assert train.schedule(6, 10, 0.2) == pytest.approx(0.5)  # half of the eight steps after the rise
+    assert train.schedule(9, 10, 0.2) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert train.schedule(0, 4, 0.0) == 1.0
 
 
 @pytest.mark.parametrize(("n", "size"), [(33, 32), (65, 32), (7, 3), (32, 32), (2, 32), (100, 16)])
 def test_an_epoch_takes_every_image_once_and_leaves_no_lone_one(n, size):
     rows = np.arange(n) + 100
-    batches = ftcompare.steps_of(rows, size, seed=3, epoch=5)
+    batches = train.steps_of(rows, size, seed=3, epoch=5)
     assert sorted(np.concatenate(batches).tolist()) == rows.tolist()
     assert max(map(len, batches)) <= size and min(map(len, batches)) >= 2
-    again, later, other = (ftcompare.steps_of(rows, size, *key) for key in ((3, 5), (3, 6), (4, 5)))
+    again, later, other = (train.steps_of(rows, size, *key) for key in ((3, 5), (3, 6), (4, 5)))
     order = np.concatenate(batches).tolist()
     assert order == np.concatenate(again).tolist()
     if n > 2:
@@ -848,14 +845,14 @@ def test_a_schedule_longer_than_the_training_stops_on_its_way_down(tmp_path, str
 def test_class_weights_and_masked_labels_by_hand():
     data = toy_data()
     data.index.labels = np.array([0] * 30 + [1] * 10)
-    loss, weight = ftcompare.make_criterion(data.index, np.arange(40), "balanced", torch.device("cpu"))
+    loss, weight = train.make_criterion(data.index, np.arange(40), "balanced", torch.device("cpu"))
     logits, y = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
     # 40 / (2 * 30) = 2/3 and 40 / (2 * 10) = 2: the classes' total weights are equal
     assert loss(logits, y).item() == pytest.approx((2 / 3 + 2) * math.log(2), rel=1e-6)
     assert weight(y) == pytest.approx(2 / 3 + 2, rel=1e-6)
 
     data.index.task, data.index.labels = "multilabel", np.array([[1, 0], [np.nan, 0], [0, 1]], np.float32)
-    loss, weight = ftcompare.make_criterion(data.index, np.arange(3), "none", torch.device("cpu"))
+    loss, weight = train.make_criterion(data.index, np.arange(3), "none", torch.device("cpu"))
     logits = torch.tensor([[2.0, -1.0], [5.0, 0.0]], requires_grad=True)
     y = torch.tensor([[1.0, 0.0], [math.nan, 1.0]])
     by_hand = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1)) + math.log(2)
@@ -871,7 +868,7 @@ def test_labels_are_balanced_by_their_own_known_images():
     data.index.task, data.index.classes = "multilabel", ["a", "b"]
     known = [[1, 1], [0, 1], [0, 1], [0, 0], [math.nan, math.nan]]
     data.index.labels = np.array([*known, [1, 0], [1, 0]], np.float32)  # the last two do not train
-    loss, weight = ftcompare.make_criterion(data.index, np.arange(5), "balanced", torch.device("cpu"))
+    loss, weight = train.make_criterion(data.index, np.arange(5), "balanced", torch.device("cpu"))
     for y, by_hand in (([[1.0, 1.0]], 3 + 1 / 3), ([[0.0, 0.0]], 1 + 1), ([[1.0, math.nan]], 3)):
         y = torch.tensor(y)
         assert loss(torch.zeros(1, 2), y).item() == pytest.approx(by_hand * math.log(2), rel=1e-6)
@@ -899,11 +896,11 @@ def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
 
     plan = strategies.make_plan("ft", model, epochs=1, lr=0.0)
     settings = {"batch_size": 4, "augment": "none", "class_weights": class_weights, "grad_accum": grad_accum}
-    recipe = ftcompare.Recipe(epochs=1, device=torch.device("cpu"), **settings)
+    recipe = train.Recipe(epochs=1, device=torch.device("cpu"), **settings)
     judge = lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}
-    ftcompare.train(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
+    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
     (row,) = read(tmp_path / "log.csv")
-    steps = ftcompare.steps_of(data.rows["train"], 4 * grad_accum, 0, 0)
+    steps = train.steps_of(data.rows["train"], 4 * grad_accum, 0, 0)
     assert len({(data.index.labels[step] == 1).sum() for step in steps}) > 1  # not every step like the whole
     assert float(row["train_loss"]) == pytest.approx(np.mean([by_hand(step) for step in steps]), rel=1e-5)
     assert float(row["val_loss"]) == pytest.approx(by_hand(data.rows["val"]), rel=1e-5)
@@ -912,9 +909,9 @@ def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
 def test_a_validation_loss_in_uneven_parts_is_the_mean_over_all(tmp_path):
     data = toy_data()
     data.index.labels = np.array([0, 0, 0, 1] * 6 + [0, 1] * 8)
-    model, recipe = Toy(), ftcompare.Recipe(epochs=1, batch_size=3, device=torch.device("cpu"))
-    criterion = ftcompare.make_criterion(data.index, data.rows["train"], "balanced", recipe.device)
-    scores, loss = ftcompare.predict(model, data, data.rows["val"], recipe, criterion)
+    model, recipe = Toy(), train.Recipe(epochs=1, batch_size=3, device=torch.device("cpu"))
+    criterion = train.make_criterion(data.index, data.rows["train"], "balanced", recipe.device)
+    scores, loss = train.infer(model, data, data.rows["val"], recipe, criterion)
     y = data.index.labels[data.rows["val"]]
     factors = np.array([24 / (2 * 18), 24 / (2 * 6)])[y]
     assert loss == pytest.approx((-np.log(scores[np.arange(8), y]) * factors).sum() / factors.sum(), rel=1e-6)
@@ -923,9 +920,9 @@ def test_a_validation_loss_in_uneven_parts_is_the_mean_over_all(tmp_path):
 def test_thresholds_come_from_validation():
     index = toy_data().index
     rows, scores = np.arange(4), np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])  # labels 0 1 0 1
-    assert ftcompare.choose_thresholds(index, rows, scores, "0.5") == [0.5]
-    assert ftcompare.choose_thresholds(index, rows, scores, "sensitivity=1.0") == [0.2]
-    assert ftcompare.choose_thresholds(index, rows, scores, "youden") == [
+    assert prepare.choose_thresholds(index, rows, scores, "0.5") == [0.5]
+    assert prepare.choose_thresholds(index, rows, scores, "sensitivity=1.0") == [0.2]
+    assert prepare.choose_thresholds(index, rows, scores, "youden") == [
         0.4
     ]  # 0.5 + 1 - 1; 0.2 has as much: the higher
 
@@ -942,7 +939,7 @@ def scored_run(folder, data, best=1, rule="youden"):
     judge = lambda rows, scores: {"values": {data.index.metric: next(values)}}
     model, plan, run = toy_training(folder, data=data, judge=judge, epochs=3)
     cell = ftcompare.Cell("toy", "toy", "ft", 0, 0)
-    recipe = ftcompare.Recipe(epochs=3, batch_size=8, device=torch.device("cpu"))
+    recipe = train.Recipe(epochs=3, batch_size=8, device=torch.device("cpu"))
     result = ftcompare.score(cell, model, plan, data, run, recipe, rule)
     rows = predictions(run.path)
     return result, run, {side: [r for r in rows if r["split"] == side] for side in ("val", "test")}
@@ -1013,7 +1010,7 @@ def test_the_hardest_images_are_those_that_the_test_got_most_wrong(tmp_path):
     truth = 0.01 * np.random.default_rng(0).permutation(np.arange(20, 40))
     y = data.index.labels[20:]
     scores = np.where(np.arange(2) == y[:, None], truth[:, None], 1 - truth[:, None])
-    ftcompare.write_hardest(tmp_path / "hardest.npz", data, scores)
+    ftcompare.write_hardest(runs.RunFolder(tmp_path), data, scores)
     worst = [i for _, i in sorted(zip(truth, range(20, 40)))][:12]
     with np.load(tmp_path / "hardest.npz", allow_pickle=False) as held:
         assert held["image"].tolist() == [str(i) for i in worst]
@@ -1030,7 +1027,7 @@ def test_a_threshold_is_one_for_the_unit_that_is_judged(how, by_hand):
     index.labels[[0, 2, 1, 3]] = [0, 0, 1, 1]
     index.units, index.unit_score = ([*"stst", *map(str, range(14))], how) if how else (None, "mean")
     p = np.array([0.2, 0.9, 0.8, 0.3])
-    found = ftcompare.choose_thresholds(index, np.arange(4), np.stack([1 - p, p], 1), "sensitivity=1.0")
+    found = prepare.choose_thresholds(index, np.arange(4), np.stack([1 - p, p], 1), "sensitivity=1.0")
     assert found == pytest.approx(by_hand)
 
 
@@ -1042,22 +1039,22 @@ def test_an_unknown_label_has_no_part_in_a_threshold():
     index.task, index.classes = "multilabel", ["a", "b", "c"]
     index.labels = np.array([[1, 1, nan], [nan, 1, 0], [nan, nan, 0], [1, nan, 0], [0, 1, nan]], np.float32)
     scores = np.array([[0.9, 0.5, 0.4, 0.3, 0.1]] * 3).T
-    assert ftcompare.choose_thresholds(index, np.arange(5), scores, "youden") == [0.3, 0.5, 0.5]
-    assert ftcompare.without_both(index, np.arange(5), scores) == ["b", "c"]
+    assert prepare.choose_thresholds(index, np.arange(5), scores, "youden") == [0.3, 0.5, 0.5]
+    assert prepare.without_both(index, np.arange(5), scores) == ["b", "c"]
 
 
 def test_the_probe_of_auto_rgn_leaves_the_batches_alone(tmp_path):
     """rgn_source=probe draws batches of its own; the epoch's order and the model's buffers do not notice."""
     data = toy_data()
-    recipe = ftcompare.Recipe(epochs=2, batch_size=8, device=torch.device("cpu"))
+    recipe = train.Recipe(epochs=2, batch_size=8, device=torch.device("cpu"))
     models = []
     for strategy in ("autorgn", "ft"):
         torch.manual_seed(0)
         models.append(Toy())
         hyper = strategies.Hyperparameters(rgn_source="probe", weight_decay=0.0)
         plan = strategies.make_plan(strategy, models[-1], epochs=2, lr=0.0, hyper=hyper)
-        judge = lambda rows, scores: ftcompare.judge_scores(data.index, rows, scores)
-        ftcompare.train(models[-1], plan, data, runs.RunFolder(tmp_path / strategy), recipe, judge, {})
+        judge = lambda rows, scores: prepare.judge_scores(data.index, rows, scores)
+        train.run(models[-1], plan, data, runs.RunFolder(tmp_path / strategy), recipe, judge, {})
     for name, value in (
         models[0].state_dict().items()
     ):  # BatchNorm statistics of the same batches in the same order
@@ -1071,9 +1068,9 @@ def test_the_probe_of_auto_rgn_draws_training_batches_of_its_own(tmp_path):
     hyper = strategies.Hyperparameters(rgn_source="probe", rgn_batches=3)
     model = Toy()
     plan = strategies.make_plan("autorgn", model, epochs=4, hyper=hyper)
-    recipe = ftcompare.Recipe(epochs=4, batch_size=8, device=torch.device("cpu"))
+    recipe = train.Recipe(epochs=4, batch_size=8, device=torch.device("cpu"))
     judge = lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}
-    ftcompare.train(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
+    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
     trained = [rows for rows, _, trains in data.given if trains]
     probed = [rows for rows, _, trains in data.given if not trains and rows != data.rows["val"].tolist()]
     assert len(trained) == len(probed) == 4 * 3
@@ -1093,7 +1090,7 @@ def test_weights_of_a_run_load_like_a_torchvision_file(folder, tmp_path, run):
     code, out, _ = run("--data", "demo-tiny", *rest, "--weights", best, "--output-dir", tmp_path / "b")
     assert code == 0 and "its head (fc, 2 outputs) left out" in out
     counted = [
-        n for n in runs.new_model(ARCH).state_dict() if not n.startswith("fc.") and "num_batches" not in n
+        n for n in models.new_model(ARCH).state_dict() if not n.startswith("fc.") and "num_batches" not in n
     ]
     assert f"{len(counted)} of {len(counted)} backbone tensors" in out
     probed = torch.load(next((tmp_path / "b").glob("*/*/lp/*/best.pt")), weights_only=True)["model"]
@@ -1102,37 +1099,37 @@ def test_weights_of_a_run_load_like_a_torchvision_file(folder, tmp_path, run):
 
 
 def test_half_precision_and_wrapped_names_load_and_mismatches_are_refused(tmp_path):
-    model = runs.new_model(ARCH)
+    model = models.new_model(ARCH)
     state = {f"module.{n}": v.half() if v.is_floating_point() else v for n, v in model.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "half.pth")
-    weights = runs.load_weights(str(tmp_path / "half.pth"), ARCH)
-    built, _, note = ftcompare.build_model(ARCH, weights, 3, seed=1)
+    weights = models.load_weights(str(tmp_path / "half.pth"), ARCH)
+    built, _, note = models.build_model(ARCH, weights, 3, seed=1)
     assert "left out" in note and built.conv1[0].weight.dtype == torch.float32
     assert torch.equal(built.conv1[0].weight, model.conv1[0].weight.half().float())
 
     few = dict(list(model.state_dict().items())[:40])
     torch.save(few, tmp_path / "few.pth")
     with pytest.raises(runs.RunError, match=r"only \d+ of \d+ backbone tensors .* matched"):
-        ftcompare.build_model(ARCH, runs.load_weights(str(tmp_path / "few.pth"), ARCH), 3, seed=1)
+        models.build_model(ARCH, models.load_weights(str(tmp_path / "few.pth"), ARCH), 3, seed=1)
     broken = dict(model.state_dict()) | {"conv1.0.weight": torch.full_like(model.conv1[0].weight, math.nan)}
     torch.save(broken, tmp_path / "nan.pth")
     with pytest.raises(runs.RunError, match=r"not finite in conv1.0.weight"):
-        ftcompare.build_model(ARCH, runs.load_weights(str(tmp_path / "nan.pth"), ARCH), 3, seed=1)
+        models.build_model(ARCH, models.load_weights(str(tmp_path / "nan.pth"), ARCH), 3, seed=1)
     (tmp_path / "text.pth").write_text("no checkpoint")
     torch.save({"model": Toy()}, tmp_path / "pickle.pth")  # a whole module: arbitrary code when loaded
     for name in ("text.pth", "pickle.pth", "absent.pth"):
         with pytest.raises(runs.RunError, match=name):
-            runs.load_weights(str(tmp_path / name), ARCH)
+            models.load_weights(str(tmp_path / name), ARCH)
 
 
 def test_densenet_files_with_old_names_load(tmp_path):
-    model = runs.new_model("densenet121")
+    model = models.new_model("densenet121")
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12]\.)")
     state = {old.sub(r"\1.\2", n): v for n, v in model.state_dict().items()}
     assert any(".norm.1." in n for n in state)
     torch.save(state, tmp_path / "densenet.pth")
-    weights = runs.load_weights(str(tmp_path / "densenet.pth"), "densenet121")
-    built, _, note = ftcompare.build_model("densenet121", weights, 2, 0)
+    weights = models.load_weights(str(tmp_path / "densenet.pth"), "densenet121")
+    built, _, note = models.build_model("densenet121", weights, 2, 0)
     name = "features.denseblock3.denselayer5.conv2.weight"
     # 121 norms with 4 tensors (no counters) and 120 convolutions without bias
     assert torch.equal(built.state_dict()[name], model.state_dict()[name]) and "604 of 604" in note
@@ -1145,8 +1142,8 @@ def saved(file, content):
 
 def loaded(file, arch):
     """(the model, what was said) of a file of weights, as a sweep loads it: first checked, then built."""
-    weights = ftcompare.check_weights(runs.load_weights(str(file), arch), arch)
-    model, _, note = ftcompare.build_model(arch, weights, 2, seed=1)
+    weights = ftcompare.check_weights(models.load_weights(str(file), arch), arch)
+    model, _, note = models.build_model(arch, weights, 2, seed=1)
     return model, note
 
 
@@ -1155,7 +1152,7 @@ def nets():
     """State dicts with random weights of architectures that are alike in part."""
     torch.manual_seed(0)
     return {
-        a: dict(runs.new_model(a).state_dict()) for a in ("resnet18", "resnet34", "efficientnet_b1", ARCH)
+        a: dict(models.new_model(a).state_dict()) for a in ("resnet18", "resnet34", "efficientnet_b1", ARCH)
     }
 
 
@@ -1298,7 +1295,7 @@ def test_layers_behind_the_head_are_head_and_layers_before_it_are_not():
         "classifier.0.weight",
         "classifier.3.weight",
     ]  # VGG; its head is classifier.6
-    inside = lambda name: runs.part_of_backbone(name, backbone, "classifier.6")
+    inside = lambda name: models.part_of_backbone(name, backbone, "classifier.6")
     names = "classifier.6.0.weight classifier.6.bias classifier.7.weight classifier.10.weight aux1.fc.weight"
     assert [name for name in names.split() if inside(name)] == []
     names = [
@@ -1322,7 +1319,7 @@ def test_a_grey_first_convolution_gives_a_grey_image_the_same_activations(nets, 
     assert "conv1.weight of one channel (grey) spread over three, a third each" in note
     image = torch.rand(2, 1, 20, 20, dtype=torch.float64)
     expected = nn.functional.conv2d((image - 0.25) / 0.5, grey.double(), stride=2, padding=3)
-    weights = runs.load_weights(file, "resnet18")
+    weights = models.load_weights(file, "resnet18")
     mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (weights.mean, weights.std))
     got = model.conv1.double()((image.expand(-1, 3, -1, -1) - mean) / std)
     assert expected.abs().max() > 1
@@ -1360,7 +1357,7 @@ def test_the_file_of_a_grey_net_says_so_where_a_sweep_prints_its_weights(nets, f
 def test_mean_and_std_that_are_not_of_pixels_from_0_to_1_are_refused(nets, tmp_path, meta, message):
     file = saved(tmp_path / "w.pth", {"model": nets[ARCH], "meta": meta})
     with pytest.raises(runs.RunError, match=message) as caught:
-        runs.load_weights(file, ARCH)
+        models.load_weights(file, ARCH)
     assert "divided by 255" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -1368,15 +1365,15 @@ def test_mean_and_std_from_0_to_1_are_kept_with_their_bounds(nets, tmp_path):
     file = saved(
         tmp_path / "w.pth", {"model": nets[ARCH], "meta": {"mean": [0, 0.5, 1], "std": [1 / 255, 1, 0.5]}}
     )
-    weights = runs.load_weights(file, ARCH)
+    weights = models.load_weights(file, ARCH)
     assert weights.mean == (0, 0.5, 1) and weights.std == (1 / 255, 1, 0.5)
-    weights = runs.load_weights(saved(tmp_path / "w.pth", nets[ARCH]), ARCH)
+    weights = models.load_weights(saved(tmp_path / "w.pth", nets[ARCH]), ARCH)
     assert weights.mean == (0.485, 0.456, 0.406) and weights.std == (0.229, 0.224, 0.225)
 
 
 def test_the_run_of_an_inception_net_hands_on_that_it_rescales_its_input(tmp_path):
     """GoogLeNet's ImageNet weights take pixels from -1 to 1, and so does a run that began with them."""
-    state = runs.new_model("googlenet").state_dict()
+    state = models.new_model("googlenet").state_dict()
     for rescales in (True, False):
         file = saved(tmp_path / "best.pt", {"model": state, "meta": {"transform_input": rescales}})
         assert loaded(file, "googlenet")[0].transform_input is rescales
@@ -1386,18 +1383,20 @@ def test_the_imagenet_file_by_its_path_is_what_imagenet_is(nets, tmp_path, monke
     """EfficientNetV2-L's file is of mean 0.5: one that was put somewhere else is known by its hash."""
     file = saved(tmp_path / "elsewhere.pth", {n: v for n, v in nets[ARCH].items() if n != "fc.bias"})
     monkeypatch.setattr(
-        runs, "imagenet_hash", lambda arch: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
+        models, "imagenet_hash", lambda arch: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
     )
     chosen = torch.nn.Module()
     chosen.transforms = lambda: argparse.Namespace(mean=(0.5,) * 3, std=(0.25,) * 3)
-    monkeypatch.setattr(runs.torchvision.models, "get_model_weights", lambda arch: {"IMAGENET1K_V1": chosen})
-    weights = runs.load_weights(file, ARCH)
+    monkeypatch.setattr(
+        models.torchvision.models, "get_model_weights", lambda arch: {"IMAGENET1K_V1": chosen}
+    )
+    weights = models.load_weights(file, ARCH)
     assert (weights.mean, weights.std, weights.transform_input) == ((0.5,) * 3, (0.25,) * 3, True)
 
 
 def test_weights_of_other_versions_of_torchvision_load(nets, tmp_path):
     """ViT's files have older names; MNASNet's own loading asks for a version that a plain dict has not."""
-    state = runs.new_model("vit_b_32").state_dict()
+    state = models.new_model("vit_b_32").state_dict()
     old = {
         n.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v
         for n, v in state.items()
@@ -1406,7 +1405,7 @@ def test_weights_of_other_versions_of_torchvision_load(nets, tmp_path):
     model, note = loaded(saved(tmp_path / "vit.pth", old), "vit_b_32")
     name = "encoder.layers.encoder_layer_7.mlp.3.weight"
     assert note.startswith("150 of 150") and torch.equal(model.state_dict()[name], state[name])
-    state = dict(runs.new_model("mnasnet0_5").state_dict())
+    state = dict(models.new_model("mnasnet0_5").state_dict())
     model, _ = loaded(saved(tmp_path / "mnas.pth", state), "mnasnet0_5")
     assert torch.equal(model.layers[0].weight, state["layers.0.weight"])
 
@@ -1414,7 +1413,7 @@ def test_weights_of_other_versions_of_torchvision_load(nets, tmp_path):
 def half_trained(folder, name="best.pt"):
     """A run of ours, killed in the midst of training."""
     run = runs.RunFolder(folder)
-    model = runs.new_model(ARCH).state_dict()
+    model = models.new_model(ARCH).state_dict()
     run.save(name, {"model": model, "meta": {"arch": ARCH, "epoch": 1, "stage": "ft"}})
     run.write_json("config.json", {"settings": {}})
     return run
@@ -1432,11 +1431,11 @@ def test_the_weights_of_a_run_that_is_not_finished_are_refused_before_anything_i
     other.write_json("failed.json", {"reason": "the loss is nan"})
     other.file("config.json").unlink()
     with pytest.raises(runs.RunError, match="not finished"):
-        runs.load_weights(str(other.file("best.pt")), ARCH)
+        models.load_weights(str(other.file("best.pt")), ARCH)
     other.write_json("metrics.json", {})
-    assert runs.load_weights(str(other.file("best.pt")), ARCH).state
+    assert models.load_weights(str(other.file("best.pt")), ARCH).state
     shutil.copy(other.file("best.pt"), tmp_path / "mine.pt")  # a copy stands alone
-    assert runs.load_weights(str(tmp_path / "mine.pt"), ARCH).state
+    assert models.load_weights(str(tmp_path / "mine.pt"), ARCH).state
 
 
 def test_weights_that_fit_the_first_backbone_only_are_refused_before_it_is_trained(nets, tmp_path, run):
@@ -1451,7 +1450,7 @@ def test_weights_that_fit_the_first_backbone_only_are_refused_before_it_is_train
 def test_the_state_of_a_training_is_no_file_of_weights(tmp_path):
     toy_training(tmp_path, epochs=1)
     with pytest.raises(runs.RunError, match="state of a run's training; pass the best.pt"):
-        runs.load_weights(str(tmp_path / "last.pt"), ARCH)
+        models.load_weights(str(tmp_path / "last.pt"), ARCH)
 
 
 def test_a_second_sweep_waits_for_the_pretraining_of_the_first(tmp_path, monkeypatch, capsys):
@@ -1504,10 +1503,10 @@ def test_imagenet_weights_offline_and_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     expected = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
     with pytest.raises(runs.RunError, match=rf"put it at {re.escape(str(expected))}"):
-        runs.load_weights("imagenet", "resnet18")
+        models.load_weights("imagenet", "resnet18")
     expected.write_bytes(b"damaged")
     with pytest.raises(runs.RunError, match="SHA-256 does not begin with f37072fd"):
-        runs.load_weights("imagenet", "resnet18")
+        models.load_weights("imagenet", "resnet18")
 
 
 def test_two_processes_do_not_train_the_same_run(tmp_path):
@@ -1519,19 +1518,19 @@ def test_two_processes_do_not_train_the_same_run(tmp_path):
 
 def test_a_file_is_never_half_written(tmp_path, monkeypatch):
     file = tmp_path / "metrics.json"
-    files.write_atomically(file, "old")
+    runs.write_atomically(file, "old")
 
     def full(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(runs.os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
-        files.write_atomically(file, "new")
+        runs.write_atomically(file, "new")
     assert file.read_text() == "old" and [f.name for f in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_nan_becomes_null_in_json():
-    assert json.loads(files.to_json({"a": [float("nan"), 1.5], "b": (float("inf"),)})) == {
+    assert json.loads(runs.to_json({"a": [float("nan"), 1.5], "b": (float("inf"),)})) == {
         "a": [None, 1.5],
         "b": [None],
     }
@@ -1643,14 +1642,14 @@ def test_images_that_the_system_refuses_are_not_skipped_as_bad(folder, tmp_path,
     copy, refuses = tmp_path / "pictures", True
     shutil.copytree(folder, copy)
     (copy / "dark" / "cut.png").write_bytes(b"")
-    real, refused = ftcompare.images.header, {"pd0_1.png", "pl3_9.png"}
+    real, refused = images.header, {"pd0_1.png", "pl3_9.png"}
 
     def header(source):
         if refuses and Path(source).name in refused:
             raise PermissionError(errno.EACCES, "Permission denied", str(source))
         return real(source)
 
-    monkeypatch.setattr(ftcompare.images, "header", header)
+    monkeypatch.setattr(images, "header", header)
     small = ["--data", copy, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path / "runs"]
     code, _, err = run(*small, "--skip-bad")
     assert code == 2 and err.count("\n") == 1 and "2 of 61 images could not be read now" in err
@@ -1680,7 +1679,7 @@ def test_without_unreadable_images_the_others_keep_their_own_pixels(tmp_path, ba
     assert [ready.index.label_text(i) for i in range(len(ready.index))] == [
         name.partition("/")[0] for name in ready.index.paths
     ]
-    weights = runs.Weights("none", mean=(0.25,) * 3, std=(0.5,) * 3)
+    weights = models.Weights("none", mean=(0.25,) * 3, std=(0.5,) * 3)
     data = ready.data(0, weights)
     for i, name in enumerate(ready.index.paths):
         pixels = np.asarray(Image.open(tmp_path / "data" / name))
@@ -1843,9 +1842,9 @@ def test_a_seed_sets_head_order_and_augmentation_and_the_recipe_is_what_was_said
         given.append(
             (recipe, plan, [p.detach().clone() for p in strategies.find_head(model)[1].parameters()])
         )
-        raise ftcompare.Diverged("only looked at")
+        raise train.Diverged("only looked at")
 
-    monkeypatch.setattr(ftcompare, "train", look)
+    monkeypatch.setattr(train, "run", look)
     said = {
         "epochs": 7,
         "batch_size": 12,
@@ -2155,7 +2154,7 @@ def test_runs_of_other_settings_in_one_folder_are_called_not_comparable(folder, 
     assert run(*base, "--epochs", "1", "--strategy", "lp")[0] == 0
     assert run(*base, "--epochs", "2", "--strategy", "ft")[0] == 0
     done = subprocess.run(
-        [sys.executable, ROOT / "report.py", tmp_path], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "report", tmp_path], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.returncode == 0 and "NOT COMPARABLE: these runs differ in epochs: 1, 2" in done.stdout
     rows = read(tmp_path / "results.csv")
@@ -2163,21 +2162,19 @@ def test_runs_of_other_settings_in_one_folder_are_called_not_comparable(folder, 
 
 
 def test_a_short_schedule_stays_at_zero_and_odd_numbers_leave_no_lone_image():
-    assert ftcompare.schedule(20, 20, 0.05) == ftcompare.schedule(40, 20, 0.05) == pytest.approx(0.0)
-    assert sorted(len(p) for p in ftcompare.parts_of(np.arange(39), 2)) == [2] * 18 + [3]
-    assert [len(p) for p in ftcompare.parts_of(np.arange(3), 1)] == [1, 1, 1]
-    assert [len(p) for p in ftcompare.parts_of(np.arange(1), 8)] == [1]
+    assert train.schedule(20, 20, 0.05) == train.schedule(40, 20, 0.05) == pytest.approx(0.0)
+    assert sorted(len(p) for p in train.parts_of(np.arange(39), 2)) == [2] * 18 + [3]
+    assert [len(p) for p in train.parts_of(np.arange(3), 1)] == [1, 1, 1]
+    assert [len(p) for p in train.parts_of(np.arange(1), 8)] == [1]
 
 
 def test_squeezenet_can_say_no():
     """torchvision has a ReLU behind SqueezeNet's head: no logit below 0, no score below 0.5 for a label."""
-    model, _, _ = ftcompare.build_model("squeezenet1_1", runs.Weights("none"), 4, seed=0)
+    model, _, _ = models.build_model("squeezenet1_1", models.Weights("none"), 4, seed=0)
     assert model.eval()(torch.randn(8, 3, 32, 32)).min() < 0
 
 
 def test_the_names_in_the_report_are_those_of_the_strategies():
-    import wording
-
     assert list(wording.ORDER) == [entry.name for entry in strategies.STRATEGIES.values()]
 
 

@@ -11,6 +11,7 @@ import pytest
 import datasets
 import ftcompare
 import metrics
+import prepare
 
 ONE_EACH = [
     "chexpert-E-study",
@@ -184,7 +185,7 @@ def test_study_level_metrics_agree_with_scikit_learn(seed):
     truth = rng.integers(0, 2, 40)
     positive = rng.random(120)
     index = index_with(truth[study], units, "mean", "multiclass")
-    got = ftcompare.judge_scores(index, rows, np.column_stack([1 - positive, positive]))["values"]["kappa"]
+    got = prepare.judge_scores(index, rows, np.column_stack([1 - positive, positive]))["values"]["kappa"]
     present = np.unique(study)
     mean = np.array([positive[study == i].mean() for i in present])
     assert got == pytest.approx(sklearn_metrics.cohen_kappa_score(truth[present], mean > 0.5), abs=1e-9)
@@ -192,7 +193,7 @@ def test_study_level_metrics_agree_with_scikit_learn(seed):
     labels = rng.integers(0, 2, (40, 3)).astype(np.float32)
     labels[rng.random((40, 3)) < 0.1] = np.nan
     scores = rng.random((120, 3))
-    got = ftcompare.judge_scores(index_with(labels[study], units, "max"), rows, scores)["values"]["auroc"]
+    got = prepare.judge_scores(index_with(labels[study], units, "max"), rows, scores)["values"]["auroc"]
     aurocs = []
     for c in range(3):
         known = [i for i in present if not np.isnan(labels[i, c])]
@@ -209,7 +210,7 @@ def test_video_map_agrees_with_scikit_learn(seed):
     labels, scores = (rng.random((180, 5)) < 0.08).astype(np.float32), rng.random((180, 5)).round(2)
     index = index_with(labels, list(videos), "video")
     index.leave_out = (4,)
-    result = ftcompare.judge_scores(index, np.arange(180), scores)
+    result = prepare.judge_scores(index, np.arange(180), scores)
     means = []
     for c in range(4):
         aps = [sklearn_metrics.average_precision_score(labels[videos == v, c], scores[videos == v, c])

@@ -13,10 +13,12 @@ from PIL import Image
 
 import datasets
 import ftcompare
-import results
+import models
+import prepare
 import runs
 import splits
 import strategies
+import train
 
 ARCH = "shufflenet_v2_x0_5"
 SMALL = [
@@ -253,7 +255,7 @@ def tuned(tmp_path_factory):
     out = tmp_path_factory.mktemp("tuned")
     patch = pytest.MonkeyPatch()
     patch.setattr(sys, "argv", ["ftcompare.py", *SMALL, "--tune", "2", "--output-dir", str(out)])
-    patch.setattr("figures.available", lambda: False)
+    patch.setattr("report.figures.available", lambda: False)
     assert ftcompare.command_line() == 0
     patch.undo()
     return out / "demo-tiny" / ARCH
@@ -289,7 +291,7 @@ def test_the_chosen_trial_is_the_best_on_the_tuning_validation_and_the_run_uses_
         rows = list(csv.DictReader(file))
     if key in ("ft", "l1sp", "l2sp"):  # one rate for all groups: the log has that of the last step
         steps = int(rows[-1]["steps"])
-        expected = best[1] * ftcompare.schedule(steps - 1, steps, 0.05)
+        expected = best[1] * train.schedule(steps - 1, steps, 0.05)
         assert float(rows[-1]["lr_max"]) == pytest.approx(expected, rel=1e-6)
 
 
@@ -312,17 +314,7 @@ def test_trials_keep_their_numbers_and_not_their_checkpoints(tuned):
 
 def test_a_second_call_with_another_seed_uses_the_trials_that_are_there(tuned, capsys, monkeypatch):
     before = {f: f.stat().st_mtime_ns for f in tuned.glob("ft/tune/*/metrics.json")}
-    arguments = [
-        *SMALL,
-        "--tune",
-        "2",
-        "--strategy",
-        "ft",
-        "--seed",
-        "1",
-        "--output-dir",
-        tuned.parents[1],
-    ]
+    arguments = [*SMALL, "--tune", "2", "--strategy", "ft", "--seed", "1", "--output-dir", tuned.parents[1]]
     code, out, err = command(arguments, capsys, monkeypatch)
     assert code == 0, err
     assert out.count("done before") == 2
@@ -337,7 +329,7 @@ def test_runs_whose_trials_were_drawn_are_not_gone_on_with_in_silence(
 ):
     """Older runs drew their trials. The report reads them; the sweep says what differs, and trains nothing beside
     them. A trial of the same settings (the first is the default in both) is taken as it is."""
-    monkeypatch.setattr("figures.available", lambda: False)
+    monkeypatch.setattr("report.figures.available", lambda: False)
     shutil.copytree(tuned.parents[1], tmp_path / "runs")
     ft = tmp_path / "runs" / "demo-tiny" / ARCH / "ft"
     if what == "run":
@@ -380,7 +372,7 @@ def chosen(
     )
     index = replace(index, metric=metric)
     rows = {side: np.flatnonzero(outer == side) for side in datasets.SPLITS}
-    data = ftcompare.Data(index, None, np.arange(len(index)), rows, (), (), identical=list(identical))
+    data = prepare.Data(index, None, np.arange(len(index)), rows, (), (), identical=list(identical))
     seen, told = [], []
 
     def run_cell(cell, data, weights, setting, say):
@@ -399,7 +391,7 @@ def chosen(
         monkeypatch.setattr(splits, "nested_split", lambda *a, **k: edit(real(*a, **k)))
     say = argparse.Namespace(line=told.append, skip=lambda n: None)
     cell = ftcompare.Cell("demo-tiny", ARCH, strategy, 0, 0)
-    return ftcompare.tune(cell, data, runs.Weights("none"), s, say), seen, told
+    return ftcompare.tune(cell, data, models.Weights("none"), s, say), seen, told
 
 
 def test_the_highest_value_is_chosen_and_of_equal_ones_the_first(monkeypatch, index, outer):
@@ -444,7 +436,7 @@ def test_every_trial_keeps_copies_on_one_side(monkeypatch, index, outer):
 )
 def test_a_choice_at_an_end_of_what_was_tried_is_said(monkeypatch, index, outer, strategy, values, ends):
     result, _, told = chosen(monkeypatch, index, outer, values, strategy)
-    assert results.at_an_end(result) == ends
+    assert runs.at_an_end(result) == ends
     warned = [line for line in told if "WARNING" in line]
     expected = f"  WARNING: {' and '.join(ends)} at an end of what was tried; the best may lie beyond it"
     assert warned == ([expected] if ends else [])

@@ -12,13 +12,10 @@ import math
 import sys
 from pathlib import Path
 
-import figures
-import page
-import tables
-from analysis import ReportError, analyse
-from files import to_csv, to_json, write_atomically
-from results import NAN, Run, read_runs
-from wording import beside, counted, distinct, problems
+from report import figures, page, tables
+from report.analysis import ReportError, analyse
+from report.wording import beside, counted, distinct, problems
+from runs import NAN, Run, read_runs, to_csv, to_json, write_atomically
 
 SETTINGS = (
     "epochs",
@@ -198,21 +195,3 @@ def written(folder: str | Path) -> str:
         if figures.available()
         else f"{said}\nno figures: matplotlib is not installed (pip install matplotlib)"
     )
-
-
-def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print(__doc__, file=sys.stderr)
-        return 2
-    sys.stdout.reconfigure(errors="replace")
-    try:
-        analysis = build(arguments[0])
-    except ReportError as error:
-        print(f"report.py: {error}", file=sys.stderr)
-        return 2
-    print(f"{text(analysis)}\n\n{written(arguments[0])}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -15,9 +15,9 @@ import math
 import re
 from collections.abc import Iterable
 
-import methods
 import metrics
-from wording import (
+from report import methods
+from report.wording import (
     BUDGET,
     LEFT_OUT,
     NO_GROUPS,

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import figures
-import views
+from report import figures, views
 
 PAPER = ["FT", "LP", "G-LF", "G-FL", "LP-FT", "L1-SP", "L2-SP", "Auto-RGN"]
 NAN = math.nan
@@ -437,7 +436,7 @@ def test_reliability_draws_the_filled_bins_and_their_share():
 
 
 class OneRun:
-    """As much of results.Run as views.calibration asks for."""
+    """As much of runs.Run as views.calibration asks for."""
 
     strategy, at = "FT", (0, 0)
 

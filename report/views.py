@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 import metrics
-import stats
-from results import NAN, Run, mean_over_runs, spread
+from report import stats
+from runs import NAN, Run, mean_over_runs, spread
 
 CURVE_RESAMPLES = 100  # of the bootstrap behind the bands of ROC and PR
 GRID = np.linspace(0, 1, 51)

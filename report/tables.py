@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-import methods
-from wording import (
+from report import methods
+from report.wording import (
     BUDGET,
     LEFT_OUT,
     beside,

@@ -8,9 +8,9 @@ import math
 import numpy as np
 
 import metrics
-import stats
-from results import NAN, Run, spread
-from wording import distinct, plural, several
+from report import stats
+from report.wording import distinct, plural, several
+from runs import NAN, Run, spread
 
 ALPHA = 0.05
 # Without the assumption that differences of groups are normal no test on n groups falls below 2 / 2^n: 0.03 with six, 0.06

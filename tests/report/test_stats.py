@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import metrics
-import stats
+from report import stats
 
 pytestmark = [pytest.mark.filterwarnings("error")]  # a RuntimeWarning of ours is a failure
 

@@ -16,11 +16,9 @@ from pathlib import Path
 import numpy as np
 
 import metrics
-import stats
-import views
-from pairs import ALPHA, compare_pairs, oriented
-from results import NAN, Resampled, Run, Scored, at_an_end, read_runs, read_scored, spread
-from wording import (
+from report import stats, views
+from report.pairs import ALPHA, compare_pairs, oriented
+from report.wording import (
     NO_GROUPS,
     ORDER,
     STAGED,
@@ -39,6 +37,7 @@ from wording import (
     spoken,
     tested_images,
 )
+from runs import NAN, Resampled, Run, Scored, at_an_end, read_runs, read_scored, spread
 
 RESAMPLES = 2000  # of the bootstrap over groups
 MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1")

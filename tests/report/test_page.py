@@ -14,10 +14,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-import methods
-import page
-import tables
-import wording
+from report import methods, page, tables, wording
 
 NAN = math.nan
 ORDER = wording.ORDER

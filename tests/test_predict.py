@@ -15,8 +15,10 @@ from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional
 
-import apply
 import ftcompare
+import gradcam
+import models
+import predict
 import runs
 import strategies
 from datasets import DataError
@@ -78,7 +80,7 @@ def write_run(
 @pytest.fixture
 def tiny(monkeypatch):
     """torchvision's builder knows Tiny; a function that writes a run of it."""
-    monkeypatch.setattr(runs, "new_model", lambda arch: Tiny())
+    monkeypatch.setattr(models, "new_model", lambda arch: Tiny())
     return lambda folder, classes, **about: write_run(
         folder, as_is(Tiny(len(classes))), classes=classes, **about
     )
@@ -144,7 +146,7 @@ def test_a_run_s_own_test_images_get_the_scores_that_they_had_in_it(grey_run, tm
     run, data = grey_run
     theirs = read(run / "predictions.csv")
     files = [data / row["image"] for row in theirs]
-    ours = read(apply.predict(files, run, out=tmp_path / "o.csv", batch_size=3))
+    ours = read(predict.predict(files, run, out=tmp_path / "o.csv", batch_size=3))
     assert [row["image"] for row in ours] == [str(file) for file in files]
     expected, got = scores_in(theirs, ["dark", "light"]), scores_in(ours, ["dark", "light"])
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -169,7 +171,8 @@ def test_the_preprocessing_is_the_one_in_best_pt(grey_run, tmp_path, change):
         other.file(name).write_text((run / name).read_text())
     files = sorted((data / "dark").iterdir())[:4]
     a, b = (
-        scores_in(read(apply.predict(files, r, out=tmp_path / "o.csv")), ["dark"]) for r in (run, other.path)
+        scores_in(read(predict.predict(files, r, out=tmp_path / "o.csv")), ["dark"])
+        for r in (run, other.path)
     )
     assert np.abs(a - b).max() > 1e-4
 
@@ -179,7 +182,7 @@ def test_labels_are_judged_at_their_own_thresholds_and_columns_are_carried(multi
     theirs = {row["image"]: row for row in read(run / "predictions.csv")}
     rows = [f"{image},{i:03d},NA" for i, image in enumerate(theirs)]
     (data.parent / "new.csv").write_text("\n".join(["file,patient,note", *rows]))
-    ours = read(apply.predict([data.parent / "new.csv"], run, path_col="file", out=tmp_path / "o.csv"))
+    ours = read(predict.predict([data.parent / "new.csv"], run, path_col="file", out=tmp_path / "o.csv"))
     names = json.loads((run / "config.json").read_text())["settings"]["classes"]
     assert list(ours[0]) == [
         "image",
@@ -202,7 +205,7 @@ def test_labels_are_judged_at_their_own_thresholds_and_columns_are_carried(multi
 def test_what_the_json_says_and_the_exported_program_give_the_scores_of_predict(grey_run, tmp_path):
     """By another path: numpy and Pillow alone, as somebody would write it who has only the two files."""
     run, data = grey_run
-    about = apply.export(run, tmp_path / "deep" / "m.pt2")
+    about = predict.export(run, tmp_path / "deep" / "m.pt2")
     assert json.loads((tmp_path / "deep" / "m.json").read_text()) == about
     assert about["checkpoint_sha256"] == hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()
     assert about["file_sha256"] == hashlib.sha256((tmp_path / "deep" / "m.pt2").read_bytes()).hexdigest()
@@ -228,7 +231,7 @@ def test_what_the_json_says_and_the_exported_program_give_the_scores_of_predict(
         batch.append([(pixels - m) / s for m, s in zip(about["mean"], about["std"])])
     with torch.no_grad():
         scores = program(torch.tensor(np.array(batch), dtype=torch.float32)).double().softmax(dim=1)
-    expected = scores_in(read(apply.predict(files, run, out=tmp_path / "o.csv")), ["dark", "light"])
+    expected = scores_in(read(predict.predict(files, run, out=tmp_path / "o.csv")), ["dark", "light"])
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
 
 
@@ -273,7 +276,7 @@ def photo(shape, seed):
 def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path, which):
     """Large JPEGs above all: the run decoded them at a half, a quarter or an eighth, which is another picture."""
     run, _ = request.getfixturevalue(which)
-    about = apply.export(run, tmp_path / "m.pt2")
+    about = predict.export(run, tmp_path / "m.pt2")
     assert f"image.draft(None, ({about['jpeg_draft']}, {about['jpeg_draft']}))" in about["decode"][0]
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
@@ -288,7 +291,7 @@ def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path
     for name, (image, options) in made.items():
         image.save(tmp_path / name, **options)
     files = [tmp_path / name for name in made]
-    expected = scores_in(read(apply.predict(files, run, out=tmp_path / "o.csv")), about["classes"])
+    expected = scores_in(read(predict.predict(files, run, out=tmp_path / "o.csv")), about["classes"])
     program = torch.export.load(tmp_path / "m.pt2").module()
 
     def scores(draft):
@@ -308,13 +311,13 @@ def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path
 
 
 def test_load_run_gives_the_model_in_eval_with_its_weights_and_its_input_transform(tiny, tmp_path):
-    model, meta = apply.load_run(tiny(tmp_path / "r", ["a", "b"], transform_input=True, thresholds=[0.5]))
+    model, meta = models.load_run(tiny(tmp_path / "r", ["a", "b"], transform_input=True, thresholds=[0.5]))
     assert not any(module.training for module in model.modules())
     assert model.transform_input is True and meta["classes"] == ["a", "b"]
     x = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(model(x), x.mean(dim=(2, 3))[:, :2])
     assert (
-        apply.load_run(tiny(tmp_path / "s", ["a", "b"]))[0].transform_input is False
+        models.load_run(tiny(tmp_path / "s", ["a", "b"]))[0].transform_input is False
     )  # None: as it is built
 
 
@@ -339,7 +342,7 @@ def test_runs_that_cannot_be_used_are_refused_in_a_line(tiny, tmp_path, spoil, m
     picture = flat(tmp_path / "p.png", 9)
     spoil(run)
     with pytest.raises(runs.RunError, match=message) as caught:
-        apply.predict([picture], run)
+        predict.predict([picture], run)
     assert "\n" not in str(caught.value) and str(run) in str(caught.value)
 
 
@@ -352,7 +355,7 @@ def change_meta(run, change):
 def test_an_architecture_that_torchvision_has_not_is_named(tmp_path):
     run = write_run(tmp_path / "r", Tiny(3), classes=list("abc"), arch="resnet19")
     with pytest.raises(runs.RunError, match="cannot build its 'resnet19'"):
-        apply.load_run(run)
+        models.load_run(run)
 
 
 # ------------------------------------------------------------------------------------------- predict, by hand
@@ -367,7 +370,7 @@ def test_scores_worked_by_hand(tiny, tmp_path):
     """Logits are the mean of r, g, b after (x/255 - 0.5)/0.25; grey is the same three times."""
     run = tiny(tmp_path / "r", ["a", "b", "c"], mean=[0.5] * 3, std=[0.25] * 3)
     pictures = [flat(tmp_path / "p.png", 51, 102, 255), flat(tmp_path / "q.png", 204)]
-    rows = read(apply.predict(pictures, run))
+    rows = read(predict.predict(pictures, run))
     assert list(rows[0]) == ["image", "score_a", "score_b", "score_c", "predicted"]
     np.testing.assert_allclose(scores_in(rows, "abc"), [softmax(-1.2, -0.4, 2.0), [1 / 3] * 3], atol=1e-6)
     assert rows[0]["predicted"] == "c"
@@ -378,12 +381,12 @@ def test_two_classes_are_told_by_the_run_s_threshold_and_not_by_half(tiny, tmp_p
     files = [flat(tmp_path / f"{i}.png", 255, green, 0) for i, green in enumerate((50, 100, 150))]
     second = [softmax(1, green / 255)[1] for green in (50, 100, 150)]  # all below 0.5
     run = tiny(tmp_path / "r", ["a", "b"], thresholds=[(second[0] + second[1]) / 2])
-    assert [row["predicted"] for row in read(apply.predict(files, run))] == ["a", "b", "b"]
+    assert [row["predicted"] for row in read(predict.predict(files, run))] == ["a", "b", "b"]
     meta = {"classes": ["a", "b"], "task": "multiclass"}
-    assert apply.decide(np.array([[0.7, 0.3], [0.71, 0.29]]), meta, [0.3]) == ["b", "a"]  # at it: positive
+    assert models.decide(np.array([[0.7, 0.3], [0.71, 0.29]]), meta, [0.3]) == ["b", "a"]  # at it: positive
     several = {"classes": list("xyz"), "task": "multilabel"}
     scores = np.array([[0.2, 0.9, 0.4], [0.1, 0.1, 0.1]])
-    assert apply.decide(scores, several, [0.2, 0.95, 0.3]) == ["x|z", ""]
+    assert models.decide(scores, several, [0.2, 0.95, 0.3]) == ["x|z", ""]
 
 
 def test_folders_are_walked_in_natural_order_without_hidden_files_and_others(tiny, tmp_path):
@@ -392,7 +395,7 @@ def test_folders_are_walked_in_natural_order_without_hidden_files_and_others(tin
         flat(root / name, 1)
     (root / "notes.md").write_text("no picture")
     extra = flat(tmp_path / "a.png", 1)
-    rows = read(apply.predict([root, extra, root / "s9.png"], run))
+    rows = read(predict.predict([root, extra, root / "s9.png"], run))
     expected = [root / "s1.png", root / "s2/x.png", root / "s9.png", root / "s10.png", extra]
     assert [row["image"] for row in rows] == [str(p) for p in expected]
 
@@ -408,19 +411,19 @@ def test_what_lies_beside_the_pictures_of_a_folder_is_not_scored(tiny, tmp_path,
     flat(tmp_path / "disk/s3.png", 50)
     (scans / "q").symlink_to("../disk")
     (scans / "p/loop").symlink_to("..")
-    rows = read(apply.predict([scans], run, out=tmp_path / "o.csv"))
+    rows = read(predict.predict([scans], run, out=tmp_path / "o.csv"))
     assert [row["image"] for row in rows] == [
         f"{scans}/{name}" for name in ("p/s2.png", "q/s3.png", "s1.png")
     ]
     err = capsys.readouterr().err
     assert f"{scans}: 1 masks beside their images, left out (--keep-masks keeps them): s1_Mask.png\n" in err
     assert f"{scans}: 1 folders are links, followed: q\n" in err and "not followed: p/loop\n" in err
-    rows = read(apply.predict([scans], run, out=tmp_path / "o.csv", keep_masks=True))
+    rows = read(predict.predict([scans], run, out=tmp_path / "o.csv", keep_masks=True))
     assert sorted(Path(row["image"]).name for row in rows) == ["s1.png", "s1_Mask.png", "s2.png", "s3.png"]
     assert "masks" not in capsys.readouterr().err
     (scans / "p/gone").symlink_to("nowhere")
     with pytest.raises(DataError, match="p/gone .a link that leads nowhere"):
-        apply.predict([scans], run, out=tmp_path / "o.csv")
+        predict.predict([scans], run, out=tmp_path / "o.csv")
 
 
 def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, capsys):
@@ -428,7 +431,7 @@ def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, 
     flat(tmp_path / "pictures" / "x.png", 0, 0, 255)
     table = tmp_path / "t.csv"
     table.write_text("path;who\nx.png;me\n")
-    assert apply.predict([table], run, data_dir=tmp_path / "pictures", out="-") is None
+    assert predict.predict([table], run, data_dir=tmp_path / "pictures", out="-") is None
     header, line = capsys.readouterr().out.splitlines()
     assert header == "image,who,score_a,score_b,score_c,predicted"
     assert line.startswith("x.png,me,") and line.endswith(",c") and not (run / "predicted.csv").exists()
@@ -441,28 +444,28 @@ def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, 
     ]:
         table.write_text(text)
         with pytest.raises((runs.RunError, DataError), match=message):
-            apply.predict([table], run)
+            predict.predict([table], run)
     table.write_text("path\npictures/x.png\n")
     with pytest.raises(runs.RunError, match="the CSV to predict"):
-        apply.predict([table], run, out=table)
+        predict.predict([table], run, out=table)
     with pytest.raises(runs.RunError, match="one CSV alone"):
-        apply.predict([table, tmp_path / "pictures"], run)
+        predict.predict([table, tmp_path / "pictures"], run)
     assert table.read_text() == "path\npictures/x.png\n"
 
 
 def test_the_run_s_own_scores_are_not_written_over(tiny, tmp_path):
     run = tiny(tmp_path / "r", ["a", "b", "c"])
     with pytest.raises(runs.RunError, match="holds a run's validation and test scores"):
-        apply.predict([flat(tmp_path / "x.png", 1)], run, out=run / "predictions.csv")
+        predict.predict([flat(tmp_path / "x.png", 1)], run, out=run / "predictions.csv")
 
 
 def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, capsys):
     run, root = tiny(tmp_path / "r", ["a", "b", "c"]), tmp_path / "new"
     with pytest.raises(runs.RunError, match=r"2 of 3 paths do not exist: .*g1.png, .*g2.png$"):
-        apply.predict([flat(root / "0.png", 1), root / "g1.png", root / "g2.png"], run)
+        predict.predict([flat(root / "0.png", 1), root / "g1.png", root / "g2.png"], run)
     with pytest.raises(runs.RunError, match="no images in this folder"):
         (tmp_path / "empty").mkdir()
-        apply.predict([tmp_path / "empty"], run)
+        predict.predict([tmp_path / "empty"], run)
     for i in (1, 3):
         (root / f"{i}.png").write_bytes(b"no picture")
     flat(root / "2.png", 255, 0, 0)
@@ -470,10 +473,10 @@ def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, cap
         with pytest.raises(
             runs.RunError, match=r"2 of 4 images cannot be read: .*1.png \(.*3.png \(.*--skip-bad"
         ):
-            apply.predict([root], run, batch_size=batch_size)
+            predict.predict([root], run, batch_size=batch_size)
     assert not (run / "predicted.csv").exists()
     capsys.readouterr()
-    rows = read(apply.predict([root], run, skip_bad=True, batch_size=3))
+    rows = read(predict.predict([root], run, skip_bad=True, batch_size=3))
     assert [(Path(row["image"]).name, row["predicted"]) for row in rows] == [("0.png", "a"), ("2.png", "a")]
     np.testing.assert_allclose(
         scores_in(rows, "abc")[1], softmax(1, 0, 0), atol=1e-6
@@ -481,7 +484,7 @@ def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, cap
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and "1.png" in said[0] and "3.png" in said[1]
     with pytest.raises(runs.RunError, match="1 of 1 images cannot be read"):
-        apply.predict([root / "1.png"], run, skip_bad=True)
+        predict.predict([root / "1.png"], run, skip_bad=True)
 
 
 @pytest.mark.parametrize(
@@ -498,38 +501,38 @@ def test_an_image_that_the_system_refuses_is_never_left_out(tiny, tmp_path, monk
     for i in range(3):
         flat(root / f"{i}.png", 255, 0, 0)
     (root / "3.png").write_bytes(b"no picture")
-    real = apply.pictures.decode_image
+    real = gradcam.pictures.decode_image
 
     def refusing(source, *arguments):
         if Path(source).name == "1.png":
             raise error
         return real(source, *arguments)
 
-    monkeypatch.setattr(apply.pictures, "decode_image", refusing)
+    monkeypatch.setattr(gradcam.pictures, "decode_image", refusing)
     for batch_size in (1, 8):
         with pytest.raises(
             runs.RunError, match=rf"2 of 4 images cannot .*1.png \({reason}\).*3.png"
         ) as caught:
-            apply.predict([root], run, skip_bad=True, batch_size=batch_size)
+            predict.predict([root], run, skip_bad=True, batch_size=batch_size)
         assert str(caught.value).endswith("; mend that first")
     assert not (run / "predicted.csv").exists()
-    monkeypatch.setattr(apply.pictures, "decode_image", real)
-    assert len(read(apply.predict([root], run, skip_bad=True))) == 3
+    monkeypatch.setattr(gradcam.pictures, "decode_image", real)
+    assert len(read(predict.predict([root], run, skip_bad=True))) == 3
 
 
 def test_at_most_three_batches_are_in_memory(tiny, tmp_path, monkeypatch):
     run = tiny(tmp_path / "r", ["a", "b", "c"])
     files = [flat(tmp_path / f"{i}.png", i) for i in range(30)]
     decoded, waiting, told = [], [], []
-    decode, score = apply.pictures.decode_image, apply.scores_of
-    monkeypatch.setattr(apply.pictures, "decode_image", lambda *a: (decoded.append(1), decode(*a))[1])
+    decode, score = gradcam.pictures.decode_image, models.scores_of
+    monkeypatch.setattr(gradcam.pictures, "decode_image", lambda *a: (decoded.append(1), decode(*a))[1])
 
     def counting(model, batch, task):
         waiting.append(len(decoded) - 2 * len(waiting))
         return score(model, batch, task)
 
-    monkeypatch.setattr(apply, "scores_of", counting)
-    apply.predict(files, run, batch_size=2, progress=lambda done, total: told.append((done, total)))
+    monkeypatch.setattr(predict, "scores_of", counting)
+    predict.predict(files, run, batch_size=2, progress=lambda done, total: told.append((done, total)))
     assert max(waiting) <= 6 and len(decoded) == 30
     assert told == [(n, 30) for n in range(2, 31, 2)]
 
@@ -540,11 +543,11 @@ def test_at_most_three_batches_are_in_memory(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "resnet18"])
 def test_an_export_is_the_model_without_dropout_at_any_batch_size(tmp_path, arch):
     torch.manual_seed(0)
-    model = runs.new_model(arch)
+    model = models.new_model(arch)
     strategies.replace_head(model, 3)
     run = write_run(tmp_path / "r", model, classes=list("abc"), arch=arch, img_size=40, task="multilabel",
                     thresholds=[0.1, 0.5, 0.9], strategy="LP-FT")  # fmt: skip
-    about = apply.export(run, tmp_path / "m.pt2")
+    about = predict.export(run, tmp_path / "m.pt2")
     assert (about["activation"], about["thresholds"], about["strategy"]) == (
         "sigmoid",
         [0.1, 0.5, 0.9],
@@ -557,7 +560,7 @@ def test_an_export_is_the_model_without_dropout_at_any_batch_size(tmp_path, arch
 
 def test_an_export_that_gives_other_scores_is_not_written(tiny, tmp_path, monkeypatch):
     run, file = tiny(tmp_path / "r", ["a", "b", "c"]), tmp_path / "out" / "m.pt2"
-    apply.export(run, file)
+    predict.export(run, file)
     before = file.read_bytes(), file.with_suffix(".json").read_bytes()
 
     class Other:
@@ -568,13 +571,13 @@ def test_an_export_that_gives_other_scores_is_not_written(tiny, tmp_path, monkey
 
     monkeypatch.setattr(torch.export, "load", lambda path: Other())
     with pytest.raises(runs.RunError, match=r"differs in its scores \(by up to 0.0002"):
-        apply.export(run, file)
+        predict.export(run, file)
     with pytest.raises(runs.RunError, match="differs in its scores"):
-        apply.export(run, file.with_name("new.pt2"))
+        predict.export(run, file.with_name("new.pt2"))
     assert (file.read_bytes(), file.with_suffix(".json").read_bytes()) == before
     assert sorted(p.name for p in file.parent.iterdir()) == ["m.json", "m.pt2"]  # no new.pt2, no temporary
     with pytest.raises(runs.RunError, match=r"has to end in .pt2"):
-        apply.export(run, tmp_path / "m.json")
+        predict.export(run, tmp_path / "m.json")
 
 
 # --------------------------------------------------------------------------------------------------- Grad-CAM
@@ -599,11 +602,11 @@ def test_a_map_worked_by_hand():
     x[0, 0] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])  # 2 red - green: 2, 4, 6, -2
     x[0, 1] = torch.tensor([[0.0, 0.0], [0.0, 10.0]])
     x[1, 0] = torch.tensor([[-1.0, 0.0], [0.0, 0.0]])  # the largest logit is the second: 3 at one place
-    maps, layer = apply.gradcam(model, x)
+    maps, layer = gradcam.gradcam(model, x)
     assert layer == "0"
     expected = torch.tensor([[[1 / 3, 2 / 3], [1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
     torch.testing.assert_close(maps, expected)
-    maps, _ = apply.gradcam(model, x, torch.tensor([1, 0]))  # for image 0: -3 red - green, nowhere positive
+    maps, _ = gradcam.gradcam(model, x, torch.tensor([1, 0]))  # for image 0: -3 red - green, nowhere positive
     torch.testing.assert_close(maps, torch.zeros(2, 2, 2))
 
 
@@ -616,7 +619,7 @@ def test_a_map_is_brought_to_the_size_of_the_picture():
         model[3].weight.copy_(torch.tensor([[1.0], [-1.0]]))
     x = torch.zeros(1, 3, 4, 4)
     x[:, :, 2:, :2] = 1  # A: 0 0 / 1 0
-    maps, _ = apply.gradcam(model, x, torch.tensor([0]))
+    maps, _ = gradcam.gradcam(model, x, torch.tensor([0]))
     edge = torch.tensor([1.0, 0.75, 0.25, 0.0])  # bilinear between the centres of two positions
     torch.testing.assert_close(maps[0], edge.flip(0)[:, None] * edge[None, :])
 
@@ -679,7 +682,7 @@ def test_rectifiers_in_place_and_channels_last(kind, layer):
             else model.norm(model.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         )
         expected = scaled(torch.einsum("nkhw,nk->nhw", last, model.classifier.weight[c]))
-    maps, name = apply.gradcam(model, x, c)
+    maps, name = gradcam.gradcam(model, x, c)
     assert name == layer
     torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-5)
     assert 0.05 < maps.mean() < 0.95
@@ -689,7 +692,7 @@ def test_vgg_s_end_is_the_last_convolution_and_neither_of_the_poolings():
     torch.manual_seed(1)
     model, x = Rectified(), torch.randn(3, 3, 8, 8)
     c = torch.tensor([0, 1, 2])
-    maps, name = apply.gradcam(model, x, c)
+    maps, name = gradcam.gradcam(model, x, c)
     assert name == "conv"
     # by hand: all 49 places are copies of the maximum, so dy/dA_k is their summed weight there, else 0
     last = model.conv(x).relu()
@@ -733,7 +736,7 @@ def test_torchvision_s_models_that_end_in_mean_and_linear_layer(build, frozen):
     modes = [m.training for m in model.modules()]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     x = torch.randn(2, 3, size, size)
-    maps, name = apply.gradcam(model, x)
+    maps, name = gradcam.gradcam(model, x)
     assert name == layer
     assert [m.training for m in model.modules()] == modes and not x.requires_grad
     assert all(p.grad is None and p.requires_grad is not frozen for p in model.parameters())
@@ -756,7 +759,7 @@ def test_vit_s_patches_become_a_grid_without_the_class_token():
     model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3).eval()
     nn.init.normal_(model.heads.head.weight)
     x, tokens = torch.randn(2, 3, 32, 32), model.encoder.layers[-1].ln_1
-    maps, name = apply.gradcam(model, x, torch.tensor([2, 0]))
+    maps, name = gradcam.gradcam(model, x, torch.tensor([2, 0]))
     assert name == "encoder.layers.encoder_layer_1.ln_1"
     # by differences instead of autograd: y with a little added to channel k of all 16 patches
     kept = {}
@@ -783,9 +786,9 @@ def test_vit_s_patches_become_a_grid_without_the_class_token():
 
 def test_squeeze_and_excitation_s_poolings_are_not_the_end():
     model = torchvision.models.mobilenet_v3_small(num_classes=3)
-    assert apply.gradcam(model, torch.randn(1, 3, 64, 64))[1] == "features.12"
+    assert gradcam.gradcam(model, torch.randn(1, 3, 64, 64))[1] == "features.12"
     assert (
-        apply.gradcam(torchvision.models.squeezenet1_1(num_classes=3), torch.randn(1, 3, 64, 64))[1]
+        gradcam.gradcam(torchvision.models.squeezenet1_1(num_classes=3), torch.randn(1, 3, 64, 64))[1]
         == "features.12"
     )
 
@@ -793,12 +796,12 @@ def test_squeeze_and_excitation_s_poolings_are_not_the_end():
 def test_no_spatial_map_says_why_and_which_size_has_one():
     model = torchvision.models.resnet18(num_classes=3)
     with pytest.raises(
-        apply.NoSpatialMap, match="map of layer4 has one position at 32 x 32 px; at 64 px it has 2 x 2"
+        gradcam.NoSpatialMap, match="map of layer4 has one position at 32 x 32 px; at 64 px it has 2 x 2"
     ):
-        apply.gradcam(model, torch.randn(2, 3, 32, 32))
+        gradcam.gradcam(model, torch.randn(2, 3, 32, 32))
     assert model.training and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    with pytest.raises(apply.NoSpatialMap, match="Sequential has no module whose output is a map"):
-        apply.gradcam(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.randn(2, 3, 2, 2))
+    with pytest.raises(gradcam.NoSpatialMap, match="Sequential has no module whose output is a map"):
+        gradcam.gradcam(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.randn(2, 3, 2, 2))
 
 
 def test_a_trained_network_s_map_lies_on_the_blob_that_makes_the_class():
@@ -821,7 +824,7 @@ def test_a_trained_network_s_map_lies_on_the_blob_that_makes_the_class():
         optimizer.step()
         optimizer.zero_grad()
     x, y, at = draw(40)
-    maps, _ = apply.gradcam(model, x, y)
+    maps, _ = gradcam.gradcam(model, x, y)
     assert (model(x).argmax(dim=1) == y).float().mean() > 0.9
     peak = torch.stack([maps.flatten(1).argmax(dim=1) // 16, maps.flatten(1).argmax(dim=1) % 16], dim=1)
     assert ((peak >= at - 1) & (peak <= at + 4)).all(dim=1).float().mean() > 0.9
@@ -842,11 +845,11 @@ def test_the_panel_has_a_row_an_image_and_a_column_a_run(tiny, tmp_path):
     long = "图像 — a name that goes on and on " * 9 + "\nwith a second line"
     out = tmp_path / "new" / "p.png"
     assert (
-        apply.gradcam_panel({"FT": one, "Auto-RGN " * 30: two}, pixels, ["red", "blue"], ["a", long], out)
+        gradcam.gradcam_panel({"FT": one, "Auto-RGN " * 30: two}, pixels, ["red", "blue"], ["a", long], out)
         == []
     )
     panel = np.asarray(Image.open(out)).astype(int)
-    cell, line, gap = apply.CELL, apply.LINE, apply.GAP
+    cell, line, gap = gradcam.CELL, gradcam.LINE, gradcam.GAP
     top, row = 2 * line + 3 * gap, cell + 2 * line + gap
     assert panel.shape == (top + 2 * row + line + gap, gap + 3 * (cell + gap), 3)
     for j in range(4):  # text stays within its column
@@ -863,34 +866,34 @@ def test_the_panel_has_a_row_an_image_and_a_column_a_run(tiny, tmp_path):
 
 def test_heat_is_laid_over_by_its_strength():
     picture = torch.full((1, 8, 8), 100, dtype=torch.uint8)
-    assert (np.asarray(apply.overlaid(picture, torch.zeros(8, 8))) == 100).all()
-    hot = np.asarray(apply.overlaid(picture, torch.ones(8, 8)))
+    assert (np.asarray(gradcam.overlaid(picture, torch.zeros(8, 8))) == 100).all()
+    hot = np.asarray(gradcam.overlaid(picture, torch.ones(8, 8)))
     expected = [0.35 * 100 + 0.65 * c for c in (252, 255, 164)]
     assert np.abs(hot - np.array(expected)).max() <= 0.51
     np.testing.assert_allclose(
-        apply.heat_colours(np.array([0, 0.125, 0.5])), [(0, 0, 4), (43.5, 8, 57), (188, 55, 84)]
+        gradcam.heat_colours(np.array([0, 0.125, 0.5])), [(0, 0, 4), (43.5, 8, 57), (188, 55, 84)]
     )
 
 
 def test_a_run_without_a_map_and_a_label_at_its_threshold(tmp_path):
     torch.manual_seed(0)
-    model = runs.new_model("shufflenet_v2_x0_5")
+    model = models.new_model("shufflenet_v2_x0_5")
     strategies.replace_head(model, 2)
     about = {"arch": "shufflenet_v2_x0_5", "img_size": 32, "task": "multilabel", "thresholds": [0.0, 1.0]}
     run = write_run(tmp_path / "r", model, classes=["a", "b"], **about)
-    layer, cells = apply.explained(run, torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ["a", "a|b"], "cpu")
+    layer, cells = gradcam.explained(run, torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ["a", "a|b"], "cpu")
     assert "conv5 has one position" in layer
     assert [(c["map"], c["predicted"], c["right"]) for c in cells] == [(None, "a", True), (None, "a", False)]
     out, pixels = tmp_path / "p.png", torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
-    (note,) = apply.gradcam_panel({"LP": run}, pixels, ["a"], ["x"], out)
+    (note,) = gradcam.gradcam_panel({"LP": run}, pixels, ["a"], ["x"], out)
     assert note == f"LP: {layer}" and "at 64 px it has 2 x 2" in note and out.is_file()
     with pytest.raises(runs.RunError, match=r"was trained at 32 px, the images have \(16, 16\)"):
-        apply.gradcam_panel({"LP": run}, pixels[..., :16, :16], ["a"], ["x"], out)
+        gradcam.gradcam_panel({"LP": run}, pixels[..., :16, :16], ["a"], ["x"], out)
     with pytest.raises(runs.RunError, match="1 runs, 1 images, 2 labels, 1 names"):
-        apply.gradcam_panel({"LP": run}, pixels, ["a", "b"], ["x"], out)
+        gradcam.gradcam_panel({"LP": run}, pixels, ["a", "b"], ["x"], out)
 
 
 def test_text_is_cut_to_its_room():
-    assert apply.shortened("short", len, 10) == "short"
-    assert apply.shortened("exactly ten", len, 10) == "exactly t…"
-    assert apply.shortened("Läsion\n 图", len, 20) == "Lasion ?"
+    assert gradcam.shortened("short", len, 10) == "short"
+    assert gradcam.shortened("exactly ten", len, 10) == "exactly t…"
+    assert gradcam.shortened("Läsion\n 图", len, 20) == "Lasion ?"

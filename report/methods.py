@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from wording import (
+from report.wording import (
     NO_GROUPS,
     STAGED,
     copies,

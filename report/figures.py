@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from files import write_atomically
-from wording import in_order, measured, metric_name, tested_images
+from report.wording import in_order, measured, metric_name, tested_images
+from runs import write_atomically
 
 COLUMN, PAGE = 3.5, 7.0  # inches
 DPI = 130
@@ -633,13 +633,7 @@ def reliability(figure, block: dict) -> None:
         counts = np.array([b["count"] for b in bins], float)
         low, high = column(bins, "low"), column(bins, "high")
         axes.bar(
-            low,
-            counts / counts.sum(),
-            high - low,
-            align="edge",
-            color=PALE,
-            edgecolor="white",
-            linewidth=0.4,
+            low, counts / counts.sum(), high - low, align="edge", color=PALE, edgecolor="white", linewidth=0.4
         )
         axes.plot([0, 1], [0, 1], **ASIDE)
         filled = [b for b in bins if b["count"]]

@@ -12,14 +12,10 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-import analysis
 import metrics
-import page
-import report
-import results
-import stats
-import views
-import wording
+from report import analysis, page, stats, views, wording
+from report import build as report
+from runs import mean_over_runs, read_runs, read_scored
 
 CLASSES = ["benign", "malignant"]
 KEYS = {name: name.replace("-", "").lower() for name in wording.ORDER}
@@ -133,8 +129,8 @@ def test_a_row_holds_mean_standard_deviation_and_the_group_bootstrap_of_its_runs
     # the same interval by a plain loop over resamples: patients drawn, the three runs averaged
     weights = stats.resample_groups(20, analysis.RESAMPLES, seed=0)
     order = sorted({g for g in groups})
-    runs, _ = results.read_runs(tmp_path)
-    scored = [results.read_scored(run) for run in runs]
+    runs, _ = read_runs(tmp_path)
+    scored = [read_scored(run) for run in runs]
     looped = []
     for w in weights[:400]:
         rows = np.concatenate(
@@ -146,7 +142,7 @@ def test_a_row_holds_mean_standard_deviation_and_the_group_bootstrap_of_its_runs
     )
     assert again == 0
     assert {boot["FT", r.at, "accuracy"].drawn for r in runs} == {(0, 20)}
-    ours = results.mean_over_runs([boot["FT", r.at, "accuracy"].values for r in runs])
+    ours = mean_over_runs([boot["FT", r.at, "accuracy"].values for r in runs])
     assert ours[:400] == pytest.approx(looped, abs=1e-12)
     mean = np.mean(accuracy)
     reach = (
@@ -498,9 +494,9 @@ def test_no_resample_takes_the_mean_over_fewer_classes(tmp_path, missing, where)
         kind, name = {"task": "multilabel", "classes": ["common", "odd"]}, "auroc"
     groups = [f"p{k // 2:02d}" for k in range(24)]
     write_run(tmp_path, "FT", scores, labels, groups=groups, **kind)
-    runs, _ = results.read_runs(tmp_path)
+    runs, _ = read_runs(tmp_path)
     asked = (name, "brier") if where == "metric" else ("brier", name)
-    boot, again = analysis.bootstrap(runs, {("FT", (0, 0)): results.read_scored(runs[0])}, *asked)
+    boot, again = analysis.bootstrap(runs, {("FT", (0, 0)): read_scored(runs[0])}, *asked)
     assert again == pytest.approx((11 / 12) ** 12, abs=0.04)  # how often twelve draws of twelve miss one
     assert boot["FT", (0, 0), name].values == pytest.approx(np.full(analysis.RESAMPLES, 0.5), abs=1e-12)
 
@@ -512,8 +508,8 @@ def test_folds_with_patients_of_their_own_are_resampled_apart(tmp_path):
     for fold in range(3):
         images = [f"f{fold}-{k:02d}" for k in range(40)]
         write_run(tmp_path, "FT", right_scores(labels, right), labels, fold=fold, images=images)
-    runs, _ = results.read_runs(tmp_path)
-    scored = {("FT", run.at): results.read_scored(run) for run in runs}
+    runs, _ = read_runs(tmp_path)
+    scored = {("FT", run.at): read_scored(run) for run in runs}
     boot, _ = analysis.bootstrap(runs, scored, "accuracy", "brier")
     values = np.stack([boot["FT", (0, fold), "accuracy"].values for fold in range(3)])
     assert (
@@ -535,10 +531,8 @@ def test_resamples_of_videos_leave_out_the_classes_that_the_metric_leaves_out(tm
         config = json.loads((folder / "config.json").read_text())
         config["data"]["leave_out"] = leave_out
         (folder / "config.json").write_text(json.dumps(config))
-        runs, _ = results.read_runs(tmp_path)
-        boot, _ = analysis.bootstrap(
-            runs, {("FT", (0, 0)): results.read_scored(runs[0])}, "video_map", "brier"
-        )
+        runs, _ = read_runs(tmp_path)
+        boot, _ = analysis.bootstrap(runs, {("FT", (0, 0)): read_scored(runs[0])}, "video_map", "brier")
         # null's one positive a video is last of three: average precision 1/3
         by_hand = 1.0 if full else (1 + 1 + 1 / 3) / 3
         assert boot["FT", (0, 0), "video_map"].values == pytest.approx(np.full(analysis.RESAMPLES, by_hand))
@@ -559,13 +553,7 @@ def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):
 def test_strategies_on_different_images_are_not_compared(tmp_path, rng):
     labels = toy(rng, 30)
     write_run(tmp_path, "FT", all_right(labels), labels)
-    write_run(
-        tmp_path,
-        "LP",
-        all_right(labels),
-        labels,
-        images=[f"other{k}" for k in range(30)],
-    )
+    write_run(tmp_path, "LP", all_right(labels), labels, images=[f"other{k}" for k in range(30)])
     block = analysis.analyse(tmp_path)["blocks"][0]
     assert block["pairs"] == [] and any("tested on different images" in note for note in block["pair_notes"])
     assert any(note.startswith("NOT COMPARABLE") for note in block["notes"])
@@ -612,8 +600,8 @@ def test_a_study_is_scored_once_and_patients_are_resampled(tmp_path, rng):
     studies, patients = [f"s{k // 3}" for k in range(60)], [f"p{k // 6}" for k in range(60)]
     scores = rng.dirichlet([1, 1], 60)
     write_run(tmp_path, "FT", scores, labels, unit="study", units=studies, groups=patients)
-    run = results.read_runs(tmp_path)[0][0]
-    scored = results.read_scored(run)
+    run = read_runs(tmp_path)[0][0]
+    scored = read_scored(run)
     assert scored.scores == pytest.approx(scores.reshape(20, 3, 2).mean(1), abs=1e-12)
     assert scored.groups.tolist() == [f"p{k // 2}" for k in range(20)] and len(scored.images) == 60
     block = analysis.analyse(tmp_path)["blocks"][0]
@@ -1267,8 +1255,8 @@ def test_both_commands_write_the_same_report_and_neither_needs_torch(tmp_path, r
     for strategy in ("FT", "LP"):
         write_run(tmp_path, strategy, right_scores(labels, rng.random(40) < 0.7), labels)
     block = "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; sys.argv = sys.argv[1:]; "
-    script = block + "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
-    one = subprocess.run([sys.executable, "-c", script, ROOT / "report.py", tmp_path], capture_output=True, text=True,
+    script = block + "import runpy; runpy.run_module(sys.argv[0], run_name='__main__')"
+    one = subprocess.run([sys.executable, "-c", script, "report", tmp_path], capture_output=True, text=True,
                          check=False, cwd=ROOT)  # fmt: skip
     assert one.returncode == 0, one.stderr
     names = ("results.csv", "comparisons.csv", "report.md", "report.html")
@@ -1284,8 +1272,10 @@ def test_a_folder_without_runs_is_refused_in_one_line(tmp_path, make):
     folder = tmp_path / "runs"
     if make == "empty":
         folder.mkdir()
-    for command in ([ROOT / "report.py", folder], [ROOT / "ftcompare.py", "--report", folder]):
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    for command in (["-m", "report", folder], [ROOT / "ftcompare.py", "--report", folder]):
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT
+        )
         assert (
             done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and str(folder) in done.stderr
         )
@@ -1369,9 +1359,7 @@ def test_a_copied_run_folder_does_not_count_twice(tmp_path, rng):
     found = analysis.analyse(tmp_path)
     assert [(row["done"], row["missing"]) for row in found["blocks"][0]["rows"]] == [(1, 0), (1, 0)]
     assert len(found["blocks"]) == 1 and sum("a second time" in w for w in found["warnings"]) == 3
-    assert not any(
-        "toy-backup" in str(run.folder) or run.folder.suffix for run in results.read_runs(tmp_path)[0]
-    )
+    assert not any("toy-backup" in str(run.folder) or run.folder.suffix for run in read_runs(tmp_path)[0])
 
 
 def test_a_renamed_folder_of_runs_is_reported_and_trials_are_no_runs(tmp_path, rng):
@@ -1477,8 +1465,8 @@ def test_a_class_that_only_one_patient_has_does_not_bend_the_accuracy(tmp_path, 
     labels = np.array([1] + [0] * 49)
     right = np.arange(50) >= 5  # the one of class 1 is wrong
     write_run(tmp_path, "FT", right_scores(labels, right), labels)
-    runs, _ = results.read_runs(tmp_path)
-    scored = {("FT", (0, 0)): results.read_scored(runs[0])}
+    runs, _ = read_runs(tmp_path)
+    scored = {("FT", (0, 0)): read_scored(runs[0])}
     boot, _ = analysis.bootstrap(runs, scored, "accuracy", "balanced_accuracy")
     assert boot["FT", (0, 0), "accuracy"].values.mean() == pytest.approx(0.9, abs=0.003)
     plain = stats.resample_groups(50, analysis.RESAMPLES, seed=0)

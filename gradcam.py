@@ -1,0 +1,301 @@
+"""Grad-CAM (Selvaraju et al., ICCV 2017) of finished runs: maps, and the panel that --gradcam draws.
+
+    maps, layer = gradcam(model, images)                                       # (N, H, W) in 0..1, "layer4"
+
+The model is the run's best checkpoint, in float32, whatever --amp the run had."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torch.nn import functional
+
+import images as pictures
+import strategies
+from models import decide, load_finished, scores_of
+from runs import RunError, write_atomically
+
+POOLINGS = tuple(
+    getattr(nn.modules.pooling, f"_{kind}Nd")
+    for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
+)
+
+
+class NoSpatialMap(ValueError):
+    """The model has no map over the picture that Grad-CAM could weigh; the message says why."""
+
+
+def gradcam(model: nn.Module, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, str]:
+    """Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2): where the evidence for a class lies.
+
+    images: (N, 3, H, W), normalised, on the model's device. classes: (N,) the class to explain, None for the
+    one with the highest logit y. Returns (maps, layer): maps (N, H, W) float32 on the CPU,
+    relu(sum_k mean_ij(dy/dA_kij) A_k), bilinear to H x W, divided by its maximum; all zero where nothing
+    speaks for the class. layer: the name of the module that gives A: the last feature map before the pooling
+    that ends the convolutions, after the rectifier that follows it in place (VGG: conv5_4, before its max
+    pooling; DenseNet: norm5; Swin: norm, whose channels are last).
+
+    ViT: the class token reads the patches last in the last encoder layer, behind which the patches have no
+    gradient; A is that layer's ln_1 as a grid without the class token. The paper has convolutions only: this
+    is the usual extension, and its maps are coarser in meaning, for attention has mixed the patches by then.
+
+    The model is run in eval mode and left as it was. NoSpatialMap where there is no such map, or it has one
+    position (the message then says which picture size gives more)."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.enable_grad():
+            logits, output, as_map, layer = forward_with_map(model, images)
+            if output is None:
+                raise NoSpatialMap(
+                    f"{type(model).__name__} has no module whose output is a map over the picture"
+                )
+            if as_map(output)[0, 0].numel() == 1:
+                size = f"{images.shape[2]} x {images.shape[3]} px"
+                raise NoSpatialMap(f"the map of {layer} has one position at {size}{larger(model, images)}")
+            chosen = (
+                logits.argmax(dim=1) if classes is None else torch.as_tensor(classes, device=logits.device)
+            )
+            picked = logits.gather(1, chosen[:, None]).sum()  # images do not meet in eval: each has its own
+            (gradient,) = torch.autograd.grad(picked, output)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    found, gradient = as_map(output.detach()).float(), as_map(gradient).float()
+    maps = (gradient.mean(dim=(2, 3), keepdim=True) * found).sum(dim=1, keepdim=True).relu()
+    maps = functional.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    top = maps.amax(dim=(1, 2), keepdim=True)
+    return torch.where(top > 0, maps / top, 0.0).cpu(), layer
+
+
+def larger(model: nn.Module, images: Tensor) -> str:
+    """'; at 64 px it has 2 x 2', found by trying."""
+    for factor in (2, 4, 8):
+        size = factor * max(images.shape[2:])
+        try:
+            _, output, as_map, _ = forward_with_map(model, images.new_zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError):  # a model for one size alone
+            return ""
+        height, width = as_map(output).shape[2:]
+        if height * width > 1:
+            return f"; at {size} px it has {height} x {width}"
+    return ""
+
+
+def forward_with_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None, Callable, str]:
+    """(logits, the output to differentiate by or None, what makes (N, C, h, w) of it, its module's name). The
+    output hangs in the logits' graph: an operation in place behind its module has changed it, graph and all.
+
+    A map is a 4-D output. The last one is taken before the head and before the first pooling behind the last
+    convolution: squeeze-and-excitation pools inside of blocks, and VGG pools twice at its end."""
+    patches = last_tokens(model)
+    names = {module: name for name, module in model.named_modules() if module is not model}
+    givers: list[nn.Module] = []  # the modules whose output it is, from inner to outer
+    output, closed, ended = None, False, False
+
+    def at_head(module, inputs):
+        nonlocal ended
+        ended = True
+
+    def behind(module, inputs, result):
+        nonlocal output, closed
+        if isinstance(module, nn.Conv2d):
+            closed = False
+        elif isinstance(module, POOLINGS):
+            closed = True
+        is_map = isinstance(result, Tensor) and result.dim() == 4 and len(result) == len(images)
+        if module is patches or (patches is None and is_map and not closed and not ended):
+            if output is None or output.data_ptr() != result.data_ptr():
+                givers.clear()  # else it is the same, or a permutation of the same
+            givers.append(module)
+            output = result
+
+    hooks = [module.register_forward_hook(behind) for module in names]
+    hooks.append(strategies.find_head(model)[1].register_forward_pre_hook(at_head))
+    try:
+        # requires_grad: frozen weights alone would leave no graph
+        logits = model(images.detach().clone().requires_grad_())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if output is None:
+        return logits, None, nn.Identity(), ""
+    if patches is not None:
+        side = images.shape[2] // model.patch_size
+        return logits, output, lambda t: t[:, 1:].unflatten(1, (side, -1)).permute(0, 3, 1, 2), names[patches]
+    channels_last = type(givers[-1]) is nn.LayerNorm  # not torchvision's LayerNorm2d, which permutes
+    as_map = (lambda t: t.permute(0, 3, 1, 2)) if channels_last else nn.Identity()
+    return logits, output, as_map, names[name_giver(model, givers)]
+
+
+def last_tokens(model: nn.Module) -> nn.Module | None:
+    """The ln_1 of the last encoder layer of a torchvision VisionTransformer; None for other models."""
+    if any(kind.__name__ == "VisionTransformer" for kind in type(model).__mro__) and hasattr(
+        model, "conv_proj"
+    ):
+        return getattr(list(model.encoder.layers)[-1], "ln_1", None)
+    return None
+
+
+def name_giver(model: nn.Module, givers: list[nn.Module]) -> nn.Module:
+    """Of modules with one output the outermost that has parameters and lies within a block: layer4, not its
+    last ReLU; norm5, not DenseNet's features."""
+    inside = {m for block in strategies.blocks_of(model) for top in block.modules for m in top.modules()}
+    known = [m for m in givers if m in inside and any(True for _ in m.parameters())]
+    return (known or givers)[-1]
+
+
+CELL, LINE, GAP = 144, 18, 8  # pixels: side of a picture, height of a line of text, room between
+
+
+HEAT = (
+    (0, 0, 4),
+    (87, 16, 110),
+    (188, 55, 84),
+    (249, 142, 9),
+    (252, 255, 164),
+)  # dark to light: grey prints too
+
+
+INK, FAINT, RIGHT, WRONG = (20, 20, 20), (110, 110, 110), (0, 100, 60), (190, 30, 30)
+
+
+def gradcam_panel(
+    runs_by_name: dict[str, str | Path],
+    pixels: Tensor,
+    labels: list[str],
+    names: list[str],
+    out: str | Path,
+    *,
+    device: str = "cpu",
+) -> list[str]:
+    """Writes a PNG with a row for each image and a column for each run: Grad-CAM of the class that the run
+    predicts (of several labels: the one with the highest score) over the picture, below it that class and its
+    score, with a tick where the prediction is the label and a cross where it is not.
+
+    runs_by_name: heading -> folder of a finished run. pixels: (n, C, S, S) uint8, C 1 or 3, the same test
+    images for all; labels, names: n texts, labels as decide() and Index.label_text give them. Returns a note
+    for each run without a map, whose column says so. RunError where a run's img_size is not S."""
+    if not runs_by_name or not len(pixels) == len(labels) == len(names) > 0:
+        raise RunError(
+            f"{out}: {len(runs_by_name)} runs, {len(pixels)} images, {len(labels)} labels, {len(names)} names"
+        )
+    notes, columns = [], []
+    for name, folder in runs_by_name.items():
+        layer, cells = explained(folder, pixels, labels, device)
+        columns.append((name, layer, cells))
+        if cells[0]["map"] is None:
+            notes.append(f"{name}: {layer}")
+    width, height = GAP + (CELL + GAP) * (1 + len(columns)), 2 * LINE + 3 * GAP
+    panel = Image.new("RGB", (width, height + len(pixels) * (CELL + 2 * LINE + GAP) + LINE + GAP), "white")
+    draw = ImageDraw.Draw(panel)
+    write(draw, GAP, GAP, "image", size=15)
+    write(draw, GAP, GAP + LINE, "label, name", FAINT, 11)
+    for j, (name, layer, cells) in enumerate(columns, 1):
+        x = GAP + j * (CELL + GAP)
+        write(draw, x, GAP, name, size=15)
+        write(draw, x, GAP + LINE, "no spatial map" if cells[0]["map"] is None else layer, FAINT, 11)
+    for i, (picture, label, name) in enumerate(zip(pixels, labels, names)):
+        y = height + i * (CELL + 2 * LINE + GAP)
+        panel.paste(overlaid(picture, None), (GAP, y))
+        write(draw, GAP, y + CELL + 2, label or "none")
+        write(draw, GAP, y + CELL + 2 + LINE, name, FAINT, 11)
+        for j, (_, _, cells) in enumerate(columns, 1):
+            x, cell = GAP + j * (CELL + GAP), cells[i]
+            panel.paste(overlaid(picture, cell["map"]), (x, y))
+            colour = RIGHT if cell["right"] else WRONG
+            mark(draw, x, y + CELL + 2, cell["right"], colour)
+            write(draw, x + 16, y + CELL + 2, cell["predicted"] or "none", colour, room=CELL - 16)
+            write(draw, x + 16, y + CELL + 2 + LINE, cell["score"], FAINT, 11, room=CELL - 16)
+    legend(panel, draw, panel.height - LINE - 2)
+    file = io.BytesIO()
+    panel.save(file, "PNG")
+    write_atomically(Path(out), file.getvalue())
+    return notes
+
+
+def explained(folder: str | Path, pixels: Tensor, labels: list[str], device: str) -> tuple[str, list[dict]]:
+    """(layer, or why there is no map; for each image its map or None, predicted class, right, score)."""
+    model, meta, thresholds, _ = load_finished(folder)
+    if pixels.shape[2:] != (meta["img_size"],) * 2:
+        raise RunError(
+            f"{folder} was trained at {meta['img_size']} px, the images have {tuple(pixels.shape[2:])}"
+        )
+    model.to(device)
+    cells, layer = [], ""
+    for rows in np.array_split(np.arange(len(pixels)), -(-len(pixels) // 16)):
+        batch = pictures.batch(pixels, rows, device, mean=meta["mean"], std=meta["std"])
+        scores = scores_of(model, batch, meta["task"])
+        predicted = decide(scores, meta, thresholds)
+        several = meta["task"] == "multilabel"
+        shown = scores.argmax(axis=1) if several else np.array([meta["classes"].index(p) for p in predicted])
+        try:
+            maps, layer = gradcam(model, batch, torch.from_numpy(shown))
+        except NoSpatialMap as reason:
+            maps, layer = [None] * len(rows), str(reason)
+        for i, heat, name, line, k in zip(rows, maps, predicted, scores, shown):
+            score = f"{meta['classes'][k]} {line[k]:.3f}" if several else f"score {line[k]:.3f}"
+            cells.append({"map": heat, "predicted": name, "right": name == labels[i], "score": score})
+    return layer, cells
+
+
+def overlaid(picture: Tensor, heat: Tensor | None) -> Image.Image:
+    """The picture (C, S, S) uint8 as a cell; heat (S, S) in 0..1 over it, stronger is less transparent."""
+    base = picture.expand(3, -1, -1).permute(1, 2, 0).numpy()
+    base = Image.fromarray(np.ascontiguousarray(base)).resize((CELL, CELL), Image.Resampling.BILINEAR)
+    if heat is None:
+        return base
+    heat = np.asarray(Image.fromarray(heat.numpy()).resize((CELL, CELL), Image.Resampling.BILINEAR))[
+        ..., None
+    ]
+    opacity = 0.65 * heat
+    mixed = (1 - opacity) * np.asarray(base) + opacity * heat_colours(heat[..., 0])
+    return Image.fromarray((mixed + 0.5).astype(np.uint8))
+
+
+def heat_colours(values: np.ndarray) -> np.ndarray:
+    """values: any shape, 0..1 -> that shape x 3, colours from 0 to 255, linear between those of HEAT."""
+    stops = np.linspace(0, 1, len(HEAT))
+    return np.stack([np.interp(values, stops, channel) for channel in zip(*HEAT)], axis=-1)
+
+
+def write(draw: ImageDraw.ImageDraw, x, y, text: str, colour=INK, size: int = 13, room: int = CELL) -> None:
+    """One line of text, cut to `room` pixels with an ellipsis."""
+    font = ImageFont.load_default(size=size)
+    text = shortened(text, lambda t: draw.textlength(t, font=font), room)
+    draw.text((x, y), text, fill=colour, font=font)
+
+
+def shortened(text: str, length: Callable[[str], float], room: float) -> str:
+    """The text, or the longest beginning of it that fits into room with an ellipsis. Pillow's own font has
+    little beyond ASCII: accents are dropped, and what is left of other scripts becomes question marks."""
+    plain = (c for c in unicodedata.normalize("NFKD", text[:200]) if not unicodedata.combining(c))
+    plain = "".join(" " if c.isspace() else c if " " <= c <= "~" else "?" for c in plain)
+    text = plain = " ".join(plain.split())
+    while length(text) > room and plain:
+        plain = plain[:-1]
+        text = f"{plain}…"
+    return text
+
+
+def mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool, colour) -> None:
+    """A tick or a cross, drawn: the font has neither."""
+    if right:
+        draw.line([(x + 1, y + 8), (x + 5, y + 12), (x + 12, y + 3)], fill=colour, width=2)
+    else:
+        draw.line([(x + 2, y + 3), (x + 11, y + 12)], fill=colour, width=2)
+        draw.line([(x + 2, y + 12), (x + 11, y + 3)], fill=colour, width=2)
+
+
+def legend(panel: Image.Image, draw: ImageDraw.ImageDraw, y: int) -> None:
+    scale = heat_colours(np.tile(np.linspace(0, 1, CELL // 2), (10, 1)))
+    panel.paste(Image.fromarray((scale + 0.5).astype(np.uint8)), (GAP, y + 2))
+    text = "0 to each map's own maximum: evidence for the class below it"
+    write(draw, GAP + CELL // 2 + GAP, y, text, FAINT, 11, room=panel.width - CELL // 2 - 3 * GAP)

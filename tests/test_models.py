@@ -1,4 +1,4 @@
-"""What a backbone starts from: files of weights that fit and those that do not; and the model of a finished run."""
+"""What a backbone starts from: files of weights, those that fit and others; the model of a finished run."""
 
 import argparse
 import hashlib
@@ -96,85 +96,73 @@ def below(prefix, state):
     return {f"{prefix}.{name}": value for name, value in state.items()}
 
 
-ONE_BLOCK_MORE = {"layer4.2.conv1.weight": torch.zeros(512, 512, 3, 3)}
+# 2 + 2 + 2 + 2 blocks in resnet18 and 3 + 4 + 6 + 3 in resnet34: 8 more, of 2 convolutions (1 tensor each)
+# and 2 norms (5 tensors each, with the counter): 8 * 12 = 96. Backbone: 1 + 4 of the stem, 8 blocks of 10, 3
+# shortcuts of 5: 100; in resnet34 180.
+DEEPER = r"100 of 100 .* matched; without a place in it, 96 of the file: layer1.2"
 
 
 @pytest.mark.parametrize(
-    ("content", "arch", "message"),
+    ("arch", "message", "content"),
     [
-        # 2 + 2 + 2 + 2 blocks in resnet18 and 3 + 4 + 6 + 3 in resnet34: 8 more, of 2 convolutions (1 tensor each) and
-        # 2 norms (5 tensors each, with the counter): 8 * 12 = 96. Backbone: 1 + 4 of the stem, 8 blocks of 10, 3
-        # shortcuts of 5: 100; in resnet34 180.
+        ("resnet18", DEEPER, lambda n: n["resnet34"]),
+        ("resnet18", DEEPER, lambda n: {"state_dict": below("model", n["resnet34"])}),
+        ("resnet34", "only 100 of 180 .*; missing: layer1.2", lambda n: n["resnet18"]),
         (
-            lambda n: n["resnet34"],
             "resnet18",
-            "100 of 100 .*; 96 tensors of the file have no place in it: layer1.2",
+            "; without a place in it, 1 of the file: layer4.2.conv1.weight;",
+            lambda n: n["resnet18"] | {"layer4.2.conv1.weight": torch.zeros(512, 512, 3, 3)},
         ),
         (
-            lambda n: {"state_dict": below("model", n["resnet34"])},
             "resnet18",
-            "96 tensors of the file have no",
-        ),
-        (lambda n: n["resnet18"], "resnet34", "only 100 of 180 .*; missing: layer1.2"),
-        (
-            lambda n: n["resnet18"] | ONE_BLOCK_MORE,
-            "resnet18",
-            "; 1 tensors of the file .*: layer4.2.conv1.weight;",
-        ),
-        (
+            "1 of the file: layer5.0.conv1.weight",
             lambda n: n["resnet18"] | {"layer5.0.conv1.weight": torch.zeros(9, 512, 3, 3)},
-            "resnet18",
-            "1 tensors of the file have no place in it: layer5.0.conv1.weight",
         ),
         (
+            "resnet18",
+            "1 of the file: layer1.0.se.fc1.weight",
             lambda n: n["resnet18"] | {"layer1.0.se.fc1.weight": torch.zeros(4, 64)},
-            "resnet18",
-            "have no place in it: layer1.0.se.fc1.weight",
         ),
+        ("efficientnet_b0", "309 of 309 .*the file: features.1.1.block", lambda n: n["efficientnet_b1"]),
         (
-            lambda n: n["efficientnet_b1"],
-            "efficientnet_b0",
-            "309 of 309 .* have no place in it: features.1.1.block",
-        ),
-        (
-            lambda n: {k: v for k, v in n["resnet18"].items() if k != "conv1.weight"},
             "resnet18",
             "only 99 of 100 .*; missing: conv1.weight",
+            lambda n: {k: v for k, v in n["resnet18"].items() if k != "conv1.weight"},
         ),
         (
-            lambda n: n["resnet18"] | {"layer2.0.bn1.running_var": torch.ones(64)},
             "resnet18",
             r"only 99 of 100 .*; of another shape: layer2.0.bn1.running_var \(64,\), not \(128,\)",
+            lambda n: n["resnet18"] | {"layer2.0.bn1.running_var": torch.ones(64)},
         ),
         (
-            lambda n: n["resnet18"] | {"conv1.weight": torch.zeros(64, 4, 7, 7)},
             "resnet18",
             r"only 99 of 100 .*; of another shape: conv1.weight \(64, 4, 7, 7\), not \(64, 3, 7, 7\)",
+            lambda n: n["resnet18"] | {"conv1.weight": torch.zeros(64, 4, 7, 7)},
         ),
         (
-            lambda n: n["resnet18"] | {"layer1.0.conv1.weight": torch.ones(64, 64, 3, 3, dtype=torch.int8)},
             "resnet18",
             "only 99 of 100 .*; of another shape: layer1.0.conv1.weight",
+            lambda n: n["resnet18"] | {"layer1.0.conv1.weight": torch.ones(64, 64, 3, 3, dtype=torch.int8)},
         ),
         (
-            lambda n: below("student", n["resnet18"]) | below("teacher", n["resnet18"]),
             "resnet18",
             "holds the backbone 2 times, below student., teacher.; save the one to start from",
+            lambda n: below("student", n["resnet18"]) | below("teacher", n["resnet18"]),
         ),
         (
-            lambda n: {"model": n["resnet18"], "meta": {"arch": "resnet34"}},
             "resnet18",
             "holds the weights of resnet34, not of resnet18; pass --arch resnet34",
+            lambda n: {"model": n["resnet18"], "meta": {"arch": "resnet34"}},
         ),
         (
-            lambda n: {"state_dict": n["resnet18"], "arch": "ResNet-34"},
             "resnet18",
             "weights of resnet34, not of",
+            lambda n: {"state_dict": n["resnet18"], "arch": "ResNet-34"},
         ),
-        (lambda n: {"model": n["resnet18"], "meta": {"arch": "mine"}}, "resnet18", "weights of mine, not of"),
+        ("resnet18", "weights of mine, not of", lambda n: {"model": n["resnet18"], "meta": {"arch": "mine"}}),
     ],
 )
-def test_a_file_of_another_architecture_is_refused_in_a_line(nets, tmp_path, content, arch, message):
+def test_a_file_of_another_architecture_is_refused_in_a_line(nets, tmp_path, arch, message, content):
     file = saved(tmp_path / "w.pth", content(nets))
     with pytest.raises(runs.RunError, match=message) as caught:
         loaded(file, arch)
@@ -401,18 +389,19 @@ def test_squeezenet_can_say_no():
     assert model.eval()(torch.randn(8, 3, 32, 32)).min() < 0
 
 
-def test_load_run_gives_the_model_in_eval_with_its_weights_and_its_input_transform(tiny, tmp_path):
-    model, meta = models.load_run(tiny(tmp_path / "r", ["a", "b"], transform_input=True, thresholds=[0.5]))
-    assert not any(module.training for module in model.modules())
-    assert model.transform_input is True and meta["classes"] == ["a", "b"]
+def test_a_finished_run_gives_its_model_in_eval_with_its_weights_and_its_input_transform(tiny, tmp_path):
+    about = {"transform_input": True, "thresholds": [0.5], "strategy": "LP-FT", "resize": 9}
+    run = models.load_finished(tiny(tmp_path / "r", ["a", "b"], **about))
+    assert not any(module.training for module in run.model.modules())
+    assert run.model.transform_input is True and (run.classes, run.thresholds) == (["a", "b"], [0.5])
+    assert (run.strategy, run.img_size, run.resize, run.bit_depth) == ("LP-FT", 8, 9, None)
     x = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(model(x), x.mean(dim=(2, 3))[:, :2])
-    assert (
-        models.load_run(tiny(tmp_path / "s", ["a", "b"]))[0].transform_input is False
-    )  # None: as it is built
+    torch.testing.assert_close(run.model(x), x.mean(dim=(2, 3))[:, :2])
+    as_built = models.load_finished(tiny(tmp_path / "s", ["a", "b"], thresholds=[0.5]))  # None in its meta
+    assert as_built.model.transform_input is False
 
 
 def test_an_architecture_that_torchvision_has_not_is_named(tmp_path):
     run = write_run(tmp_path / "r", Tiny(3), classes=list("abc"), arch="resnet19")
     with pytest.raises(runs.RunError, match="cannot build its 'resnet19'"):
-        models.load_run(run)
+        models.load_finished(run)

@@ -260,8 +260,8 @@ def test_a_trained_network_s_map_lies_on_the_blob_that_makes_the_class():
     assert (model(x).argmax(dim=1) == y).float().mean() > 0.9
     peak = torch.stack([maps.flatten(1).argmax(dim=1) // 16, maps.flatten(1).argmax(dim=1) % 16], dim=1)
     assert ((peak >= at - 1) & (peak <= at + 4)).all(dim=1).float().mean() > 0.9
-    inside = torch.stack([m[r - 1 : r + 5, c - 1 : c + 5].sum() / m.sum() for m, (r, c) in zip(maps, at)])
-    assert inside.min() > 2 * 36 / 256  # evenly spread, the 36 of 256 places at the blob would have 0.14
+    around = [m[r - 1 : r + 5, c - 1 : c + 5].sum() / m.sum() for m, (r, c) in zip(maps, at, strict=True)]
+    assert min(around) > 2 * 36 / 256  # evenly spread, the 36 of 256 places at the blob would have 0.14
 
 
 # ----------------------------------------------------------------------------------------------------- panel
@@ -281,7 +281,7 @@ def test_the_panel_has_a_row_an_image_and_a_column_a_run(tiny, tmp_path):
         == []
     )
     panel = np.asarray(Image.open(out)).astype(int)
-    cell, line, gap = gradcam.CELL, gradcam.LINE, gradcam.GAP
+    cell, line, gap = gradcam.SIDE, gradcam.LINE, gradcam.GAP
     top, row = 2 * line + 3 * gap, cell + 2 * line + gap
     assert panel.shape == (top + 2 * row + line + gap, gap + 3 * (cell + gap), 3)
     for j in range(4):  # text stays within its column
@@ -294,6 +294,33 @@ def test_the_panel_has_a_row_an_image_and_a_column_a_run(tiny, tmp_path):
 
     assert ink(0, 1) == ink(1, 1) == ink(1, 2) != ink(0, 2)  # three right, one wrong
     assert np.any(ink(0, 1)) and np.any(ink(0, 2))
+
+
+def test_images_are_drawn_class_by_class():
+    """Six of a, three of b, one of c: one of each, then a second, then a third."""
+    test = np.array([3, 5, 6, 7, 8, 9, 10, 11, 12, 13])
+    labels = dict(zip(test.tolist(), "aaabaabcba", strict=True)) | {14: "b"}  # 14 is not in the test
+    chosen = gradcam.choose_images(test, labels, 6, seed=0)
+    assert [labels[i] for i in chosen.tolist()] == list("abcaba") and len(set(chosen.tolist())) == 6
+    assert np.array_equal(chosen[:4], gradcam.choose_images(test, labels, 4, seed=0))
+    others = [gradcam.choose_images(test, labels, 6, seed=seed).tolist() for seed in range(1, 9)]
+    assert any(other != chosen.tolist() for other in others)
+    assert sorted(gradcam.choose_images(test, labels, 99, seed=0).tolist()) == test.tolist()
+
+
+def test_the_panel_of_a_dataset_shows_the_pixels_of_the_images_that_were_drawn(tiny, tmp_path):
+    """Pixels in another order than the images, as after --skip-bad."""
+    run = tiny(tmp_path / "r", ["red", "green", "blue"])
+    colours = torch.eye(3, dtype=torch.uint8) * 255
+    pixels = colours[[2, 1, 0, 0]][:, :, None, None].expand(-1, -1, 8, 8)
+    lookup, labels = np.array([3, 1, 0, 2]), {0: "red", 1: "green", 2: "blue", 3: "red"}
+    images = {"labels": labels, "paths": list("rgbs"), "pixels": pixels, "lookup": lookup}
+    out = tmp_path / "p.png"
+    drawn = gradcam.draw({"FT": run}, **images, test=np.arange(3), count=9, seed=0, out=out)
+    assert drawn == (3, [])
+    panel = np.asarray(Image.open(out)).astype(int)
+    shown = [panel[gradcam.top_of(i), gradcam.GAP].tolist() for i in range(3)]
+    assert shown == [[0, 0, 255], [0, 255, 0], [255, 0, 0]]  # by name of the class: blue, green, red
 
 
 def test_heat_is_laid_over_by_its_strength():
@@ -313,9 +340,10 @@ def test_a_run_without_a_map_and_a_label_at_its_threshold(tmp_path):
     strategies.replace_head(model, 2)
     about = {"arch": "shufflenet_v2_x0_5", "img_size": 32, "task": "multilabel", "thresholds": [0.0, 1.0]}
     run = write_run(tmp_path / "r", model, classes=["a", "b"], **about)
-    layer, cells = gradcam.explained(run, torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ["a", "a|b"], "cpu")
+    zeros = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    layer, found = gradcam.explained(run, zeros, ["a", "a|b"], "cpu")
     assert "conv5 has one position" in layer
-    assert [(c["map"], c["predicted"], c["right"]) for c in cells] == [(None, "a", True), (None, "a", False)]
+    assert [(e.heat, e.predicted, e.right) for e in found] == [(None, "a", True), (None, "a", False)]
     out, pixels = tmp_path / "p.png", torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     (note,) = gradcam.gradcam_panel({"LP": run}, pixels, ["a"], ["x"], out)
     assert note == f"LP: {layer}" and "at 64 px it has 2 x 2" in note and out.is_file()

@@ -35,10 +35,8 @@ def flat(file, *colour):
 
 
 def train(data, out, *arguments):
-    common = (
-        f"--arch {ARCH} --weights none --strategy ft --epochs 1 -b 8 --lr 0.0003 --device cpu -j 2".split()
-    )
-    made = ["--data", data, "--output-dir", out, *common, *arguments]
+    common = f"--arch {ARCH} --weights none --strategy ft --epochs 1 -b 8 --lr 0.0003 --device cpu -j 2"
+    made = ["--data", data, "--output-dir", out, *common.split(), *arguments]
     assert ftcompare.main([str(a) for a in made]) == 0
     return next(Path(out).rglob("metrics.json")).parent
 
@@ -70,9 +68,8 @@ def multilabel_run(tmp_path_factory):
         (picture if i % 5 else picture.convert("L")).save(root / f"{i}.png")
         lines.append(f"{i}.png,{'|'.join(['red'] * red + ['blue'] * blue)}")
     (root / "data.csv").write_text("\n".join(lines))
-    return train(
-        root / "data.csv", root / "runs", "--img-size", 32, "--threshold", "youden"
-    ), root / "data.csv"
+    run = train(root / "data.csv", root / "runs", "--img-size", 32, "--threshold", "youden")
+    return run, root / "data.csv"
 
 
 def scores_in(rows, classes):
@@ -107,10 +104,8 @@ def test_the_preprocessing_is_the_one_in_best_pt(grey_run, tmp_path, change):
     for name in ("metrics.json", "config.json"):
         other.file(name).write_text((run / name).read_text())
     files = sorted((data / "dark").iterdir())[:4]
-    a, b = (
-        scores_in(read(predict.predict(files, r, out=tmp_path / "o.csv")), ["dark"])
-        for r in (run, other.path)
-    )
+    written = [predict.predict(files, r, out=tmp_path / f"{r.name}.csv") for r in (run, other.path)]
+    a, b = (scores_in(read(file), ["dark"]) for file in written)
     assert np.abs(a - b).max() > 1e-4
 
 
@@ -121,17 +116,10 @@ def test_labels_are_judged_at_their_own_thresholds_and_columns_are_carried(multi
     (data.parent / "new.csv").write_text("\n".join(["file,patient,note", *rows]))
     ours = read(predict.predict([data.parent / "new.csv"], run, path_col="file", out=tmp_path / "o.csv"))
     names = json.loads((run / "config.json").read_text())["settings"]["classes"]
-    assert list(ours[0]) == [
-        "image",
-        "patient",
-        "note",
-        *(f"score_{c}" for c in names),
-        "predicted",
-        "threshold",
-    ]
-    assert [(row["image"], row["patient"], row["note"]) for row in ours] == [
-        (image, f"{i:03d}", "NA") for i, image in enumerate(theirs)
-    ]
+    scores = [f"score_{c}" for c in names]
+    assert list(ours[0]) == ["image", "patient", "note", *scores, "predicted", "threshold"]
+    carried = [(image, f"{i:03d}", "NA") for i, image in enumerate(theirs)]
+    assert [(row["image"], row["patient"], row["note"]) for row in ours] == carried
     np.testing.assert_allclose(scores_in(ours, names), scores_in(theirs.values(), names), atol=1e-5)
     thresholds = json.loads((run / "metrics.json").read_text())["thresholds"]
     assert {row["threshold"] for row in ours} == {"|".join(map(repr, thresholds))}
@@ -148,12 +136,8 @@ def test_what_the_json_says_and_the_exported_program_give_the_scores_of_predict(
     assert about["checkpoint_sha256"] == hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()
     assert about["file_sha256"] == hashlib.sha256((tmp_path / "deep" / "m.pt2").read_bytes()).hexdigest()
     assert (about["arch"], about["strategy"], about["classes"]) == (ARCH, "FT", ["dark", "light"])
-    assert (about["activation"], about["bit_depth"], about["resize"], about["img_size"]) == (
-        "softmax",
-        12,
-        40,
-        32,
-    )
+    expected = {"activation": "softmax", "bit_depth": 12, "resize": 40, "img_size": 32}
+    assert about | expected == about
     assert about["max_score_difference"] <= 1e-5
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["m.json", "m.pt2"]
 
@@ -233,11 +217,9 @@ def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path
     program = torch.export.load(tmp_path / "m.pt2").module()
 
     def scores(draft):
-        batch = torch.tensor(
-            np.array([as_the_json_says(f, about, draft) for f in files]), dtype=torch.float32
-        )
+        batch = np.array([as_the_json_says(file, about, draft) for file in files])
         with torch.no_grad():
-            logits = program(batch).double()
+            logits = program(torch.tensor(batch, dtype=torch.float32)).double()
         return (logits.softmax(dim=1) if about["activation"] == "softmax" else logits.sigmoid()).numpy()
 
     np.testing.assert_allclose(scores(True), expected, atol=1e-5)
@@ -471,11 +453,8 @@ def test_an_export_is_the_model_without_dropout_at_any_batch_size(tmp_path, arch
     several = {"classes": list("abc"), "task": "multilabel", "thresholds": [0.1, 0.5, 0.9]}
     run = write_run(tmp_path / "r", model, arch=arch, img_size=40, strategy="LP-FT", **several)
     about = predict.export(run, tmp_path / "m.pt2")
-    assert (about["activation"], about["thresholds"], about["strategy"]) == (
-        "sigmoid",
-        [0.1, 0.5, 0.9],
-        "LP-FT",
-    )
+    expected = {"activation": "sigmoid", "thresholds": [0.1, 0.5, 0.9], "strategy": "LP-FT"}
+    assert about | expected == about
     program, x = torch.export.load(tmp_path / "m.pt2").module(), torch.randn(5, 3, 40, 40)
     with torch.no_grad():
         torch.testing.assert_close(program(x), model.eval()(x), atol=1e-5, rtol=1e-5)

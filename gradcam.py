@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,28 +170,6 @@ def choose_images(test: np.ndarray, labels: Mapping[int, str], count: int, *, se
         places[image] = (turns[labels[image]], labels[image])
         turns[labels[image]] += 1
     return np.array(sorted(places, key=places.get)[:count], int)
-
-
-def draw(
-    folders: dict[str, str | Path],
-    *,
-    labels: Mapping[int, str],
-    paths: Sequence[str],
-    pixels: Tensor,
-    lookup: np.ndarray,
-    test: np.ndarray,
-    count: int,
-    seed: int,
-    out: str | Path,
-    device: str = "cpu",
-) -> tuple[int, list[str]]:
-    """The panel of `count` test images, the same for every run. folders: heading -> folder of a finished run.
-    labels: image number -> its class as text; paths: by image number; pixels: (N, C, S, S) uint8, where image
-    i is in row lookup[i]; test: image numbers. Returns (images drawn, notes as of gradcam_panel)."""
-    chosen = choose_images(test, labels, count, seed=seed)
-    shown = pixels[torch.as_tensor(lookup[chosen], device=pixels.device)].cpu()
-    texts, names = [labels[i] for i in chosen.tolist()], [paths[i] for i in chosen.tolist()]
-    return len(chosen), gradcam_panel(folders, shown, texts, names, out, device=device)
 
 
 def gradcam_panel(

@@ -292,21 +292,6 @@ def test_images_are_drawn_class_by_class():
     assert sorted(gradcam.choose_images(test, labels, 99, seed=0).tolist()) == test.tolist()
 
 
-def test_the_panel_of_a_dataset_shows_the_pixels_of_the_images_that_were_drawn(tiny, tmp_path):
-    """Pixels in another order than the images, as after --skip-bad."""
-    run = tiny(tmp_path / "r", ["red", "green", "blue"])
-    colours = torch.eye(3, dtype=torch.uint8) * 255
-    pixels = colours[[2, 1, 0, 0]][:, :, None, None].expand(-1, -1, 8, 8)
-    lookup, labels = np.array([3, 1, 0, 2]), {0: "red", 1: "green", 2: "blue", 3: "red"}
-    images = {"labels": labels, "paths": list("rgbs"), "pixels": pixels, "lookup": lookup}
-    out = tmp_path / "p.png"
-    drawn = gradcam.draw({"FT": run}, **images, test=np.arange(3), count=9, seed=0, out=out)
-    assert drawn == (3, [])
-    panel = np.asarray(Image.open(out)).astype(int)
-    shown = [panel[gradcam.top_of(i), gradcam.GAP].tolist() for i in range(3)]
-    assert shown == [[0, 0, 255], [0, 255, 0], [255, 0, 0]]  # by name of the class: blue, green, red
-
-
 def test_heat_is_laid_over_by_its_strength():
     picture = torch.full((1, 8, 8), 100, dtype=torch.uint8)
     assert (np.asarray(gradcam.overlaid(picture, torch.zeros(8, 8))) == 100).all()

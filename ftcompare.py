@@ -258,7 +258,9 @@ def write_hardest(run: runs.RunFolder, data: Data, scores: np.ndarray) -> None:
     right = metrics.probability_of_truth(scores, data.index.labels[rows])
 
     def pixels_of(places: np.ndarray) -> np.ndarray:
-        return data.pixels[torch.as_tensor(data.lookup[rows[places]], device=data.pixels.device)].cpu().numpy()
+        return (
+            data.pixels[torch.as_tensor(data.lookup[rows[places]], device=data.pixels.device)].cpu().numpy()
+        )
 
     run.write_hardest([data.index.paths[i] for i in rows], right, pixels_of)
 

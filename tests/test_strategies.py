@@ -137,7 +137,7 @@ def chain(*weights):
     hand."""
     model = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in weights))
     with torch.no_grad():
-        for layer, weight in zip(model, weights):
+        for layer, weight in zip(model, weights, strict=True):
             layer.weight.fill_(weight)
     return model
 
@@ -590,7 +590,7 @@ def test_sp_gradients_equal_autograd_of_the_written_penalty(key):
     torch.manual_seed(3)
     cross_entropy(model(images), labels).backward()
     plan.after_backward()
-    for (name, p), gradient in zip(model.named_parameters(), expected):
+    for (name, p), gradient in zip(model.named_parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-12, atol=1e-14, msg=name)
 
 
@@ -609,7 +609,7 @@ def test_sp_training_equals_training_with_the_penalty_in_the_loss(key):
         optimizer.zero_grad()
         (cross_entropy(written(images), labels) + written_penalty(key, written, w0, 0.2, 0.5)).backward()
         optimizer.step()
-    for (name, p), q in zip(model.named_parameters(), written.parameters()):
+    for (name, p), q in zip(model.named_parameters(), written.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12, msg=name)
 
 
@@ -631,7 +631,9 @@ def test_proximal_mode_equals_the_closed_form(key):
     z = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     plan.after_backward()
     plan.set_rates(optimizer, 0.5)
-    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients))  # not in the gradient
+    assert all(
+        torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True)
+    )  # not in the gradient
     plan.after_step(optimizer)
     returned = 0
     for name, p in model.named_parameters():
@@ -720,7 +722,7 @@ def rgn_by_hand(model, grads, unit, norm, head="fc"):
 def weights_and_gradients(model, gradients):
     return {
         name: (p.detach().numpy().copy(), g.detach().numpy().copy())
-        for (name, p), g in zip(model.named_parameters(), gradients)
+        for (name, p), g in zip(model.named_parameters(), gradients, strict=True)
     }
 
 
@@ -744,7 +746,9 @@ def test_ratios_from_the_steps_own_gradients(unit, norm):
         steps.append(weights_and_gradients(model, [p.grad for p in model.parameters()]))
         plan.after_backward()
         gradients = [p.grad for p in model.parameters()]
-        assert all((g.numpy() == s[1]).all() for g, s in zip(gradients, steps[-1].values()))  # only measured
+        assert all(
+            (g.numpy() == s[1]).all() for g, s in zip(gradients, steps[-1].values(), strict=True)
+        )  # only measured
         assert ratios_in_force(plan) == pytest.approx(rgn_by_hand(model, steps[:1], unit, norm), rel=1e-6)
         plan.set_rates(optimizer)
         optimizer.step()
@@ -859,11 +863,15 @@ def test_a_zero_bias_takes_its_layers_ratio():
         nn.Linear(2, 1), nn.Linear(1, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     )
     with torch.no_grad():
-        for p, value in zip(model.parameters(), ([[3.0, 4.0]], [0.0], [[0.0]], [0.0], [[10.0]], [[1.0]])):
+        for p, value in zip(
+            model.parameters(), ([[3.0, 4.0]], [0.0], [[0.0]], [0.0], [[10.0]], [[1.0]]), strict=True
+        ):
             p.copy_(torch.tensor(value))
     plan = make_plan("autorgn", model, epochs=1, hyper=Hyperparameters(rgn_unit="tensor"))
     plan.begin_epoch(0)
-    for p, value in zip(model.parameters(), ([[0.0, 1.0]], [2.0], [[99.0]], [98.0], [[1.0]], [[5.0]])):
+    for p, value in zip(
+        model.parameters(), ([[0.0, 1.0]], [2.0], [[99.0]], [98.0], [[1.0]], [[5.0]]), strict=True
+    ):
         p.grad = torch.tensor(value)
     plan.after_backward()
     largest = math.sqrt(5) / 5
@@ -1019,9 +1027,9 @@ def test_norms_agree_with_float64(seed):
     unit = torch.randint(0, units - 1, (len(weights),), generator=generator)
     unit[:5] = torch.arange(5)
     got = grad_weight_norms(weights, gradients, unit, units)
-    for norms, tensors in zip(got, (gradients, weights)):
+    for norms, tensors in zip(got, (gradients, weights), strict=True):
         squares = [0.0] * units
-        for u, t in zip(unit.tolist(), tensors):
+        for u, t in zip(unit.tolist(), tensors, strict=True):
             if t is not None:
                 values = t.double().flatten().numpy()
                 squares[u] += float(values @ values)
@@ -1500,7 +1508,7 @@ def half_decades(lowest, highest):
 @pytest.mark.parametrize("key", PAPER)
 def test_learning_rates_equal_the_table(key):
     entry = STRATEGIES[key]
-    for opt, (lowest, highest) in zip(("adamw", "sgd"), GRIDS[key]):
+    for opt, (lowest, highest) in zip(("adamw", "sgd"), GRIDS[key], strict=True):
         grid = half_decades(lowest, highest)
         assert entry.rates(opt) == pytest.approx(tuple(grid), rel=1e-12)
         middle = (grid[(len(grid) - 1) // 2], grid[len(grid) // 2])  # LP with SGD has six: one of two

@@ -82,7 +82,7 @@ def replace_head(model: nn.Module, classes: int) -> nn.Module:
 def blocks_of(model: nn.Module, head: nn.Module | None = None) -> list[Block]:
     """The model's blocks from input to head; the last is the head. Every parameter is in exactly one block.
 
-    ResNet: stem, layer1 to layer4. DenseNet: stem, denseblock1 (with transition1) to denseblock4 (with norm5).
+    ResNet: stem, layer1 to layer4. DenseNet: stem, denseblock1 (with transition1) to denseblock4 (and norm5).
     VGG: stage1 to stage5 between poolings, fc6+fc7. Anything else: the children with parameters; while there
     are fewer than four, the largest gives way to its own children. A norm, and a module without parameters,
     goes with the layer before it; bare parameters (class token, position embedding) go with the first block.
@@ -468,39 +468,39 @@ def _group(name: str, block: str, params: list[nn.Parameter], lr: float, weight_
     return {"name": name, "block": block, "params": params, "lr": lr, "weight_decay": weight_decay}
 
 
-def _groups(blocks: list[Block], lr: float, weight_decay: float) -> list[dict]:
+def groups_of(blocks: list[Block], lr: float, weight_decay: float) -> list[dict]:
     """A group for each block."""
     some = [(block.name, list(block.parameters.values())) for block in blocks]
     return [_group(name, name, parameters, lr, weight_decay) for name, parameters in some]
 
 
-def _names(groups: list[dict]) -> frozenset[str]:
+def names_of(groups: list[dict]) -> frozenset[str]:
     return frozenset(group["name"] for group in groups)
 
 
 def ft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """FT, full fine-tuning: every parameter trains."""
-    groups = _groups(blocks, lr, hyper.weight_decay)
-    return Parts(groups, [Stage("all", _names(groups))])
+    groups = groups_of(blocks, lr, hyper.weight_decay)
+    return Parts(groups, [Stage("all", names_of(groups))])
 
 
 def lp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """LP, linear probing: the head trains, the backbone is bit-identical afterwards."""
-    groups = _groups(blocks[-1:], lr, hyper.weight_decay)
-    return Parts(groups, [Stage("head", _names(groups))])
+    groups = groups_of(blocks[-1:], lr, hyper.weight_decay)
+    return Parts(groups, [Stage("head", names_of(groups))])
 
 
 def glf(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """G-LF, gradual unfreezing from the last block to the first (Howard and Ruder, ACL 2018): the head, then
     with each stage one more block."""
-    groups = _groups(blocks, lr, hyper.weight_decay)
+    groups = groups_of(blocks, lr, hyper.weight_decay)
     return Parts(groups, _gradual(groups[-1], groups[-2::-1]))
 
 
 def gfl(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """G-FL, gradual unfreezing from the first block to the last (Lee et al., ICLR 2023). The head trains from
     the first stage on, being random."""
-    groups = _groups(blocks, lr, hyper.weight_decay)
+    groups = groups_of(blocks, lr, hyper.weight_decay)
     return Parts(groups, _gradual(groups[-1], groups[:-1]))
 
 
@@ -514,23 +514,23 @@ def _gradual(head: dict, order: list[dict]) -> list[Stage]:
 def lpft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """LP-FT (Kumar et al., ICLR 2022): the head at hyper.lp_lr, then everything at lr from that solution,
     with a fresh optimizer and schedule."""
-    groups = _groups(blocks, lr, hyper.weight_decay)
-    probing = Stage("lp", _names(groups[-1:]), lr=hyper.lp_lr)
-    return Parts(groups, [probing, Stage("ft", _names(groups), restart=True)])
+    groups = groups_of(blocks, lr, hyper.weight_decay)
+    probing = Stage("lp", names_of(groups[-1:]), lr=hyper.lp_lr)
+    return Parts(groups, [probing, Stage("ft", names_of(groups), restart=True)])
 
 
 def l1sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """L1-SP (Li, Grandvalet, Davoine, ICML 2018): L + alpha sum |w - w0| on the backbone + beta/2 sum w^2 on
     the head. No weight decay: it would pull away from w0."""
-    groups = _groups(blocks, lr, weight_decay=0.0)
-    return Parts(groups, [Stage("all", _names(groups))], StartingPoint(blocks, hyper, order=1))
+    groups = groups_of(blocks, lr, weight_decay=0.0)
+    return Parts(groups, [Stage("all", names_of(groups))], StartingPoint(blocks, hyper, order=1))
 
 
 def l2sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """L2-SP (Li et al. 2018, eq. 2): L + alpha/2 sum (w - w0)^2 on the backbone + beta/2 sum w^2 on the head.
     No weight decay: it would move the target from w0 to w0 * alpha / (alpha + weight decay)."""
-    groups = _groups(blocks, lr, weight_decay=0.0)
-    return Parts(groups, [Stage("all", _names(groups))], StartingPoint(blocks, hyper, order=2))
+    groups = groups_of(blocks, lr, weight_decay=0.0)
+    return Parts(groups, [Stage("all", names_of(groups))], StartingPoint(blocks, hyper, order=2))
 
 
 def autorgn(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
@@ -547,7 +547,7 @@ def autorgn(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
             group["params"].append(parameter)
             layers.setdefault(unit, layer)
     groups = list(groups.values())
-    return Parts(groups, [Stage("all", _names(groups))], RelativeGradientNorm(groups, layers, hyper))
+    return Parts(groups, [Stage("all", names_of(groups))], RelativeGradientNorm(groups, layers, hyper))
 
 
 class StartingPoint(Hooks):
@@ -682,17 +682,15 @@ class RelativeGradientNorm(Hooks):
     ratios before each epoch, or every rgn_every steps. The first epoch has none before it: its ratios are
     those of its first usable step.
 
-    groups: the plan's, one a unit. layers: the name of each unit's layer, by the unit's. norms, ratios_of:
-    the functions that measure, here above or the compiled kernel's (use_kernel)."""
+    groups: the plan's, one a unit. layers: name of the unit -> name of its layer. norms, ratios_of: the
+    functions that measure, those above or the compiled kernel's (use_kernel)."""
 
     measures_norms = True
 
     def __init__(self, groups: list[dict], layers: dict[str, str], hyper: Hyperparameters):
         self.groups, self.hyper, self.new_optimizer = groups, hyper, hyper.rgn_reset
         self.norms, self.ratios_of = grad_weight_norms, relative_ratios
-        self.held = (
-            None  # the kernel's own list of the parameters: it reads their .grad without a call for each
-        )
+        self.held = None  # the kernel's own list of the parameters, whose .grad it reads without a call each
         self.every = hyper.rgn_every if hyper.rgn_source == "backward" else 0  # steps between new ratios
         self.weights = [p for group in groups for p in group["params"]]
         names = list(layers.values())
@@ -751,11 +749,10 @@ class RelativeGradientNorm(Hooks):
             weights = [p.detach() for p in self.weights]
             grad, weight = self.norms(weights, grads, self._unit, len(self._layer))
         if not self.state:
-            self.state = {name: torch.zeros_like(grad) for name in ("grad", "weight")}
+            starts = {"grad": 0, "weight": 0, "ratios": 1, "behind_grad": math.nan, "behind_weight": math.nan}
+            self.state = {name: torch.full_like(grad, start) for name, start in starts.items()}
             self.state |= {name: grad.new_zeros(()) for name in ("count", "seen", "skipped")}
-            self.state |= {"known": grad.new_zeros((), dtype=torch.bool)}
-            self.state |= {"ratios": torch.ones_like(grad)}
-            self.state |= {n: torch.full_like(grad, math.nan) for n in ("behind_grad", "behind_weight")}
+            self.state["known"] = grad.new_zeros((), dtype=torch.bool)
         # Overflowed fp16 steps and all-zero gradients say nothing about the layers: left out and counted.
         usable = torch.isfinite(grad).all() & torch.isfinite(weight).all() & (grad > 0).any()
         self.state["grad"] += torch.where(usable, grad, 0.0)

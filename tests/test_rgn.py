@@ -1,6 +1,7 @@
 """csrc/: Auto-RGN's kernels against float64, numbers worked by hand and the reference; their loader.
 python -m pytest tests/test_rgn.py      45 s, a third of it the first build; skipped without a compiler"""
 
+import gc
 import math
 import os
 import random
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import weakref
 from pathlib import Path
 
 import pytest
@@ -354,6 +356,23 @@ def test_a_plan_that_uses_the_kernel_trains_like_one_that_does_not(native, unit,
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(tables[0], tables[1], rtol=1e-5, atol=0)
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-7)
+
+
+def test_a_plan_that_uses_the_kernel_frees_its_weights_when_it_is_dropped(native):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    plan = make_plan("autorgn", model, epochs=1)
+    plan.use_kernel(native)
+    plan.begin_epoch(0)
+    model(torch.ones(1, 3)).sum().backward()
+    plan.after_backward()
+    kept = [weakref.ref(p) for p in model.parameters()]
+    gc.collect()
+    gc.disable()
+    try:
+        del model, plan
+        assert [alive() for alive in kept] == [None] * 4
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch.distributed is not available")

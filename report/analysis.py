@@ -340,7 +340,7 @@ def strategy_row(
             [b.drawn for b in resampled],
             metrics.value_range(name, task, len(classes)),
         )
-        return found | {end: over_groups[end] for end in ("low", "high")}
+        return found | {end: getattr(over_groups, end) for end in ("low", "high")}
 
     tuned = {
         r.at[1]: r.config["tuning"] for r in all_of_it if r.config.get("tuning")
@@ -465,7 +465,7 @@ def verdict(block: dict) -> str:
         said += f"; {name} is better than FT by {gain:.3f} [{low:.3f}, {high:.3f}]"
     over_folds = {other: against[other]["t"] for other, kind in verdicts.items() if kind == "better"}
     if doubted := [
-        f"{s} (p = {p_value(t['p'])})" for s, t in over_folds.items() if t and not t["p"] <= ALPHA
+        f"{s} (p = {p_value(t.p)})" for s, t in over_folds.items() if t and not t.p <= ALPHA
     ]:
         said += f"; the corrected t-test over folds does not confirm that it is better than {spoken(doubted)}"
     tested = distinct(block, block["compared_groups"])
@@ -718,7 +718,7 @@ def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
     names = [f"{blocks[i]['data']}/{blocks[i]['arch']}" for i in used]
     table = np.array([[score[i, s] for s in strategies] for i in used])
     friedman = stats.friedman(table)
-    averages = dict(zip(strategies, map(float, friedman["average_ranks"])))
+    averages = dict(zip(strategies, map(float, friedman.average_ranks)))
     cd = stats.nemenyi_cd(len(strategies), len(used)) if len(strategies) <= 10 else None
     left_out = dict.fromkeys(
         r["strategy"] for b in blocks for r in b["rows"] if r["done"] and r["strategy"] not in strategies
@@ -744,7 +744,7 @@ def over_blocks(blocks: list[dict]) -> tuple[dict | None, str]:
         "table": [[raw[i, s] for s in strategies] for i in used],
         "ranks": stats.ranks(table).tolist(),
         "average_ranks": averages,
-        "friedman": {k: v for k, v in friedman.items() if k != "average_ranks"},
+        "friedman": friedman,
         "cd": cd,
         "alpha": ALPHA,
         "cliques": cliques(averages, cd) if cd else [],
@@ -776,7 +776,7 @@ def wilcoxon_pairs(table: np.ndarray, strategies: list[str]) -> list[dict]:
     for i, a in enumerate(strategies):
         for j in range(i + 1, len(strategies)):
             w = stats.wilcoxon(table[:, i] - table[:, j])
-            pairs.append({"a": a, "b": strategies[j], "n": w["n"], "p": w["p"], "note": w.get("reason", "")})
+            pairs.append({"a": a, "b": strategies[j], "n": w.n, "p": w.p, "note": w.reason})
     for pair, p in zip(pairs, stats.holm([pair["p"] for pair in pairs])):
         pair["p_holm"] = float(p)
     return pairs

@@ -77,10 +77,10 @@ def comparison_rows(analysis: dict) -> list[dict]:
                 "metric_over": block["over"],
                 "groups": block["test_groups"],
             }
-            row |= {k: v for k, v in pair.items() if not isinstance(v, dict) and v is not None}
+            row |= {k: v for k, v in pair.items() if isinstance(v, (str, int, float))}
             for test, names in (("mcnemar", ("only_a", "only_b", "p", "method")), ("delong", ("difference", "low", "high", "p")),
                                 ("t", ("t", "df", "p", "low", "high")), ("wilcoxon", ("statistic", "n", "p"))):  # fmt: skip
-                row |= {f"{test}_{name}": (pair.get(test) or {}).get(name, "") for name in names}
+                row |= {f"{test}_{name}": getattr(pair.get(test), name, "") for name in names}
             rows.append(row | {"notes": " ".join(block["pair_notes"])})
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: plain(row.get(name, "")) for name in names} for row in rows]

@@ -66,7 +66,7 @@ def over_trainings(pairs: list[dict]) -> list[str]:
     sure = [pair for pair in pairs if pair["verdict"] in ("better", "worse") and pair["t"]]
     if not sure:
         return []
-    hold = sum(pair["t"]["p"] <= ALPHA for pair in sure)
+    hold = sum(pair["t"].p <= ALPHA for pair in sure)
     said = "The verdicts are about these trained models and other patients. With the variation between trainings taken in, "
     said += f"{hold} of the {len(sure)} differences hold (corrected t-test, p at most {ALPHA}, not adjusted for their number)."
     return [said]
@@ -106,11 +106,11 @@ def compare(a: str, b: str, runs_a: dict, runs_b: dict, common: list, scored: di
         "mean_a": spread(runs_a[at].value("test", metric) for at in common)["mean"],
         "mean_b": spread(runs_b[at].value("test", metric) for at in common)["mean"],
         "difference": spread(each.values())["mean"],
-        "low": over_groups["low"],
-        "high": over_groups["high"],
-        "standard_error": over_groups["standard_error"],
-        "df": over_groups["df"],
-        "p_bootstrap": over_groups["p"],
+        "low": over_groups.low,
+        "high": over_groups.high,
+        "standard_error": over_groups.standard_error,
+        "df": over_groups.df,
+        "p_bootstrap": over_groups.p,
     }
     if min(groups for _, groups in drawn) < 2:
         said["single"] = (

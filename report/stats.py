@@ -10,34 +10,29 @@
 0.0390625
 
 Metrics of a resample are those of metrics.py on the rows as drawn. A statistic without its cases is nan, never
-0 or 1, and reason says why. A p is two-sided. All is computed in float64. Needs numpy only; copy this file
-alone.
+0 or 1, and reason says why. A p is two-sided. All is computed in float64. Needs numpy and metrics.py.
 """
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+import metrics
 
 NAN = float("nan")
 NORMAL_975 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 CONSTANT = 1e-12  # a standard error up to here is rounding: the values of all resamples are the same
 CHUNK_BYTES = 4 * 2**20  # temporaries of one chunk of resamples: bounds memory, and more is no faster
-RATES = ("sensitivity", "specificity", "ppv", "npv")  # of two classes, at a threshold
-FROM_CONFUSION = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")
-METRICS = {
-    "multiclass": (*FROM_CONFUSION, "auroc", "average_precision", "ece", "brier", *RATES),
-    "multilabel": ("auroc", "average_precision", "f1", "brier", "video_map"),
-}
 EXACT_MCNEMAR_BELOW = 25  # discordant pairs
 EXACT_WILCOXON_UP_TO = 50  # pairs: 2**50 sign patterns still count exactly in int64
 FEWEST_WILCOXON_PAIRS = 6  # with five, 2 / 2**5 = 0.0625
 # Demsar 2006, table 5(a): the studentized range quantile for infinite degrees of freedom over sqrt(2), by k.
 NEMENYI_Q = {
-    0.05: dict(zip(range(2, 11), (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164))),
-    0.10: dict(zip(range(2, 11), (1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920))),
+    0.05: dict(enumerate((1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164), start=2)),
+    0.10: dict(enumerate((1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920), start=2)),
 }
 
 
@@ -66,32 +61,30 @@ def bootstrap_values(
     *,
     thresholds: Sequence[float] | None = None,
     leave_out: Sequence[int] = (),
-    bins: int = 15,
 ) -> np.ndarray:
     """The metric on every resample, as metrics.evaluate would give it on the rows as drawn.
-    task: "multiclass" with scores (N, C) softmax and labels (N,) int in 0..C-1, or "multilabel" with scores
-    (N, L) in [0, 1] and labels (N, L) 0, 1 or nan. metric: one of METRICS[task]; multilabel ones are means
-    over the labels where they are defined. "video_map" is metrics.video_mean_average_precision with the group
-    as video: a video that is drawn twice counts twice. group: (N,) int in 0..G-1, the group of each row.
-    weights: (B, G) int >= 0, how often each group is drawn. thresholds: score >= threshold is positive; of
-    two classes the first is used (the four rates), of labels there is one each (f1); 0.5 if None. leave_out:
-    labels not counted in video_map. bins: of ece. Returns (B,) float64, nan where the metric is undefined.
-    Memory of its temporaries: some 4 MiB, more only where one resample needs more. ValueError on an unknown
-    task or metric, other shapes, a group outside 0..G-1, a rate of other than two classes."""
-    if metric not in METRICS.get(task, ()):
-        known = "; ".join(f"{t}: {', '.join(names)}" for t, names in METRICS.items())
-        raise ValueError(f"unknown metric {metric!r} of task {task!r}; choose from {known}")
-    scores, group = np.asarray(scores, np.float64), np.asarray(group)
-    if scores.ndim != 2 or not np.isfinite(scores).all():
-        raise ValueError(f"scores must be finite, of shape (images, classes), got shape {scores.shape}")
-    weights = _check_weights(group, weights, len(scores))
-    labels = _check_labels(task, labels, scores.shape)
-    if task == "multiclass":
-        of = _multiclass(metric, scores, labels, group, weights.shape[1], thresholds, bins)
+    task, scores, labels: as in metrics.evaluate. metric: one of metrics.METRICS. One of videos takes the group
+    for the video: a video that is drawn twice counts twice. group: (N,) int in 0..G-1, the group of each row.
+    weights: (B, G) int >= 0, how often each group is drawn. thresholds: of two classes one, of labels one each;
+    0.5 if None. leave_out: labels not counted in metrics of videos. Returns (B,) float64, nan where the metric
+    is undefined. Memory of its temporaries: some 4 MiB, more only where one resample needs more. ValueError on
+    an unknown task or metric, on what evaluate refuses, other shapes, a group outside 0..G-1."""
+    thresholds = 0.5 if thresholds is None else thresholds
+    cases = metrics.Cases.checked(task, scores, labels, thresholds=thresholds, leave_out=leave_out)
+    entry, group = metrics.find(metric, task, cases.n_classes), np.asarray(group)
+    weights = _check_weights(group, weights, len(cases.scores))
+    floats = sum(cases.scores.shape)
+    if entry.of_calls or entry.needs_threshold:
+        values, floats = _from_matrices(entry, cases, group, weights.shape[1])
+    elif entry.given == "rows":
+        values = _from_rows(entry, cases, group, weights.shape[1])
+    elif entry.needs_videos:
+        values = _from_videos(entry, cases, group, weights.shape[1])
+    elif entry.given == "one class" and entry.compute in WEIGHTED:
+        values = _from_classes(entry, cases, group)
     else:
-        of = _multilabel(metric, scores, labels, group, weights.shape[1], thresholds, leave_out)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.concatenate([of(w) for w in _chunks(weights, len(scores) + scores.shape[1])])
+        values = _one_by_one(entry, cases, group)
+    return np.concatenate([values(part) for part in _chunks(weights, floats)])
 
 
 def bootstrap_roc(
@@ -175,30 +168,39 @@ def group_t(
     strata: dict[tuple[int, int], list[np.ndarray]] = {}
     for run in runs:
         strata.setdefault(tuple(drawn[run]), []).append(np.asarray(values[run], np.float64))
-    variances = []
-    for (_, groups), inside in strata.items():
-        with np.errstate(invalid="ignore"):  # a resample may be undefined in all of them
-            mean = _mean(np.stack(inside, axis=1)) * (len(inside) / len(runs))
-        defined = mean[~np.isnan(mean)]
-        if groups < 2 or not len(defined) or 2 * len(defined) < len(mean):
-            return GroupT(estimate)
-        variances.append(float(defined.var()) * groups / (groups - 1))
-    free = np.array([groups - 1 for _, groups in strata])
-    df, error = float(free.sum()), math.sqrt(sum(variances))
-    if error <= CONSTANT:
-        if difference:
-            return GroupT(estimate, 0.0, df, p=1.0)
-        t = student_t_quantile((1 + level) / 2, df)
-        low, high = _wilson(estimate, bounds, sum(groups for _, groups in strata), t)
-        return GroupT(estimate, 0.0, df, low, high)
-    share = np.array(variances) / sum(variances)
-    df = min(df, float(1 / (share**2 / (free + 2)).sum()) - 2)
+    groups = np.array([n for _, n in strata])
+    shares = [len(inside) / len(runs) for inside in strata.values()]
+    means = [metrics.mean_of_defined(np.stack(inside, axis=1)) for inside in strata.values()]
+    variances = [_variance(mean * share, n) for mean, share, n in zip(means, shares, groups, strict=True)]
+    if np.isnan(variances).any():
+        return GroupT(estimate)
+    df, error = float((groups - 1).sum()), math.sqrt(sum(variances))
+    if error > CONSTANT:
+        share = np.array(variances) / sum(variances)
+        df = min(df, float(1 / (share**2 / (groups + 1)).sum()) - 2)
+    else:
+        error = 0.0
+    found = GroupT(estimate=estimate, standard_error=error, df=df)
     t = student_t_quantile((1 + level) / 2, df)
-    if difference:
-        low, high = max(bounds[0], estimate - t * error), min(bounds[1], estimate + t * error)
-        return GroupT(estimate, error, df, low, high, p=2 * student_t_sf(abs(estimate) / error, df))
-    low, high = _logit_interval(estimate, error, bounds, t)
-    return GroupT(estimate, error, df, low, high)
+    if not difference:
+        low, high = (
+            _logit_interval(estimate, error, bounds, t)
+            if error
+            else _wilson(estimate, bounds, int(groups.sum()), t)
+        )
+        return replace(found, low=low, high=high)
+    if not error:
+        return replace(found, p=1.0)
+    low, high = max(bounds[0], estimate - t * error), min(bounds[1], estimate + t * error)
+    return replace(found, low=low, high=high, p=2 * student_t_sf(abs(estimate) / error, df))
+
+
+def _variance(values, groups):
+    """That of a bootstrap over so many groups, unbiased; nan where it has one group, or most values are nan."""
+    defined = values[~np.isnan(values)]
+    if groups < 2 or not len(defined) or 2 * len(defined) < len(values):
+        return NAN
+    return float(defined.var()) * groups / (groups - 1)
 
 
 def _logit_interval(estimate, error, bounds, t):
@@ -219,86 +221,73 @@ def _wilson(estimate, bounds, n, t):
     return least + span * max(low, 0.0), least + span * min(high, 1.0)
 
 
-def _multiclass(metric, scores, labels, group, n_groups, thresholds, bins) -> Callable:
-    """The function (b, G) float64 weights -> (b,) values, with all that does not depend on weights done."""
-    n, n_classes = scores.shape
-    predicted = scores.argmax(1)
-    size = _table(group, n_groups, np.ones(n))
-    if metric in FROM_CONFUSION:
-        true = _one_hot(labels, n_classes)
-        right = true * (predicted == labels)[:, None]
-        table = _table(group, n_groups, np.hstack([right, true, _one_hot(predicted, n_classes)]))
-        return lambda w: _of_confusion(metric, *np.split(w @ table, 3, axis=1))
-    if metric in ("auroc", "average_precision"):
-        curve = _auroc if metric == "auroc" else _average_precision
-        classes = [1] if n_classes == 2 else range(n_classes)
-        each = [curve(scores[:, c], labels == c, group) for c in classes]
-        return lambda w: _mean_of(each, w)
-    if metric == "ece":
-        if bins < 1:
-            raise ValueError(f"bins must be at least 1, got {bins}")
-        confidence = np.clip(scores.max(1), 0, 1)
-        bin_of = np.searchsorted(np.arange(bins + 1) / bins, confidence, side="left") - 1
-        gap = _one_hot(bin_of, bins) * (confidence - (predicted == labels))[:, None]
-        table = _table(group, n_groups, gap)
-        return lambda w: _ratio(np.abs(w @ table).sum(1), w @ size)
-    if metric == "brier":
-        error = ((scores - np.eye(n_classes)[labels]) ** 2).sum(1)
-        error = (scores[:, 1] - labels) ** 2 if n_classes == 2 else error
-        table = _table(group, n_groups, error)
-        return lambda w: _ratio(w @ table, w @ size)
-    return _rate(metric, scores, labels == 1, group, n_groups, thresholds)
+# Each of these does all that does not depend on the weights, and returns the function of (b, G) float64 weights that
+# gives the metric's (b,) values.
 
 
-def _rate(metric, scores, positive, group, n_groups, thresholds):
-    if scores.shape[1] != 2:
-        raise ValueError(f"{metric} is a metric of two classes, the scores have {scores.shape[1]}")
-    threshold = 0.5 if thresholds is None else float(np.ravel(thresholds)[0])
-    called = scores[:, 1] >= threshold
-    within = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}[metric]
-    right = within & (called == positive)
-    table = _table(group, n_groups, np.stack([right, within], axis=1))
-    return lambda w: _ratio(*(w @ table).T) + (NAN if np.isnan(threshold) else 0)
+def _from_matrices(entry, cases, group, n_groups):
+    """And, for the size of chunks, how many counts a resample has."""
+    table = metrics.count_cells(*metrics.matrix_cells(entry, cases), group, n_groups)
+    flat = table.reshape(n_groups, -1).astype(np.float64)
+
+    def values(weights):
+        matrices = (weights @ flat).reshape(len(weights), *table.shape[1:])
+        return metrics.of_all(entry, cases, metrics.of_matrices(entry, matrices, cases))
+
+    return values, flat.shape[1]
 
 
-def _of_confusion(metric, right, true, predicted):
-    """Each (b, C) float64 of integers: the diagonal, row sums and column sums of a confusion matrix."""
-    n = true.sum(1)
-    if metric == "accuracy":
-        return _ratio(right.sum(1), n)
-    if metric == "balanced_accuracy":
-        return _mean(_ratio(right, true))
-    if metric == "macro_f1":
-        return _mean(_ratio(2 * right, true + predicted))
-    chance = (true * predicted).sum(1)
-    return _ratio(n * right.sum(1) - chance, n * n - chance)
+def _from_rows(entry, cases, group, n_groups):
+    each = entry.compute(cases.scores, cases.labels)
+    known = ~np.isnan(each)
+    tables = [_table(group, n_groups, column) for column in (np.where(known, each, 0), known)]
+    if each.ndim == 1:
+        return lambda weights: metrics.ratio(*(weights @ table for table in tables))
+    both = np.hstack(tables)
+    return lambda weights: metrics.mean_of_defined(metrics.ratio(*np.split(weights @ both, 2, axis=1)))
 
 
-def _multilabel(metric, scores, labels, group, n_groups, thresholds, leave_out) -> Callable:
-    """As _multiclass. labels: (N, L) float64 with nan."""
-    n_labels = scores.shape[1]
-    known, positive = ~np.isnan(labels), labels == 1
-    if metric in ("auroc", "average_precision"):
-        curve = _auroc if metric == "auroc" else _average_precision
-        rows = known.T
-        each = [curve(scores[k, c], positive[k, c], group[k]) for c, k in enumerate(rows)]
-        return lambda w: _mean_of(each, w)
-    if metric == "video_map":
-        ap = _average_precision_in_each_group(scores, known, positive, group, n_groups, leave_out)
-        defined = ~np.isnan(ap)
-        total, videos = np.where(defined, ap, 0), defined.astype(np.float64)
-        return lambda w: _mean(_ratio(w @ total, w @ videos))
-    if metric == "brier":
-        error = np.where(known, (scores - positive) ** 2, 0)
-        table = _table(group, n_groups, np.hstack([error, known]))
-        return lambda w: _mean(_ratio(*np.split(w @ table, 2, axis=1)))
-    threshold = np.full(n_labels, 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
-    if threshold.shape != (n_labels,):
-        raise ValueError(f"{threshold.size} thresholds for {n_labels} labels")
-    called = (scores >= threshold) & known
-    table = _table(group, n_groups, np.hstack([2.0 * (called & positive), 1.0 * called + positive]))
-    unknown = np.where(np.isnan(threshold), NAN, 0)
-    return lambda w: _mean(_ratio(*np.split(w @ table, 2, axis=1)) + unknown)
+def _from_classes(entry, cases, group):
+    mean = entry.is_mean(cases.task, cases.n_classes)
+    classes = range(cases.n_classes) if mean else [cases.n_classes - 1]
+    each = [WEIGHTED[entry.compute](*cases.one_class(c), group[cases.known(c)]) for c in classes]
+
+    def values(weights):
+        by_group = np.ascontiguousarray(weights.T)  # rows are gathered and summed: each a run of resamples
+        return metrics.of_all(entry, cases, np.stack([value(by_group) for value in each], axis=1))
+
+    return values
+
+
+def _from_videos(entry, cases, group, n_groups):
+    """A mean over videos, each of which counts as often as it is drawn."""
+    weighted = WEIGHTED.get(entry.compute)
+
+    def once(scores, positive):
+        return weighted(scores, positive, np.zeros(len(scores), int))(np.ones((1, 1)))[0]
+
+    compute = once if weighted else entry.compute
+    found, videos = metrics.in_videos(compute, cases.scores, cases.labels, group)
+    each = np.full((n_groups, cases.n_classes), NAN)
+    each[videos] = found
+    each = cases.counted(entry, each)
+    defined = ~np.isnan(each)
+    sums, counts = np.where(defined, each, 0), defined.astype(np.float64)
+    return lambda weights: metrics.mean_of_defined(metrics.ratio(weights @ sums, weights @ counts))
+
+
+def _one_by_one(entry, cases, group):
+    """The metric as metrics.py has it, on the rows of each resample: for those of which nothing quicker is known."""
+    rows = np.arange(len(group))
+
+    def value(times):
+        drawn = np.repeat(rows, times[group])
+        if not len(drawn):
+            return NAN
+        these = replace(cases, scores=cases.scores[drawn], labels=cases.labels[drawn])
+        return float(metrics.of_all(entry, these, metrics.of_each(entry, these)))
+
+    return lambda weights: np.array([value(times) for times in weights.astype(int)])
 
 
 def _auroc(scores, positive, group):
@@ -315,7 +304,7 @@ def _auroc(scores, positive, group):
         lost = tp[above]
         lost += tp[above_or_tied]
         lost *= w_negative
-        return _ratio(lost.sum(0), 2 * tp[-1] * w_negative.sum(0))
+        return metrics.ratio(lost.sum(0), 2 * tp[-1] * w_negative.sum(0))
 
     return value
 
@@ -335,26 +324,13 @@ def _average_precision(scores, positive, group):
         called += tp
         tp /= np.maximum(called, 1, out=called)  # counts: where nothing is called, 0 / 1 with weight 0
         tp *= w[of_positive]
-        return _ratio(tp.sum(0), running_tp[-1])
+        return metrics.ratio(tp.sum(0), running_tp[-1])
 
     return value
 
 
-def _average_precision_in_each_group(scores, known, positive, group, n_groups, leave_out):
-    """(G, classes kept) float64: the average precision of each class in each video, nan without a positive."""
-    n_labels = scores.shape[1]
-    beyond = [c for c in leave_out if not 0 <= c < n_labels]
-    if beyond:
-        raise ValueError(f"cannot leave out class {beyond[0]}: the classes are 0..{n_labels - 1}")
-    keep = np.setdiff1d(np.arange(n_labels), np.asarray(leave_out, int))
-    ap, once = np.full((n_groups, n_labels), NAN), np.ones((1, 1))
-    order = np.argsort(group, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        for c in keep[positive[rows][:, keep].any(0)]:
-            k = rows[known[rows, c]]
-            of = _average_precision(scores[k, c], positive[k, c], np.zeros(len(k), int))
-            ap[group[rows[0]], c] = of(once)[0]
-    return ap[:, keep]
+# The same of weighted cases: (scores, positive, group) -> the function of (G, b) weights that gives (b,) values.
+WEIGHTED = {metrics.auroc: _auroc, metrics.average_precision: _average_precision}
 
 
 def _curves(scores, positive, group, weights) -> Iterator:
@@ -380,31 +356,11 @@ def _table(group, n_groups, columns):
     return total
 
 
-def _one_hot(index, n):
-    return (index[:, None] == np.arange(n)).astype(np.float64)
-
-
 def _running(w, rows):
     """(len(rows) + 1, b): how many of the first 0, 1, 2, ... rows are drawn. w: (G, b). rows: their groups."""
     total = np.zeros((len(rows) + 1, w.shape[1]))
     np.cumsum(w[rows], axis=0, out=total[1:])
     return total
-
-
-def _mean_of(each, w):
-    """The mean over curves of their values, where defined. w: (b, G). Returns (b,)."""
-    by_group = np.ascontiguousarray(w.T)  # rows are gathered and summed: each a contiguous run of resamples
-    return _mean(np.stack([value(by_group) for value in each], axis=1))
-
-
-def _mean(values):
-    """(b, K) -> (b,): the mean over what is not nan, nan if nothing is."""
-    defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0).sum(1), defined.sum(1))
-
-
-def _ratio(numerator, denominator):
-    return np.where(denominator != 0, numerator / denominator, NAN)
 
 
 def _chunks(weights, floats_per_resample) -> Iterator[np.ndarray]:
@@ -806,19 +762,6 @@ def _check_weights(group, weights, n):
     if group.min() < 0 or group.max() >= weights.shape[1]:
         raise ValueError(f"groups are 0..{weights.shape[1] - 1}, got {group.min()}..{group.max()}")
     return weights
-
-
-def _check_labels(task, labels, shape):
-    labels = np.asarray(labels)
-    if task == "multilabel":
-        if labels.shape != shape:
-            raise ValueError(f"multilabel labels must have the scores' shape {shape}, got {labels.shape}")
-        return labels.astype(np.float64)
-    if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be int of shape {shape[:1]}, got {labels.dtype} of {labels.shape}")
-    if labels.min() < 0 or labels.max() >= shape[1]:
-        raise ValueError(f"labels are 0..{shape[1] - 1}, got {labels.min()}..{labels.max()}")
-    return labels.astype(np.int64)
 
 
 def _check_positive(positive, scores):

@@ -1,6 +1,6 @@
 """stats.py against metrics.py on the rows as drawn, published examples, brute force, scipy and scikit-learn:
 
-    python -m pytest tests/test_stats.py                                               # about 10 seconds
+    python -m pytest tests/report/test_stats.py                                        # about 10 seconds
 
 Expected values are written out from the definitions, from the papers, or computed here in another way."""
 
@@ -37,11 +37,11 @@ def scipy_stats():
     return pytest.importorskip("scipy.stats")
 
 
-def test_imports_numpy_and_the_standard_library_only():
+def test_imports_numpy_metrics_and_the_standard_library_only():
     tree = ast.parse(Path(stats.__file__).read_text())
     imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) == {"numpy"}
+    assert {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) == {"numpy", "metrics"}
 
 
 def test_the_example_at_the_top():
@@ -105,9 +105,7 @@ def test_multiclass_metrics_of_resamples_are_those_of_the_rows_as_drawn(kind, n_
         metrics.evaluate("multiclass", scores[rows], labels[rows], names, threshold=0.25)["values"]
         for rows in rows_as_drawn(group, weights)
     ]
-    tested = [m for m in stats.METRICS["multiclass"] if n_classes == 2 or m not in stats.RATES]
-    assert set(tested) == set(want[0])
-    for metric in tested:
+    for metric in metrics.names("multiclass", n_classes):
         got = stats.bootstrap_values("multiclass", metric, scores, labels, group, weights, thresholds=[0.25])
         assert got.dtype == np.float64
         assert got == close([values[metric] for values in want]), metric
@@ -123,7 +121,7 @@ def test_multilabel_metrics_of_resamples_are_those_of_the_rows_as_drawn(kind, se
             metrics.evaluate("multilabel", scores[rows], labels[rows], list("abcd"), thresholds=thresholds)
             for rows in rows_as_drawn(group, weights)
         ]
-        for metric in ("auroc", "average_precision", "f1", "brier"):
+        for metric in metrics.names("multilabel"):
             got = stats.bootstrap_values(
                 "multilabel", metric, scores, labels, group, weights, thresholds=thresholds
             )
@@ -136,15 +134,80 @@ def test_video_map_of_resamples_is_that_of_the_videos_as_drawn(kind, leave_out):
     scores, labels, video = multilabel_input(kind, 4, 0)
     weights = stats.resample_groups(video.max() + 1, 25)
     want = []
-    for w, rows in zip(weights, rows_as_drawn(video, weights)):
+    for w, rows in zip(weights, rows_as_drawn(video, weights), strict=True):
         copy = np.concatenate([np.arange(times) for times in w[video]])  # the copies are videos of their own
-        videos = [f"{v}.{c}" for v, c in zip(video[rows], copy)]
-        want.append(metrics.video_mean_average_precision(scores[rows], labels[rows], videos, leave_out)[0])
+        drawn = {"videos": 100 * video[rows] + copy, "leave_out": leave_out}
+        result = metrics.evaluate("multilabel", scores[rows], labels[rows], list("abcd"), **drawn)
+        want.append(result["values"]["video_map"])
     got = stats.bootstrap_values(
         "multilabel", "video_map", scores, labels, video, weights, leave_out=leave_out
     )
     assert got == close(want)
     assert np.isnan(got).all() == (len(leave_out) == 4)
+
+
+def matthews(matrix):
+    true, called, n = matrix.sum(-1), matrix.sum(-2), matrix.sum((-2, -1))
+    right = np.diagonal(matrix, axis1=-2, axis2=-1).sum(-1)
+    spread = (n**2 - (true**2).sum(-1)) * (n**2 - (called**2).sum(-1))
+    return metrics.ratio(n * right - (true * called).sum(-1), np.sqrt(spread))
+
+
+def likelihoods(scores, labels):
+    if labels.ndim == 2:
+        return np.log(np.abs(labels + scores - 1) + 0.01)
+    return np.log(scores[np.arange(len(labels)), labels] + 0.01)
+
+
+def lead(scores, positive):
+    """How much higher positives are scored, on average."""
+    both = len(positive) and 0 < positive.mean() < 1
+    return scores[positive].mean() - scores[~positive].mean() if both else NAN
+
+
+TOYS = (  # a metric of every kind, as a newcomer would add it
+    ("matrix", matthews, ("multiclass",), ""),
+    ("matrix", metrics.precision_per_class, ("multiclass",), "toy"),
+    ("matrix at threshold", lambda m: metrics.sensitivity(m) + metrics.specificity(m) - 1, metrics.TASKS, ""),
+    ("one class", lead, metrics.TASKS, "toy"),
+    ("one class in each video", metrics.auroc, ("multilabel",), "toy"),
+    ("one class in each video", lead, ("multilabel",), "toy"),
+    ("rows", likelihoods, metrics.TASKS, ""),
+    ("all rows", lambda scores, labels: scores.var() * np.nanmean(labels), metrics.TASKS, ""),
+)
+
+
+@pytest.mark.parametrize("task", metrics.TASKS)
+@pytest.mark.parametrize("toy", TOYS, ids=[f"{given}-{number}" for number, (given, *_) in enumerate(TOYS)])
+def test_a_metric_added_to_the_table_is_resampled_as_it_is_defined(monkeypatch, toy, task):
+    given, compute, tasks, column = toy
+    if task not in tasks:
+        pytest.skip(f"{given} is not for {task}")
+    entry = metrics.Metric(name="toy", given=given, compute=compute, tasks=tasks, column=column)
+    monkeypatch.setitem(metrics.METRICS, "toy", entry)
+    for n_classes in (2, 4):
+        of_task = multiclass_input if task == "multiclass" else multilabel_input
+        scores, labels, group = of_task("patients", n_classes, 0)
+        weights = stats.resample_groups(group.max() + 1, 25)
+        weights[0, :], weights[1, :] = 0, 1  # no row, and each once
+        want = [NAN]
+        for w, rows in zip(weights[1:], rows_as_drawn(group, weights[1:]), strict=True):
+            copy = np.concatenate([np.arange(times) for times in w[group]])
+            videos = 100 * group[rows] + copy if entry.needs_videos else None
+            result = metrics.evaluate(
+                task, scores[rows], labels[rows], list("abcd")[:n_classes], videos=videos
+            )
+            want.append(result["values"].get("toy"))
+        if want[1] is None:
+            with pytest.raises(ValueError, match="unknown metric 'toy' of multiclass with 4 classes"):
+                stats.bootstrap_values(task, "toy", scores, labels, group, weights)
+            continue
+        got = stats.bootstrap_values(task, "toy", scores, labels, group, weights)
+        assert got == close(want) and not np.isnan(got[1]) and np.nanstd(got) > 0
+
+
+def test_the_toy_is_gone():
+    assert "toy" not in metrics.METRICS
 
 
 def test_undefined_resamples_are_nan_and_only_those():
@@ -196,7 +259,7 @@ def test_roc_of_resamples_is_that_of_the_rows_as_drawn(kind):
     scores, labels, group = multiclass_input(kind, 2, 1)
     weights = stats.resample_groups(group.max() + 1, 40)
     got = stats.bootstrap_roc(scores[:, 1], labels == 1, group, weights, CURVE_GRID)
-    for values, rows in zip(got, rows_as_drawn(group, weights)):
+    for values, rows in zip(got, rows_as_drawn(group, weights), strict=True):
         fpr, tpr, _ = sklearn_metrics.roc_curve(labels[rows], scores[rows, 1], drop_intermediate=False)
         want = [np.interp(x, fpr, tpr) if x not in fpr else tpr[fpr == x].max() for x in CURVE_GRID]
         assert values == close(want)
@@ -232,7 +295,7 @@ def test_pr_of_resamples_is_the_best_precision_at_the_recall(kind):
     scores, labels, group = multiclass_input(kind, 2, 2)
     weights = stats.resample_groups(group.max() + 1, 40)
     got = stats.bootstrap_pr(scores[:, 1], labels == 1, group, weights, CURVE_GRID)
-    for values, rows in zip(got, rows_as_drawn(group, weights)):
+    for values, rows in zip(got, rows_as_drawn(group, weights), strict=True):
         p, positive = scores[rows, 1], labels[rows] == 1
         points = [((positive & (p >= t)).sum(), (p >= t).sum()) for t in np.unique(p)]
         want = [max(tp / n for tp, n in points if tp >= r * positive.sum()) for r in CURVE_GRID]
@@ -279,7 +342,7 @@ def test_folds_are_scaled_by_their_own_groups_and_their_degrees_of_freedom_add_u
     parts = [(0.5 * 0.03) ** 2 * 3 / 2, (0.25 * 0.05) ** 2 * 5 / 4, (0.25 * 0.06) ** 2 * 9 / 8]
     error = math.sqrt(sum(parts))
     assert (got.estimate, got.standard_error) == close((0.15, error))
-    welch = sum(parts) ** 2 / sum(v**2 / (g - 1 + 2) for v, g in zip(parts, (3, 5, 9))) - 2
+    welch = sum(parts) ** 2 / sum(v**2 / (g - 1 + 2) for v, g in zip(parts, (3, 5, 9), strict=True)) - 2
     assert welch < 2 + 4 + 8 and got.df == close(welch)
     assert got.p == close(2 * scipy_stats.t.sf(0.15 / error, welch))
     alike = stats.group_t(
@@ -781,21 +844,26 @@ TWO = np.array([[0.4, 0.6], [0.9, 0.1]])
     [
         (lambda: stats.resample_groups(0), "at least one group and one resample, got 0 and 2000"),
         (lambda: stats.resample_groups(3, 0), "got 3 and 0"),
-        (lambda: boot("multiclas", "auroc"), "unknown metric 'auroc' of task 'multiclas'"),
-        (lambda: boot("multiclass", "aucroc"), "unknown metric 'aucroc' of task 'multiclass'; choose from"),
+        (lambda: boot("multiclas", "auroc"), "unknown task 'multiclas'; choose from multiclass, multilabel"),
+        (
+            lambda: boot("multiclass", "aucroc"),
+            "metric 'aucroc' of multiclass with 2 classes; choose from acc",
+        ),
         (lambda: boot("multiclass", "video_map"), "unknown metric 'video_map'"),
         (lambda: boot(scores=TWO[0]), r"got shape \(2,\)"),
         (lambda: boot(scores=TWO * NAN), "finite"),
-        (lambda: boot(labels=[0, 2]), r"labels are 0\.\.1, got 0\.\.2"),
+        (lambda: boot(labels=[0, 2]), r"labels must be in 0\.\.1, row 1 is 2"),
         (lambda: boot(labels=[0.0, 1.0]), "float64"),
-        (lambda: boot(labels=[0, 1, 1]), r"of \(3,\)"),
+        (lambda: boot(labels=[0, 1, 1]), r"3 labels for 2 rows"),
         (lambda: boot(group=[0, 2]), r"groups are 0\.\.1, got 0\.\.2"),
         (lambda: boot(group=[0, -1]), r"got -1\.\.0"),
         (lambda: boot(group=[0]), r"group must be int of shape \(2,\)"),
         (lambda: boot(weights=ONE[0]), r"weights must be int, \(resamples, groups\)"),
         (lambda: boot(weights=ONE / 2), "weights must be int"),
-        (lambda: boot(metric="ece", bins=0), "bins must be at least 1, got 0"),
-        (lambda: boot(metric="ppv", scores=np.eye(3)[:2]), "two classes, the scores have 3"),
+        (
+            lambda: boot(metric="ppv", scores=np.eye(3)[:2]),
+            "unknown metric 'ppv' of multiclass with 3 classes",
+        ),
         (lambda: boot("multilabel", "f1", labels=np.eye(2), thresholds=[0.5]), "1 thresholds for 2 labels"),
         (lambda: boot("multilabel", "f1"), r"must have the scores' shape \(2, 2\)"),
         (

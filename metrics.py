@@ -242,8 +242,8 @@ def in_videos(
     compute: Callable, scores: np.ndarray, labels: np.ndarray, videos: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """compute(scores (n,), positive (n,)) of each label in each of V videos, over the rows where it is known.
-    scores: (N, L). labels: (N, L) 0, 1 or nan. videos: (N,). Returns (values (V, L) float64, nan where a video
-    has no positive of the label; videos (V,) by first appearance)."""
+    scores: (N, L). labels: (N, L) 0, 1 or nan. videos: (N,). Returns (values (V, L) float64, nan where a
+    video has no positive of the label; videos (V,) by first appearance)."""
     order, starts, first = _runs_of(videos)
     values = np.full((len(starts), scores.shape[1]), NAN)
     for v, rows in enumerate(np.split(order, starts[1:])):
@@ -271,16 +271,16 @@ class Metric:
     """All that is known of a metric. What its compute is given, and returns, nan where it is undefined:
     matrix                   (..., C, C) counts, rows true, columns called -> (...) float. With a column
                              (..., C), one a class, and the metric is their mean.
-    matrix at threshold      (..., 2, 2) counts, where score >= threshold is called -> (...). The metric is that
-                             of class 1 of two (it has none of more), or the mean over labels.
-    one class                scores (n,), positive (n,) bool -> float. The metric is that of class 1 of two; of
-                             more classes, each against the rest, and of labels it is the mean.
+    matrix at threshold      (..., 2, 2) counts, score >= threshold called -> (...). The metric is that of
+                             class 1 of two (of more there is none), or the mean over labels.
+    one class                scores (n,), positive (n,) bool -> float. The metric is that of class 1 of two;
+                             of more classes, each against the rest, and of labels it is the mean.
     one class in each video  the same in each video with a positive; the mean over videos, then over labels
-    rows                     scores (N, K), labels -> (N,), whose mean is the metric; of labels (N, L), nan where
-                             unknown, and the metric is the mean over labels of their means
+    rows                     scores (N, K), labels -> (N,), whose mean is the metric; of labels (N, L), nan
+                             where unknown, and the metric is the mean over labels of their means
     all rows                 scores (N, K), labels -> float
-    labels: as at the top of this file. report/stats.py computes resamples from it, one by one where it is given
-    all rows or has no weighted form there."""
+    labels: as at the top of this file. report/stats.py resamples it: all at once, but one by one where it is
+    given all rows, or one class and has no weighted form there."""
 
     name: str  # in --metric, metrics.json, results.csv
     given: str
@@ -486,7 +486,7 @@ def value_range(name: str, task: str, n_classes: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Cases:
-    """What a metric is computed on. scores: (N, K) float64. labels: (N,) int64 or (N, L) float64, 0, 1 or nan."""
+    """What a metric is computed on. scores: (N, K) float64. labels: (N,) int64, or (N, L) 0.0, 1.0 or nan."""
 
     task: str
     scores: np.ndarray
@@ -550,7 +550,7 @@ class Cases:
 
 def matrix_cells(metric: Metric, cases: Cases) -> tuple[np.ndarray, int]:
     """Where the rows fall in the metric's M confusion matrices: one, or one of each label at its threshold.
-    Returns ((N, M) int: true class * size + called class, -1 where unknown; size: 2 or the number of classes)."""
+    Returns ((N, M) int: true class * size + called class, -1 where unknown; size: 2, or C of C classes)."""
     scores, labels = cases.scores, cases.labels
     if metric.of_calls:
         # Of equal scores argmax takes the lowest index, as torch's does. With two classes it is the 0.5
@@ -686,12 +686,10 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis, (..., K) -> (...), of the values that are not nan; nan if there is none."""
+    """The mean over the last axis of what is not nan, nan if there is nothing. values: (..., K) -> (...)."""
     values = np.asarray(values, np.float64)
     defined = ~np.isnan(values)
-    if (
-        values.ndim == 1
-    ):  # without gaps: zeros in their place would change the order of a sum, and its last digit
+    if values.ndim == 1:  # zeros in the gaps would change the order of the sum, and so its last digit
         return values[defined].mean() if defined.any() else NAN
     return ratio(np.where(defined, values, 0).sum(-1), defined.sum(-1))
 

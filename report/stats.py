@@ -9,11 +9,10 @@
 >>> mcnemar(np.array([True] * 8 + [False]), np.array([False] * 8 + [True])).p
 0.0390625
 
-Metrics of a resample are those of metrics.py on the rows as drawn. A statistic without its cases is nan, never
-0 or 1, and reason says why. A p is two-sided. All is computed in float64. Needs numpy and metrics.py.
+Metrics of a resample are those of metrics.py on the rows as drawn. A statistic without its cases is nan,
+never 0 or 1, and reason says why. A p is two-sided. All is computed in float64. Needs numpy and metrics.py.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import metrics
+from report.distributions import chi2_sf, f_sf, normal_sf, student_t_quantile, student_t_sf
 
 NAN = float("nan")
 NORMAL_975 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
@@ -63,12 +63,13 @@ def bootstrap_values(
     leave_out: Sequence[int] = (),
 ) -> np.ndarray:
     """The metric on every resample, as metrics.evaluate would give it on the rows as drawn.
-    task, scores, labels: as in metrics.evaluate. metric: one of metrics.METRICS. One of videos takes the group
-    for the video: a video that is drawn twice counts twice. group: (N,) int in 0..G-1, the group of each row.
-    weights: (B, G) int >= 0, how often each group is drawn. thresholds: of two classes one, of labels one each;
-    0.5 if None. leave_out: labels not counted in metrics of videos. Returns (B,) float64, nan where the metric
-    is undefined. Memory of its temporaries: some 4 MiB, more only where one resample needs more. ValueError on
-    an unknown task or metric, on what evaluate refuses, other shapes, a group outside 0..G-1."""
+    task, scores, labels: as in metrics.evaluate. metric: one of metrics.METRICS. One of videos takes the
+    group for the video: a video that is drawn twice counts twice. group: (N,) int in 0..G-1, the group of
+    each row. weights: (B, G) int >= 0, how often each group is drawn. thresholds: of two classes one, of
+    labels one each; 0.5 if None. leave_out: labels not counted in metrics of videos. Returns (B,) float64,
+    nan where the metric is undefined. Memory of its temporaries: some 4 MiB, more only where one resample
+    needs more. ValueError on an unknown task or metric, on what evaluate refuses, other shapes, a group
+    outside 0..G-1."""
     thresholds = 0.5 if thresholds is None else thresholds
     cases = metrics.Cases.checked(task, scores, labels, thresholds=thresholds, leave_out=leave_out)
     entry, group = metrics.find(metric, task, cases.n_classes), np.asarray(group)
@@ -125,7 +126,7 @@ def bootstrap_pr(
 
 @dataclass(frozen=True)
 class GroupT:
-    """What group_t finds. estimate: the mean over runs, or their mean difference; p is nan but of a difference."""
+    """What group_t finds. estimate: the mean over runs; p is nan but of a difference."""
 
     estimate: float = NAN
     standard_error: float = NAN
@@ -144,20 +145,22 @@ def group_t(
     difference: bool = False,
     level: float = 0.95,
 ) -> GroupT:
-    """A metric's mean over runs with its interval, or that of a paired difference with its test, by a t distribution
-    around a bootstrap over groups. The percentiles of that bootstrap know nothing of how uncertain the spread of few
-    groups is: of eight equal strategies on six patients they separated two in more than half of the sweeps.
-    estimates: (R,) the value of each run; a nan is left out. values: (R, B) its bootstrap values. drawn: (R,) of
-    (stratum, G): runs of one stratum share their draws of G groups (the seeds of a fold), other strata are independent
-    (folds). bounds: the smallest and largest possible value.
-    Standard error: the variance of a bootstrap of G groups is (G - 1) / G too small (Davison and Hinkley 1997, section
-    2.3); those of strata add up. Degrees of freedom: G - 1, added up over strata, and fewer where the variance of some
-    outweighs the others' (Welch 1947; capped by the sum). A difference: estimate +- t x standard error, cut to bounds,
-    and two-sided p of no difference: p < 1 - level exactly where the interval excludes 0. Else the interval is one of t
-    on the logit scale between the bounds, for a metric near its bound is skewed (Pepe 2003, section 5.2).
-    Resamples that do not vary (to 1e-12) prove nothing: a difference has p 1 and no interval; a level has the score
-    interval of a proportion from G independent groups (Wilson 1927, with t for z). All but the estimate is nan where a
-    stratum has one group, or fewer than half of its resamples are defined. ValueError on another level."""
+    """A metric's mean over runs with its interval, or that of a paired difference with its test, by a t
+    distribution around a bootstrap over groups. The percentiles of that bootstrap know nothing of how
+    uncertain the spread of few groups is: of eight equal strategies on six patients they separated two in
+    more than half of the sweeps.
+    estimates: (R,) the value of each run; a nan is left out. values: (R, B) its bootstrap values. drawn: (R,)
+    of (stratum, G): runs of one stratum share their draws of G groups (the seeds of a fold), other strata are
+    independent (folds). bounds: the smallest and largest possible value.
+    Standard error: the variance of a bootstrap of G groups is (G - 1) / G too small (Davison and Hinkley
+    1997, section 2.3); those of strata add up. Degrees of freedom: G - 1, added up over strata, and fewer
+    where the variance of some outweighs the others' (Welch 1947; capped by the sum). A difference: estimate
+    +- t x standard error, cut to bounds, and two-sided p of no difference: p < 1 - level exactly where the
+    interval excludes 0. Else the interval is one of t on the logit scale between the bounds, for a metric
+    near its bound is skewed (Pepe 2003, section 5.2). Resamples that do not vary (to 1e-12) prove nothing: a
+    difference has p 1 and no interval; a level has the score interval of a proportion from G independent
+    groups (Wilson 1927, with t for z). All but the estimate is nan where a stratum has one group, or fewer
+    than half of its resamples are defined. ValueError on another level."""
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
     estimates = np.asarray(estimates, np.float64)
@@ -183,11 +186,8 @@ def group_t(
     found = GroupT(estimate=estimate, standard_error=error, df=df)
     t = student_t_quantile((1 + level) / 2, df)
     if not difference:
-        low, high = (
-            _logit_interval(estimate, error, bounds, t)
-            if error
-            else _wilson(estimate, bounds, int(groups.sum()), t)
-        )
+        around = _logit_interval(estimate, error, bounds, t) if error else None
+        low, high = around or _wilson(estimate, bounds, int(groups.sum()), t)
         return replace(found, low=low, high=high)
     if not error:
         return replace(found, p=1.0)
@@ -196,7 +196,7 @@ def group_t(
 
 
 def _variance(values, groups):
-    """That of a bootstrap over so many groups, unbiased; nan where it has one group, or most values are nan."""
+    """Unbiased, of a bootstrap over so many groups; nan with one group, or where most values are nan."""
     defined = values[~np.isnan(values)]
     if groups < 2 or not len(defined) or 2 * len(defined) < len(values):
         return NAN
@@ -204,7 +204,7 @@ def _variance(values, groups):
 
 
 def _logit_interval(estimate, error, bounds, t):
-    """The interval of t on the logit scale between bounds, back on the metric's: 1 / (1 + odds), by the delta method."""
+    """The interval of t on the logit scale between bounds (delta method), back on the metric's."""
     least, span = bounds[0], bounds[1] - bounds[0]
     x = (estimate - least) / span
     if not 0 < x < 1:
@@ -221,8 +221,8 @@ def _wilson(estimate, bounds, n, t):
     return least + span * max(low, 0.0), least + span * min(high, 1.0)
 
 
-# Each of these does all that does not depend on the weights, and returns the function of (b, G) float64 weights that
-# gives the metric's (b,) values.
+# Each of these does all that does not depend on the weights, and returns the function of (b, G) float64
+# weights that gives the metric's (b,) values.
 
 
 def _from_matrices(entry, cases, group, n_groups):
@@ -277,7 +277,7 @@ def _from_videos(entry, cases, group, n_groups):
 
 
 def _one_by_one(entry, cases, group):
-    """The metric as metrics.py has it, on the rows of each resample: for those of which nothing quicker is known."""
+    """The metric as metrics.py has it, on the rows of each resample: where nothing quicker is known."""
     rows = np.arange(len(group))
 
     def value(times):
@@ -329,7 +329,7 @@ def _average_precision(scores, positive, group):
     return value
 
 
-# The same of weighted cases: (scores, positive, group) -> the function of (G, b) weights that gives (b,) values.
+# Weighted forms: (scores, positive, group) -> the function of (G, b) weights that gives (b,) values.
 WEIGHTED = {metrics.auroc: _auroc, metrics.average_precision: _average_precision}
 
 
@@ -357,7 +357,7 @@ def _table(group, n_groups, columns):
 
 
 def _running(w, rows):
-    """(len(rows) + 1, b): how many of the first 0, 1, 2, ... rows are drawn. w: (G, b). rows: their groups."""
+    """(len(rows) + 1, b): how many of the first 0, 1, 2, ... are drawn. w: (G, b). rows: their groups."""
     total = np.zeros((len(rows) + 1, w.shape[1]))
     np.cumsum(w[rows], axis=0, out=total[1:])
     return total
@@ -386,10 +386,10 @@ class McNemar:
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> McNemar:
     """McNemar's test of two classifiers on the same images (McNemar 1947). right_a, right_b: (N,) bool,
-    whether each is right. Below 25 discordant pairs the exact binomial test, its statistic the smaller of the two counts;
-    from there chi-square with 1 degree of freedom, (|only_a - only_b| - 1)^2 / (only_a + only_b) (Edwards
-    1948), 0 where the counts are equal. Without a discordant pair p is 1. It takes images to be independent.
-    ValueError on other shapes or dtypes."""
+    whether each is right. Below 25 discordant pairs the exact binomial test, its statistic the smaller of the
+    two counts; from there chi-square with 1 degree of freedom, (|only_a - only_b| - 1)^2 / (only_a + only_b)
+    (Edwards 1948), 0 where the counts are equal. Without a discordant pair p is 1. It takes images to be
+    independent. ValueError on other shapes or dtypes."""
     right_a, right_b = np.asarray(right_a), np.asarray(right_b)
     if right_a.ndim != 1 or right_a.shape != right_b.shape:
         raise ValueError(f"right_a and right_b must both be (N,), got {right_a.shape} and {right_b.shape}")
@@ -403,7 +403,7 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> McNemar:
     else:
         statistic, method = max(abs(only_a - only_b) - 1, 0) ** 2 / n, "chi-square, continuity corrected"
         p = chi2_sf(statistic, 1)
-    return McNemar(only_a, only_b, statistic, p=p, method=method)
+    return McNemar(only_a=only_a, only_b=only_b, statistic=statistic, p=p, method=method)
 
 
 @dataclass(frozen=True)
@@ -423,9 +423,10 @@ class DeLong:
 
 def delong(scores_a: np.ndarray, scores_b: np.ndarray, positive: np.ndarray) -> DeLong:
     """The difference of two AUROCs on the same images (DeLong et al. 1988), by midranks (Sun and Xu 2014).
-    scores_a, scores_b: (N,) float, any monotone score. positive: (N,) bool. It takes images to be independent. With variance 0 (identical scores, two AUROCs of 1) p is 1 where the
-    difference is 0 and nan where it is not; without two positives and two negatives there is no variance;
-    reason says so. ValueError on other shapes, non-finite scores."""
+    scores_a, scores_b: (N,) float, any monotone score. positive: (N,) bool. It takes images to be
+    independent. With variance 0 (identical scores, two AUROCs of 1) p is 1 where the difference is 0 and nan
+    where it is not; without two positives and two negatives there is no variance; reason says so. ValueError
+    on other shapes, non-finite scores."""
     scores_a, scores_b = np.asarray(scores_a, np.float64), np.asarray(scores_b, np.float64)
     positive = np.asarray(positive)
     for scores in (scores_a, scores_b):
@@ -484,7 +485,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ResampledT:
-    """mean and sd (ddof 1) of n differences; low, high: the 95 % interval of the mean. reason: why p is nan."""
+    """mean, sd (ddof 1) of n differences; low, high: the mean's 95 % interval. reason: why p is nan."""
 
     mean: float
     sd: float
@@ -524,8 +525,8 @@ def corrected_resampled_t(differences: np.ndarray, test_share: float) -> Resampl
 @dataclass(frozen=True)
 class Wilcoxon:
     """n: differences other than 0. statistic: the smaller of the two rank sums, ties sharing their mean rank.
-    method: "exact", "normal approximation" or "none". smallest_p: 2 / 2^n, what n differences of one sign give.
-    reason: why p is nan."""
+    method: "exact", "normal approximation" or "none". smallest_p: 2 / 2^n, what n differences of one sign
+    give. reason: why p is nan."""
 
     n: int
     statistic: float
@@ -539,8 +540,8 @@ def wilcoxon(differences: np.ndarray) -> Wilcoxon:
     """Wilcoxon's signed-rank test (Wilcoxon 1945). differences: (N,) float; zeros are dropped, and what
     agrees to 12 digits of the largest counts as equal, for 0.9 - 0.8 is not 0.8 - 0.7 in floats. Up to n = 50
     p is exact: all 2^n signs of the given ranks, ties included, are counted; beyond, the normal approximation
-    with the variance corrected for ties, without continuity correction. Below n = 6 it cannot reach 0.05: p is
-    nan, and reason says so. ValueError on a difference that is not finite."""
+    with the variance corrected for ties, without continuity correction. Below n = 6 it cannot reach 0.05: p
+    is nan, and reason says so. ValueError on a difference that is not finite."""
     d = _check_differences(differences)
     d = np.round(d / np.abs(d).max(), 12) if d.any() else d[:0]
     d = d[d != 0]
@@ -596,8 +597,9 @@ def average_ranks(table: np.ndarray, higher_is_better: bool = True) -> np.ndarra
 
 @dataclass(frozen=True, eq=False)
 class Friedman:
-    """average_ranks: (k,) float64. df: k - 1. f_df: (k - 1, (k - 1)(N - 1)). chi2: Friedman's statistic without a
-    correction for ties. f, f_p: Iman and Davenport's (1980), the less conservative. reason: why p and f_p are nan."""
+    """average_ranks: (k,) float64. df: k - 1. f_df: (k - 1, (k - 1)(N - 1)). chi2: Friedman's statistic
+    without a correction for ties. f, f_p: Iman and Davenport's (1980), the less conservative. reason: why p
+    and f_p are nan."""
 
     average_ranks: np.ndarray
     df: int
@@ -610,9 +612,9 @@ class Friedman:
 
 
 def friedman(table: np.ndarray, higher_is_better: bool = True) -> Friedman:
-    """Whether k methods differ over N datasets (Demsar 2006, section 3.2.2). table: (N, k) as in ranks. All tied:
-    chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. With one dataset or one method both p are nan, and
-    reason says so. ValueError as in ranks, and without a dataset."""
+    """Whether k methods differ over N datasets (Demsar 2006, section 3.2.2). table: (N, k) as in ranks. All
+    tied: chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. With one dataset or one method both p are
+    nan, and reason says so. ValueError as in ranks, and without a dataset."""
     mean_ranks = average_ranks(table, higher_is_better)
     n, k = np.shape(table)
     f_df = (k - 1, (k - 1) * (n - 1))
@@ -639,115 +641,6 @@ def nemenyi_cd(k: int, n: int, alpha: float = 0.05) -> float:
     if n < 1:
         raise ValueError(f"needs at least one dataset, got {n}")
     return NEMENYI_Q[alpha][k] * math.sqrt(k * (k + 1) / (6 * n))
-
-
-# ---- distributions, from math alone ----
-
-
-def normal_sf(x: float) -> float:
-    """P(Z > x) of the standard normal distribution. x: float, inf allowed. Returns a float in [0, 1]."""
-    return 0.5 * math.erfc(x / math.sqrt(2))
-
-
-def student_t_sf(t: float, df: float) -> float:
-    """P(T > t) of Student's t (Abramowitz and Stegun 26.7.1). t: float, inf allowed. df: degrees of freedom
-    > 0, up to 1e5 to nine digits. Returns a float in [0, 1]. ValueError on a df not above 0."""
-    _check_df(df)
-    if not math.isfinite(t):
-        return NAN if math.isnan(t) else float(t < 0)
-    tail = 0.5 * _incomplete_beta(df / 2, 0.5, df / (df + t * t), t * t / (df + t * t))
-    return tail if t >= 0 else 1 - tail
-
-
-@functools.lru_cache(maxsize=256)
-def student_t_quantile(p: float, df: float) -> float:
-    """The t with P(T <= t) = p, by Newton's steps, each kept within what is known to
-    hold it. p: in (0, 1). df: as in student_t_sf. ValueError on others."""
-    if not 0 < p < 1:
-        raise ValueError(f"p must be in (0, 1), got {p}")
-    tail, low, high = min(p, 1 - p), 0.0, 1.0
-    while student_t_sf(high, df) > tail:
-        low, high = high, 2 * high
-    if p == 0.5:
-        return 0.0
-    log_peak = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
-    x, last = (low + high) / 2, math.inf
-    while low < x < high and abs(x - last) > 1e-15 * x:
-        beyond = student_t_sf(x, df) - tail
-        low, high = (x, high) if beyond > 0 else (low, x)
-        density = math.exp(log_peak - (df + 1) / 2 * math.log1p(x * x / df))
-        last, x = x, x + beyond / density
-        if not low < x < high:
-            x = (low + high) / 2
-    return -x if p < 0.5 else x
-
-
-def chi2_sf(x: float, df: float) -> float:
-    """P(X > x) of the chi-square distribution (Abramowitz and Stegun 26.4.19). x: float, inf allowed, 1 below
-    0. df: degrees of freedom > 0. Returns a float in [0, 1]. ValueError on a df not above 0."""
-    _check_df(df)
-    if not 0 < x < math.inf:
-        return NAN if math.isnan(x) else float(x <= 0)
-    return _incomplete_gamma_q(df / 2, x / 2)
-
-
-def f_sf(f: float, df1: float, df2: float) -> float:
-    """P(F > f) of the F distribution (Abramowitz and Stegun 26.6.2). f: float, inf allowed, 1 below 0. df1,
-    df2: degrees of freedom > 0 of numerator and denominator. Returns a float in [0, 1]. ValueError on a df
-    not above 0."""
-    _check_df(df1)
-    _check_df(df2)
-    if not 0 < f < math.inf:
-        return NAN if math.isnan(f) else float(f <= 0)
-    return _incomplete_beta(df2 / 2, df1 / 2, df2 / (df2 + df1 * f), df1 * f / (df2 + df1 * f))
-
-
-def _incomplete_beta(a, b, x, y):
-    """Regularised I_x(a, b) with y = 1 - x given, for it would lose its digits (Numerical Recipes 6.4)."""
-    if x == 0 or y == 0:
-        return 0.0 if x == 0 else 1.0
-    if x > (a + 1) / (a + b + 2):  # the fraction is quick below, and the result is no small number above
-        return 1 - _incomplete_beta(b, a, y, x)
-    log_x, log_y = math.log(x) if x < 0.5 else math.log1p(-y), math.log(y) if y < 0.5 else math.log1p(-x)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * log_x + b * log_y
-
-    def term(i):  # Abramowitz and Stegun 26.5.8
-        m = i // 2
-        if i % 2:
-            return -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        return m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-
-    return math.exp(log_front) / a / _lentz(1.0, term, lambda i: 1.0)
-
-
-def _incomplete_gamma_q(a, x):
-    """Regularised upper Q(a, x): 1 less the series of P below a + 1, a continued fraction above, so that
-    neither is a small difference (Numerical Recipes 6.2)."""
-    log_front = a * math.log(x) - x - math.lgamma(a)
-    if x >= a + 1:
-        return math.exp(log_front) / _lentz(x + 1 - a, lambda i: i * (a - i), lambda i: x + 2 * i + 1 - a)
-    term = total = 1 / a
-    i = 0
-    while term > 1e-17 * total:
-        i += 1
-        term *= x / (a + i)
-        total += term
-    return 1 - math.exp(log_front) * total
-
-
-def _lentz(first, numerator, denominator, steps=100_000):
-    """first + numerator(1) / (denominator(1) + numerator(2) / (denominator(2) + ...)) by the modified Lentz
-    method (Numerical Recipes 5.2)."""
-    tiny = 1e-300
-    value = c = first or tiny
-    d = 0.0
-    for i in range(1, steps):
-        d = 1 / ((denominator(i) + numerator(i) * d) or tiny)
-        c = (denominator(i) + numerator(i) / c) or tiny
-        value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            return value
-    raise ArithmeticError(f"a continued fraction did not converge in {steps} steps")
 
 
 # ---- checks ----
@@ -785,8 +678,3 @@ def _check_differences(differences):
     if d.ndim != 1 or not np.isfinite(d).all():
         raise ValueError(f"differences must be finite, of shape (N,), got {differences}")
     return d
-
-
-def _check_df(df):
-    if not 0 < df < math.inf:
-        raise ValueError(f"degrees of freedom must be above 0, got {df}")

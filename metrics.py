@@ -642,7 +642,7 @@ def evaluate(
         raise ValueError(f"{wanted}, got {len(classes)}: {classes}")
     entries = offered(task, len(classes), video=videos is not None)
     each = {metric.name: of_each(metric, cases) for metric in entries}
-    columns = [m for m in entries if m.column and len(each[m.name]) == len(classes)]
+    columns = [m for m in entries if m.column and np.shape(each[m.name]) == (len(classes),)]
     means = [m for m in entries if m.has_value and m.is_mean(task, len(classes))]
     values = {m.name: float(of_all(m, cases, each[m.name])) for m in entries if m.has_value}
     reasons = {m.name: _why(m, cases) for m in entries if m.has_value and np.isnan(values[m.name])}
@@ -662,7 +662,7 @@ def evaluate(
 
 def _why(metric, cases, c=None):
     """Why a metric, or that of label c, is nan."""
-    if c is None and cases.task == MULTILABEL:
+    if c is None and cases.task == MULTILABEL and metric.is_mean(MULTILABEL, cases.n_classes):
         return "defined for no label"
     no_threshold = metric.needs_threshold and np.isnan(cases.thresholds[c or 0])
     return "no threshold: it is nan" if no_threshold else metric.why

@@ -173,7 +173,7 @@ TOYS = (  # a metric of every kind, as a newcomer would add it
     ("one class", lead, metrics.TASKS, "toy"),
     ("one class in each video", metrics.auroc, ("multilabel",), "toy"),
     ("one class in each video", lead, ("multilabel",), "toy"),
-    ("rows", likelihoods, metrics.TASKS, ""),
+    ("rows", likelihoods, metrics.TASKS, "toy"),
     ("all rows", lambda scores, labels: scores.var() * np.nanmean(labels), metrics.TASKS, ""),
 )
 

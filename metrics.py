@@ -476,7 +476,9 @@ def higher_is_better(name: str) -> bool:
 
 
 def value_range(name: str, task: str, n_classes: int) -> tuple[float, float]:
-    """(smallest, largest) possible value of a metric. KeyError on one that is not known here."""
+    """(smallest, largest) possible value of a metric, nan of one that is not known here."""
+    if name not in METRICS:
+        return NAN, NAN
     metric = METRICS[name]
     return (task == MULTICLASS and n_classes > 2 and metric.bounds_of_many) or metric.bounds
 

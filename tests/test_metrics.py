@@ -781,6 +781,7 @@ def test_the_range_of_a_metric_is_reached_and_not_left():
     assert metrics.value_range("brier", "multiclass", 2) == (0, 1)
     assert metrics.value_range("brier", "multilabel", 5) == (0, 1)
     assert metrics.value_range("auroc", "multiclass", 2) == (0, 1)
+    assert np.isnan(metrics.value_range("of an old run", "multiclass", 2)).all()
     values = metrics.evaluate("multiclass", turned, np.array([0, 1]), ["a", "b"])["values"]
     assert metrics.value_range("kappa", "multiclass", 2) == (values["kappa"], 1) == (-1, 1)
 

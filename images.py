@@ -133,15 +133,15 @@ def decoding_steps(size: int, resize: int | None = None, bits: int | None = None
     factor = f"s the largest of 8, 4, 2, 1 that is at most min(width // {side}, height // {side})"
     pillow = f"Pillow: image.draft(None, ({side}, {side})) before the pixels are loaded"
     deep = f"16 bits, grey: x * 255 / {2 ** (bits or 16) - 1}, rounded half up"
+    grey = "grey stays one channel (mode L) until the model's input, where it is repeated to three"
+    bilinear = "bilinear with antialiasing (Pillow: Image.Resampling.BILINEAR)"
     return [
         f"JPEG: decoded at 1/s, {factor} ({pillow}); other formats in full",
         "EXIF orientation applied (Pillow: ImageOps.exif_transpose)",
         f"{deep}; floating point in 0..1: x * 255 likewise",
         "transparency: composited on black",
-        "grey stays one channel (mode L) until the model's input, where it is repeated to three; "
-        "all else is RGB",
-        f"{fitted}, bilinear with antialiasing (Pillow: Image.Resampling.BILINEAR), on 8 bits, "
-        "rounded to 8 bits",
+        f"{grey}; all else is RGB",
+        f"{fitted}, {bilinear}, on 8 bits, rounded to 8 bits",
     ]
 
 
@@ -291,7 +291,7 @@ class Attempts:
         """What the function gives of the image, None where it failed."""
         try:
             return function(self.sources[i], **arguments)
-        except Exception as error:  # Pillow raises many kinds; each is listed with its file
+        except Exception as error:  # noqa: BLE001  Pillow raises many kinds; each is listed with its file
             reason, its_own = reason_of(error)
             vanished = getattr(error, "errno", None) in ABSENT and i not in self.absent
             (self.bad if its_own and not vanished else self.refused)[i] = reason

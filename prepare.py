@@ -99,15 +99,11 @@ def describe_data(data: Data) -> dict:
     groups, units = np.array(index.groups), np.array(index.units if index.units is not None else index.paths)
     held = {}
     for split, rows in data.rows.items():
-        labels = index.labels[rows]
-        multiclass = index.task == "multiclass"
-        positive = [labels == c if multiclass else labels[:, c] == 1 for c in range(len(index.classes))]
-        counts = [int(rows_of_it.sum()) for rows_of_it in positive]
         held[split] = {
             "images": len(rows),
             "groups": len(np.unique(groups[rows])),
             "units": len(np.unique(units[rows])),
-            "classes": dict(zip(index.classes, counts, strict=True)),
+            "classes": class_counts(index, rows),
         }
     sides = data.sides()
     return {
@@ -127,6 +123,14 @@ def describe_data(data: Data) -> dict:
         "identical_across_splits": len(splits.spanning(data.identical, sides)),
         "notes": [*index.notes, *index.warnings],
     }
+
+
+def class_counts(index: Index, rows: np.ndarray) -> dict[str, int]:
+    """Images of each class; of several labels, those that have it."""
+    labels = index.labels[rows]
+    multiclass = index.task == "multiclass"
+    positive = [labels == c if multiclass else labels[:, c] == 1 for c in range(len(index.classes))]
+    return {name: int(column.sum()) for name, column in zip(index.classes, positive, strict=True)}
 
 
 def is_official(index: Index, rows: np.ndarray) -> bool:
@@ -320,18 +324,17 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
 
 def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fold: int | None) -> None:
     at = "" if fold is None else f"fold {fold}: "
-    of_split = [(g, c, side) for g, c, side in zip(index.groups, splits.clusters(index, identical), split)]
+    of_split = [
+        (g, c, side)
+        for g, c, side in zip(index.groups, splits.clusters(index, identical), split, strict=True)
+    ]
     for side in datasets.SPLITS:
         groups, different = ({row[k] for row in of_split if row[2] == side} for k in (0, 1))
-        labels = index.labels[split == side]
-        if index.task == "multiclass":
-            counts = [int((labels == i).sum()) for i in range(len(index.classes))]
-        else:
-            counts = np.nansum(labels, axis=0).astype(int).tolist()
-        shown = ", ".join(f"{c} {n}" for c, n in zip(index.classes, counts))
+        rows = np.flatnonzero(split == side)
+        shown = ", ".join(f"{name} {count}" for name, count in class_counts(index, rows).items())
         of = "" if index.group_kind == "image" else f" of {len(groups)} {splits.unit_name(index, 'groups')}"
         of += f", {len(different)} of them different" if len(different) < len(groups) else ""
-        print(f"  {at}{side:<5} {len(labels):>6} images{of}: {shown}")
+        print(f"  {at}{side:<5} {len(rows):>6} images{of}: {shown}")
     shared = shared_groups(index, split)
     left_out = int((split == "").sum())
     spans = splits.spanning(identical, split)
@@ -345,16 +348,14 @@ def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fol
         example = " = ".join(index.paths[i] for i in spans[0][:2])
         official = is_official(index, np.flatnonzero(split == "test"))
         kept = "the official split is left as it is, " if official else ""
-        print(
-            f"  {at}WARNING: {len(spans)} groups of byte-identical images are in two splits ({said}), e.g. {example}; "
-            f"{kept}--drop-duplicates takes the copies out of training"
-        )
+        found = f"{len(spans)} groups of byte-identical images are in two splits ({said}), e.g. {example}"
+        print(f"  {at}WARNING: {found}; {kept}--drop-duplicates takes the copies out of training")
 
 
 def shared_groups(index: Index, split: np.ndarray) -> int:
     """How many groups stand in two splits: counted anew, whatever made the split."""
     sides: dict[str, set] = {}
-    for group, side in zip(index.groups, split):
+    for group, side in zip(index.groups, split, strict=True):
         sides.setdefault(group, set()).add(str(side))
     return sum(len(found - {""}) > 1 for found in sides.values())
 
@@ -409,7 +410,7 @@ def judge_scores(
         )
         result["values"] = {"video_map": mean} | result["values"]
         result["averaged_over"]["video_map"] = count
-        for name, value in zip(index.classes, per_class):
+        for name, value in zip(index.classes, per_class, strict=True):
             result["per_class"][name]["video_ap"] = float(value)
     if index.subgroups is not None:
         parts = np.array(index.subgroups)[rows]
@@ -435,7 +436,9 @@ def without_both(index: Index, rows: np.ndarray, scores: np.ndarray) -> list[str
     labels = in_units(index, rows, scores)[1].astype(float)
     columns = labels[:, None] if index.task == "multiclass" else labels
     names = index.classes[1:] if index.task == "multiclass" else index.classes
-    return [name for name, y in zip(names, columns.T) if not (y == 1).any() or not (y == 0).any()]
+    return [
+        name for name, y in zip(names, columns.T, strict=True) if not (y == 1).any() or not (y == 0).any()
+    ]
 
 
 def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: str) -> list[float] | None:
@@ -443,7 +446,8 @@ def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: 
     if index.task == "multiclass" and len(index.classes) != 2:
         return None
     values, labels = in_units(index, rows, scores)
-    columns = [(values[:, 1], labels)] if index.task == "multiclass" else zip(values.T, labels.T)
+    multiclass = index.task == "multiclass"
+    columns = [(values[:, 1], labels)] if multiclass else zip(values.T, labels.T, strict=True)
     chosen = []
     for score, label in columns:
         known = ~np.isnan(label.astype(float))

@@ -2,7 +2,7 @@
 run.
 
     said = parse(["--data", "demo", "--epochs", "3"])  # {"data": ("demo",), "epochs": 3}: what was said
-    settings = make(said, data="demo")                 # defaults, the demo's, a protocol's, then what was said
+    settings = make(said, data="demo")                 # defaults, demo's, protocol's, what was said
     settings.recipe.epochs, settings.arch              # (3, ("resnet18",))
 
 Fields stand where they are used: Recipe in train.py, Hyperparameters in strategies.py, Options in

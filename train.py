@@ -118,15 +118,16 @@ def parts_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return np.array_split(rows, parts if size == 1 else max(1, min(parts, len(rows) // 2)))
 
 
-def make_criterion(data: Data, class_weights: str, device: torch.device) -> tuple[Callable, Callable]:
-    """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can
-    be taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out.
-    "balanced": a class weighs as much as the others together have training images for each of its own; a
-    positive label, as many as negatives."""
-    labels = data.labels[torch.from_numpy(data.rows["train"])].numpy()
+def make_criterion(
+    task: str, labels: np.ndarray, *, classes: int, class_weights: str, device: torch.device
+) -> tuple[Callable, Callable]:
+    """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can be
+    taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out. labels: of the
+    training images. class_weights "balanced": every class weighs the same in sum; of several labels, the
+    positives of each as much as its negatives."""
     balanced = class_weights == "balanced"
-    if data.task == "multiclass":
-        counts = np.bincount(labels, minlength=data.classes)
+    if task == "multiclass":
+        counts = np.bincount(labels, minlength=classes)
         factors = len(labels) / (len(counts) * np.maximum(counts, 1)) if balanced else np.ones(len(counts))
         per_class = torch.tensor(factors, dtype=torch.float32)
         on_device = per_class.to(device)
@@ -277,7 +278,9 @@ def run(
     into log.csv. progress(step, steps, images_per_second). Raises Diverged, UndefinedMetric."""
     device = torch.device(recipe.device)
     net = torch.compile(model) if recipe.compile else model
-    criterion = make_criterion(data, recipe.class_weights, device)
+    weights = {"classes": data.classes, "class_weights": recipe.class_weights}
+    known = data.labels[torch.from_numpy(data.rows["train"])].numpy()
+    criterion = make_criterion(data.task, known, **weights, device=device)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
     state = {"epoch": 0, "best": None, "waited": 0, "log": [], "ratios": []}
     optimizer, resumed = None, None

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from toys import SMALL, Toy, predictions, toy_data, toy_training
+from toys import CPU, SMALL, Toy, judge_of, predictions, toy_data, toy_training
 
 import datasets
 import ftcompare
@@ -45,7 +45,7 @@ def scored_run(folder, data, best=1, rule="youden"):
     judge = lambda rows, scores: {"values": {data.index.metric: next(values)}}
     model, plan, run = toy_training(folder, data=data, judge=judge, epochs=3)
     cell = ftcompare.Cell("toy", "toy", "ft", 0, 0)
-    recipe = train.Recipe(epochs=3, batch_size=8, device=torch.device("cpu"))
+    recipe = train.Recipe(epochs=3, batch_size=8, **CPU)
     result = ftcompare.score(cell, model, plan, data, run, recipe, rule)
     rows = predictions(run.path)
     return result, run, {side: [r for r in rows if r["split"] == side] for side in ("val", "test")}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import Toy, read, toy_data, toy_training
+from toys import CPU, Toy, criterion_of, judge_of, read, toy_data, toy_training
 
 import prepare
 import runs
@@ -60,7 +60,7 @@ def test_a_resumed_run_keeps_its_best_epoch_and_how_long_it_has_waited(tmp_path)
     """0.9, then never better: with a patience of 3 four epochs, wherever it was interrupted."""
     for stop_after in (None, 1, 2, 3):
         values = iter([0.9] + [0.1] * 20)
-        judge = lambda rows, scores, values=values: {"values": {"balanced_accuracy": next(values)}}
+        judge = lambda rows, scores, values=values: next(values)
         folder = tmp_path / str(stop_after)
         if stop_after:
             with pytest.raises(KeyboardInterrupt):
@@ -190,7 +190,7 @@ def one_step(tmp_path, strategy, hyper, **recipe):
     }
     recipe = train.Recipe(epochs=1, **(settings | recipe))
     run = runs.RunFolder(tmp_path)
-    train.run(model, plan, data, run, recipe, lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}, {})
+    train.run(model, plan, data, run, recipe, metric="balanced_accuracy", judge=lambda rows, scores: 0.5)
     return w0, before, gradient, [p.detach() for p in model.parameters()], run
 
 
@@ -253,9 +253,17 @@ def test_mixed_precision_sees_the_same_pixels_in_training_validation_and_probe(t
         model, data = Watched(), toy_data(size=24)
         hyper = strategies.Hyperparameters(rgn_source="probe", rgn_batches=2)
         plan = strategies.make_plan("autorgn", model, epochs=2, lr=1e-2, hyper=hyper)
-        recipe = train.Recipe(epochs=2, batch_size=8, device=torch.device("cpu"), augment=augment, amp=amp)
-        judge = lambda rows, scores, index=data.index: prepare.judge_scores(index, rows, scores)
-        train.run(model, plan, data, runs.RunFolder(tmp_path / str(amp)), recipe, judge, {})
+        recipe = train.Recipe(epochs=2, batch_size=8, **CPU, augment=augment, amp=amp)
+        judge = judge_of(data)
+        train.run(
+            model,
+            plan,
+            data,
+            runs.RunFolder(tmp_path / str(amp)),
+            recipe,
+            metric="balanced_accuracy",
+            judge=judge,
+        )
         models[amp] = model
     plain, mixed = models[None], models[half]
     an_epoch = [torch.float32] * 2 + [half] * (3 + 1)  # the probe is measured in float32; 24 and 8 images
@@ -334,15 +342,15 @@ def overflowing(plan, model, skipped, steps, watch, scale=2.0**16):
     """train_epoch under a GradScaler, without augmentation, in which these steps overflow. watch(step, optimizer)
     is called after each. Returns (data, the rows of each step)."""
     data = toy_data(n=8 * steps + 16)
-    recipe = train.Recipe(epochs=1, batch_size=8, device=torch.device("cpu"), augment="none", opt="sgd")
-    loss, weight = train.make_criterion(data.index, data.rows["train"], "none", recipe.device)
+    recipe = train.Recipe(epochs=1, batch_size=8, **CPU, augment="none", opt="sgd")
+    loss, weight = criterion_of(data, data.rows["train"], "none")
     calls = iter(range(steps))
     spoiled = lambda logits, y: loss(logits, y) * (math.inf if next(calls) in skipped else 1.0)
     plan.begin_epoch(0)
-    optimizer = train.make_optimizer("sgd", plan.groups, recipe.device)
+    optimizer = train.make_optimizer("sgd", plan.groups, torch.device("cpu"))
     progress = lambda step, steps, rate: watch(step - 1, optimizer)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    train.train_epoch(model, plan, optimizer, scaler, data, recipe, (spoiled, weight), 0, progress)
+    train.epoch(model, plan, optimizer, scaler, data, recipe, (spoiled, weight), 0, progress)
     return data, train.steps_of(data.rows["train"], 8, 0, 0)
 
 
@@ -421,7 +429,7 @@ def test_the_checkpoint_is_the_best_on_validation_and_ties_keep_the_earlier(tmp_
 
     def judge(rows, scores):
         seen.append(rows.tolist())
-        return {"values": {"balanced_accuracy": next(values)}}
+        return next(values)
 
     data = toy_data()
     _, _, run = toy_training(tmp_path, judge=judge, data=data)
@@ -433,16 +441,14 @@ def test_a_metric_that_is_better_when_lower_is_minimised(tmp_path):
     values = iter([0.3, 0.2, 0.4, 0.25])
     data = toy_data()
     data.index.metric = "brier"
-    _, _, run = toy_training(
-        tmp_path, data=data, judge=lambda rows, scores: {"values": {"brier": next(values)}}
-    )
+    _, _, run = toy_training(tmp_path, data=data, judge=lambda rows, scores: next(values))
     assert run.load("best.pt")["meta"]["epoch"] == 2
 
 
 def test_early_stopping_waits_for_the_last_stage(tmp_path):
     """LP-FT with 8 epochs: validation never improves after the first; the second part starts at epoch 5."""
     values = iter([0.9] + [0.1] * 20)
-    judge = lambda rows, scores: {"values": {"balanced_accuracy": next(values)}}
+    judge = lambda rows, scores: next(values)
     _, _, run = toy_training(tmp_path / "lpft", "lpft", epochs=8, judge=judge, patience=2)
     assert [r["stage"] for r in run.load("last.pt")["log"]] == ["lp"] * 4 + ["ft"] * 2
     values = iter([0.9] + [0.1] * 20)
@@ -452,7 +458,7 @@ def test_early_stopping_waits_for_the_last_stage(tmp_path):
 
 def test_a_stopped_run_stays_stopped_when_it_is_run_again(tmp_path):
     values = iter([0.9] + [0.1] * 20)
-    judge = lambda rows, scores: {"values": {"balanced_accuracy": next(values)}}
+    judge = lambda rows, scores: next(values)
     for _ in range(2):
         _, _, run = toy_training(tmp_path, "ft", epochs=8, judge=judge, patience=1)
         assert len(run.load("last.pt")["log"]) == 2
@@ -503,14 +509,14 @@ def test_a_schedule_longer_than_the_training_stops_on_its_way_down(tmp_path, str
 def test_class_weights_and_masked_labels_by_hand():
     data = toy_data()
     data.index.labels = np.array([0] * 30 + [1] * 10)
-    loss, weight = train.make_criterion(data.index, np.arange(40), "balanced", torch.device("cpu"))
+    loss, weight = criterion_of(data, np.arange(40), "balanced")
     logits, y = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
     # 40 / (2 * 30) = 2/3 and 40 / (2 * 10) = 2: the classes' total weights are equal
     assert loss(logits, y).item() == pytest.approx((2 / 3 + 2) * math.log(2), rel=1e-6)
     assert weight(y) == pytest.approx(2 / 3 + 2, rel=1e-6)
 
     data.index.task, data.index.labels = "multilabel", np.array([[1, 0], [np.nan, 0], [0, 1]], np.float32)
-    loss, weight = train.make_criterion(data.index, np.arange(3), "none", torch.device("cpu"))
+    loss, weight = criterion_of(data, np.arange(3), "none")
     logits = torch.tensor([[2.0, -1.0], [5.0, 0.0]], requires_grad=True)
     y = torch.tensor([[1.0, 0.0], [math.nan, 1.0]])
     by_hand = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1)) + math.log(2)
@@ -526,7 +532,7 @@ def test_labels_are_balanced_by_their_own_known_images():
     data.index.task, data.index.classes = "multilabel", ["a", "b"]
     known = [[1, 1], [0, 1], [0, 1], [0, 0], [math.nan, math.nan]]
     data.index.labels = np.array([*known, [1, 0], [1, 0]], np.float32)  # the last two do not train
-    loss, weight = train.make_criterion(data.index, np.arange(5), "balanced", torch.device("cpu"))
+    loss, weight = criterion_of(data, np.arange(5), "balanced")
     for y, by_hand in (([[1.0, 1.0]], 3 + 1 / 3), ([[0.0, 0.0]], 1 + 1), ([[1.0, math.nan]], 3)):
         y = torch.tensor(y)
         assert loss(torch.zeros(1, 2), y).item() == pytest.approx(by_hand * math.log(2), rel=1e-6)
@@ -554,9 +560,9 @@ def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
 
     plan = strategies.make_plan("ft", model, epochs=1, lr=0.0)
     settings = {"batch_size": 4, "augment": "none", "class_weights": class_weights, "grad_accum": grad_accum}
-    recipe = train.Recipe(epochs=1, device=torch.device("cpu"), **settings)
-    judge = lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}
-    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
+    recipe = train.Recipe(epochs=1, **CPU, **settings)
+    judge = lambda rows, scores: 0.5
+    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, metric="balanced_accuracy", judge=judge)
     (row,) = read(tmp_path / "log.csv")
     steps = train.steps_of(data.rows["train"], 4 * grad_accum, 0, 0)
     assert len({(data.index.labels[step] == 1).sum() for step in steps}) > 1  # not every step like the whole
@@ -567,8 +573,8 @@ def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
 def test_a_validation_loss_in_uneven_parts_is_the_mean_over_all(tmp_path):
     data = toy_data()
     data.index.labels = np.array([0, 0, 0, 1] * 6 + [0, 1] * 8)
-    model, recipe = Toy(), train.Recipe(epochs=1, batch_size=3, device=torch.device("cpu"))
-    criterion = train.make_criterion(data.index, data.rows["train"], "balanced", recipe.device)
+    model, recipe = Toy(), train.Recipe(epochs=1, batch_size=3, **CPU)
+    criterion = criterion_of(data, data.rows["train"], "balanced")
     scores, loss = train.infer(model, data, data.rows["val"], recipe, criterion)
     y = data.index.labels[data.rows["val"]]
     factors = np.array([24 / (2 * 18), 24 / (2 * 6)])[y]
@@ -578,15 +584,23 @@ def test_a_validation_loss_in_uneven_parts_is_the_mean_over_all(tmp_path):
 def test_the_probe_of_auto_rgn_leaves_the_batches_alone(tmp_path):
     """rgn_source=probe draws batches of its own; the epoch's order and the model's buffers do not notice."""
     data = toy_data()
-    recipe = train.Recipe(epochs=2, batch_size=8, device=torch.device("cpu"))
+    recipe = train.Recipe(epochs=2, batch_size=8, **CPU)
     models = []
     for strategy in ("autorgn", "ft"):
         torch.manual_seed(0)
         models.append(Toy())
         hyper = strategies.Hyperparameters(rgn_source="probe", weight_decay=0.0)
         plan = strategies.make_plan(strategy, models[-1], epochs=2, lr=0.0, hyper=hyper)
-        judge = lambda rows, scores: prepare.judge_scores(data.index, rows, scores)
-        train.run(models[-1], plan, data, runs.RunFolder(tmp_path / strategy), recipe, judge, {})
+        judge = judge_of(data)
+        train.run(
+            models[-1],
+            plan,
+            data,
+            runs.RunFolder(tmp_path / strategy),
+            recipe,
+            metric="balanced_accuracy",
+            judge=judge,
+        )
     for name, value in (
         models[0].state_dict().items()
     ):  # BatchNorm statistics of the same batches in the same order
@@ -600,9 +614,9 @@ def test_the_probe_of_auto_rgn_draws_training_batches_of_its_own(tmp_path):
     hyper = strategies.Hyperparameters(rgn_source="probe", rgn_batches=3)
     model = Toy()
     plan = strategies.make_plan("autorgn", model, epochs=4, hyper=hyper)
-    recipe = train.Recipe(epochs=4, batch_size=8, device=torch.device("cpu"))
-    judge = lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}
-    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
+    recipe = train.Recipe(epochs=4, batch_size=8, **CPU)
+    judge = lambda rows, scores: 0.5
+    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, metric="balanced_accuracy", judge=judge)
     trained = [rows for rows, _, trains in data.given if trains]
     probed = [rows for rows, _, trains in data.given if not trains and rows != data.rows["val"].tolist()]
     assert len(trained) == len(probed) == 4 * 3

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import datasets
+import metrics
 import models
 import prepare
 import runs
@@ -15,6 +16,7 @@ import strategies
 import train
 
 ARCH = "shufflenet_v2_x0_5"  # small, with BatchNorm
+CPU = {"device": "cpu", "amp": "off"}  # of a Recipe
 SMALL = ["--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu", "-b", "16"]
 
 
@@ -60,21 +62,33 @@ def toy_data(n=40, size=8):
     return prepare.Data(index, pixels, np.arange(n), rows, (0.5,) * 3, (0.25,) * 3)
 
 
+def judge_of(data):
+    """What run_cell hands to train.run: the metric of the dataset."""
+    return lambda rows, scores: prepare.judge_scores(data.index, rows, scores)["values"][data.index.metric]
+
+
+def criterion_of(data, rows, class_weights):
+    known = data.index.labels[rows]
+    how = {"classes": data.classes, "class_weights": class_weights, "device": torch.device("cpu")}
+    return train.make_criterion(data.task, known, **how)
+
+
 def toy_training(
     tmp_path, strategy="ft", epochs=4, stop_after=None, model=None, data=None, judge=None, **recipe
 ):
     torch.manual_seed(0)
     model, data = model or Toy(dropout=0.5), data or toy_data()
-    recipe = train.Recipe(**({"epochs": epochs, "batch_size": 8, "device": torch.device("cpu")} | recipe))
+    recipe = train.Recipe(**({"epochs": epochs, "batch_size": 8} | CPU | recipe))
     plan = strategies.make_plan(strategy, model, epochs=epochs, lr=1e-2)
-    judge = judge or (lambda rows, scores: prepare.judge_scores(data.index, rows, scores))
 
     def after_epoch(row):
         if row["epoch"] == stop_after:
             raise KeyboardInterrupt
 
     run = runs.RunFolder(tmp_path)
-    train.run(model, plan, data, run, recipe, judge, {}, after_epoch=after_epoch)
+    told = {"metric": data.index.metric, "judge": judge or judge_of(data)}
+    told["higher_is_better"] = metrics.higher_is_better(data.index.metric)
+    train.run(model, plan, data, run, recipe, **told, after_epoch=after_epoch)
     return model, plan, run
 
 
@@ -112,7 +126,7 @@ def as_is(model):
 
 
 def write_run(
-    folder, model, *, classes, task="multiclass", thresholds=None, metrics=True, strategy="FT", **meta
+    folder, model, *, classes, task="multiclass", thresholds=None, done=True, strategy="FT", **meta
 ):
     """A finished run of the model, by hand."""
     run = runs.RunFolder(folder)
@@ -128,6 +142,6 @@ def write_run(
     about |= meta
     run.save("best.pt", {"model": model.state_dict(), "meta": about})
     run.write_json("config.json", {"settings": {}, "strategy": strategy})
-    if metrics:
+    if done:
         run.write_json("metrics.json", {"thresholds": thresholds})
     return run.path

@@ -1,7 +1,7 @@
 """The training loop, the same for every strategy: a recipe, a schedule, a step, an epoch, a run.
 
     plan = strategies.make_plan("lpft", model, head, epochs=20)
-    run(model, plan, data, folder, Recipe(epochs=20, device="cpu", amp="off"), metric="accuracy", judge=judge)
+    run(model, plan, data, folder, Recipe(epochs=20), metric="accuracy", judge=judge)
     scores, loss = infer(model, data, data.rows["test"], Recipe(epochs=20))
 
 Needs torch and numpy; copy this file, with strategies.py for the plan. What else it needs is handed in: the
@@ -92,9 +92,15 @@ class Recipe:
     compile: bool = flag(False, "torch.compile")
     seed: int = 0  # of this run: head, order, augmentation, dropout
 
+    @property
+    def where(self) -> torch.device:
+        """The device; auto: the GPU where there is one."""
+        here = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(here if self.device == "auto" else self.device)
+
     def autocast(self):
-        kind = torch.device(self.device).type
-        return torch.autocast(kind, dtype=AMP[self.amp], enabled=AMP[self.amp] is not None)
+        dtype = AMP.get(self.amp)  # auto, which settings.py settles, is off here
+        return torch.autocast(self.where.type, dtype=dtype, enabled=dtype is not None)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -212,7 +218,7 @@ def epoch(
 ) -> tuple[float, int]:
     """Epoch `number` (from 0). Returns (mean training loss, optimizer steps)."""
     loss_of, weight_of = criterion
-    device = torch.device(recipe.device)
+    device = recipe.where
     batches = steps_of(data.rows["train"], recipe.batch_size * recipe.grad_accum, recipe.seed, number)
     first, span = plan.schedule_span(number)
     length = round(len(batches) * span * (recipe.schedule_epochs or recipe.epochs) / recipe.epochs)
@@ -241,7 +247,7 @@ def infer(
     """(scores, mean loss): (len(rows), C) float64, softmax or sigmoid of the logits of images without
     augmentation; the loss is nan without a criterion."""
     net.eval()
-    device = torch.device(recipe.device)
+    device = recipe.where
     logits, total, weight = [], 0.0, 0.0
     for start in range(0, len(rows), recipe.batch_size):
         part = rows[start : start + recipe.batch_size]
@@ -276,7 +282,7 @@ def run(
     """Trains to the end, or on from the folder's last.pt. best.pt is the epoch whose judge(rows, scores) of
     validation is best; the metric's name is for the log. meta goes into best.pt. after_epoch(row): what went
     into log.csv. progress(step, steps, images_per_second). Raises Diverged, UndefinedMetric."""
-    device = torch.device(recipe.device)
+    device = recipe.where
     net = torch.compile(model) if recipe.compile else model
     weights = {"classes": data.classes, "class_weights": recipe.class_weights}
     known = data.labels[torch.from_numpy(data.rows["train"])].numpy()
@@ -345,7 +351,7 @@ def probe_losses(
     net: nn.Module, data: Data, recipe: Recipe, criterion: tuple, number: int, batches: int
 ) -> Iterator[Tensor]:
     """Losses of that many training batches, drawn apart from those of epoch `number` itself."""
-    device = torch.device(recipe.device)
+    device = recipe.where
     drawn = steps_of(data.rows["train"], recipe.batch_size, recipe.seed, recipe.epochs + number)
     for rows in drawn[:batches]:
         loss = criterion[0](net(data.images(rows, device)).float(), data.labels[rows].to(device))

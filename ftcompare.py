@@ -43,6 +43,7 @@ from datasets import DataError, Index
 from prepare import (
     Data,
     Places,
+    Preparation,
     Prepared,
     check,
     choose_thresholds,
@@ -377,9 +378,8 @@ def describe_plan(plan: strategies.Plan, note: str) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- tun
 
 
-def inner_split(index: Index, sides: np.ndarray, identical: list, settings: Settings) -> np.ndarray:
+def inner_split(index: Index, sides: np.ndarray, identical: list, how: Preparation) -> np.ndarray:
     """The split that tunes inside a fold, checked: DataError where it saw what the fold is judged by."""
-    how = settings.preparation
     inner = splits.nested_split(index, sides, identical, seed=how.split_seed, val_fraction=how.val_fraction)
     splits.check_nested(index, sides, inner)
     return inner
@@ -389,7 +389,7 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     """--tune: trains that many trials of the cell's strategy on a split inside the training part of its fold,
     and chooses by the validation metric there. Returns {"lr", "alpha" (SP), "trials", "optimizer_steps",
     "minutes", ...}, or with "failed". Their seed is --split-seed, and all --seed of a fold share them."""
-    inner = inner_split(data.index, data.sides(), data.identical, settings)
+    inner = inner_split(data.index, data.sides(), data.identical, settings.preparation)
     nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
     trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
     rows = []
@@ -653,7 +653,7 @@ def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
     for one in ready.values():
         for k, fold in enumerate(one.prepared.folds if one.settings.tune else ()):
             try:
-                inner_split(one.prepared.index, fold, one.prepared.identical, one.settings)
+                inner_split(one.prepared.index, fold, one.prepared.identical, one.settings.preparation)
             except DataError as error:
                 small = f"--tune cuts the training images of each fold once more, and fold {k} is too small"
                 raise DataError(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from toys import ARCH, SMALL, half_trained, predictions, read
+from toys import ARCH, SMALL, half_trained, predictions, read, settings_of
 
 import datasets
 import ftcompare
@@ -192,7 +192,7 @@ def test_auto_rgn_writes_a_ratio_for_every_layer_and_epoch(swept):
 
 def test_a_second_sweep_waits_for_the_pretraining_of_the_first(tmp_path, monkeypatch, capsys):
     pytest.importorskip("fcntl")
-    s = ftcompare.parse_arguments(["--data", "demo-tiny", "--output-dir", str(tmp_path), "--device", "cpu"])
+    chosen = settings_of("--data", "demo-tiny", "--output-dir", tmp_path, "--device", "cpu")
     source = half_trained(tmp_path / "cache" / "demo-source" / ARCH / "ft" / "seed0-fold0")
     first, waited = source.locked(), []
 
@@ -203,25 +203,25 @@ def test_a_second_sweep_waits_for_the_pretraining_of_the_first(tmp_path, monkeyp
             first.__exit__(None, None, None)
 
     monkeypatch.setattr(ftcompare.time, "sleep", sleep)
-    monkeypatch.setattr(ftcompare, "sweep", lambda s: pytest.fail("pretrained twice"))
+    monkeypatch.setattr(ftcompare, "sweep", lambda said: pytest.fail("pretrained twice"))
     first.__enter__()
-    assert ftcompare.demo_weights(ARCH, s) == str(source.file("best.pt"))
+    assert ftcompare.demo_weights(ARCH, chosen) == str(source.file("best.pt"))
     assert len(waited) == 3 and capsys.readouterr().out.count("waiting for another process") == 1
 
 
 def test_a_pretraining_that_fails_or_is_left_by_another_process_is_not_used(tmp_path, monkeypatch):
-    s = ftcompare.parse_arguments(["--data", "demo-tiny", "--output-dir", str(tmp_path), "--device", "cpu"])
+    chosen = settings_of("--data", "demo-tiny", "--output-dir", tmp_path, "--device", "cpu")
     source = half_trained(tmp_path / "cache" / "demo-source" / ARCH / "ft" / "seed0-fold0")
-    monkeypatch.setattr(ftcompare, "sweep", lambda s: [{"failed": "the training loss is nan"}])
+    monkeypatch.setattr(ftcompare, "sweep", lambda said: [{"failed": "the training loss is nan"}])
     with pytest.raises(runs.RunError, match=f"pretraining {ARCH} failed, the training loss is nan"):
-        ftcompare.demo_weights(ARCH, s)
+        ftcompare.demo_weights(ARCH, chosen)
 
-    def finish(s):  # the first process was killed: the second goes on with its run
+    def finish(said):  # the first process was killed: the second goes on with its run
         source.write_json("metrics.json", {})
         return [{}]
 
     monkeypatch.setattr(ftcompare, "sweep", finish)
-    assert ftcompare.demo_weights(ARCH, s) == str(source.file("best.pt"))
+    assert ftcompare.demo_weights(ARCH, chosen) == str(source.file("best.pt"))
 
 
 def test_a_run_that_diverges_is_said_and_the_others_go_on(folder, tmp_path, run):

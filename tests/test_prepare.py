@@ -13,12 +13,11 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from toys import CPU, SMALL, Toy, judge_of, predictions, toy_data, toy_training
+from toys import CPU, SMALL, Toy, predictions, settings_of, toy_data, toy_training
 
 import datasets
 import ftcompare
 import images
-import models
 import prepare
 import train
 
@@ -42,7 +41,7 @@ def highest_youden(scores, positive):
 def scored_run(folder, data, best=1, rule="youden"):
     """(result, predictions by split) of a toy run whose best epoch is the one that is said, of three."""
     values = iter([float(epoch == best) for epoch in (1, 2, 3)])
-    judge = lambda rows, scores: {"values": {data.index.metric: next(values)}}
+    judge = lambda rows, scores: next(values)
     model, plan, run = toy_training(folder, data=data, judge=judge, epochs=3)
     cell = ftcompare.Cell("toy", "toy", "ft", 0, 0)
     recipe = train.Recipe(epochs=3, batch_size=8, **CPU)
@@ -148,14 +147,14 @@ def test_without_unreadable_images_the_others_keep_their_own_pixels(tmp_path, ba
     for name in bad:
         (tmp_path / "data" / name).write_bytes(b"no picture")
     arguments = [*SMALL, "--img-size", "8", "--skip-bad", "--output-dir", tmp_path / "runs"]
-    s = ftcompare.parse_arguments(list(map(str, ["--data", tmp_path / "data", *arguments])))
-    ready = prepare.prepare(str(tmp_path / "data"), ftcompare.with_defaults(s, "data"))
+    chosen = settings_of("--data", tmp_path / "data", *arguments)
+    where = prepare.Places(output_dir=str(tmp_path / "runs"))
+    ready = prepare.prepare(str(tmp_path / "data"), chosen.preparation, chosen.options, where)
     assert ready.index.paths == [name for name in names if name not in bad]
     assert [ready.index.label_text(i) for i in range(len(ready.index))] == [
         name.partition("/")[0] for name in ready.index.paths
     ]
-    weights = models.Weights("none", mean=(0.25,) * 3, std=(0.5,) * 3)
-    data = ready.data(0, weights)
+    data = ready.data(0, mean=(0.25,) * 3, std=(0.5,) * 3)
     for i, name in enumerate(ready.index.paths):
         pixels = np.asarray(Image.open(tmp_path / "data" / name))
         given = data.images(np.array([i]), torch.device("cpu"))[0, 0].numpy()
@@ -171,7 +170,7 @@ def test_splits_are_cut_by_the_seed_the_shares_and_the_copies_that_were_said():
 
     def folds(*flags, identical=()):
         flags = ["--data", "x", "--val-fraction", "0.1", "--test-fraction", "0.3", *flags]
-        return prepare.cut_folds(index, list(identical), ftcompare.parse_arguments(flags))
+        return prepare.cut_folds(index, list(identical), settings_of(*flags).preparation)
 
     (first,), (second,) = folds("--split-seed", "1"), folds("--split-seed", "2")
     for sides in (first, second):

@@ -6,9 +6,9 @@ import shlex
 import pytest
 import torch
 from conftest import ROOT
-from toys import ARCH, SMALL, Toy
+from toys import ARCH, SMALL, Toy, settings_of
 
-import ftcompare
+import settings
 import strategies
 import train
 
@@ -71,8 +71,8 @@ def test_davila_protocol_sets_its_values_below_what_is_said():
     by_hand |= {"warmup": 0.0, "patience": 3, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232}
     by_hand |= {"img_size": 224, "augment": "none"}
     command = ["--data", "demo", "--protocol", "davila"]
-    s = ftcompare.parse_arguments(command)
-    assert {name: getattr(s, name) for name in by_hand} == by_hand
+    flat = settings.flat(settings_of(*command))
+    assert {name: flat[name] for name in by_hand} == by_hand
     said = {
         "epochs": 5,
         "weight_decay": 0.3,
@@ -82,9 +82,10 @@ def test_davila_protocol_sets_its_values_below_what_is_said():
         "augment": "strong",
     }
     flags = [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    s = ftcompare.parse_arguments([*command, *flags])
-    assert {name: getattr(s, name) for name in by_hand} == by_hand | said
-    groups = strategies.make_plan("lpft", Toy(), epochs=2, hyper=ftcompare.hyperparameters(s)).groups
+    chosen = settings_of(*command, *flags)
+    flat = settings.flat(chosen)
+    assert {name: flat[name] for name in by_hand} == by_hand | said
+    groups = strategies.make_plan("lpft", Toy(), epochs=2, hyper=chosen.hyper).groups
     assert {group["weight_decay"] for group in groups} == {0.3}
 
 
@@ -93,7 +94,7 @@ def test_every_command_in_the_readme_parses():
     commands = re.findall(r"ftcompare\.py (--.*?)(?: +#.*)?$", text, re.MULTILINE)
     assert len(commands) >= 5
     for line in commands:
-        ftcompare.parse_arguments(shlex.split(line.replace("`", "")))
+        settings_of(*shlex.split(line.replace("`", "")))
 
 
 @pytest.mark.parametrize(

@@ -181,13 +181,7 @@ def one_step(tmp_path, strategy, hyper, **recipe):
     logits = model(data.images(rows, torch.device("cpu")))
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(data.index.labels[rows]))
     gradient = torch.autograd.grad(loss, list(model.parameters()))
-    settings = {
-        "batch_size": 24,
-        "opt": "sgd",
-        "augment": "none",
-        "warmup": 0.0,
-        "device": "cpu",
-    }
+    settings = {"batch_size": 24, "opt": "sgd", "augment": "none", "warmup": 0.0, "device": "cpu"}
     recipe = train.Recipe(epochs=1, **(settings | recipe))
     run = runs.RunFolder(tmp_path)
     train.run(model, plan, data, run, recipe, metric="balanced_accuracy", judge=lambda rows, scores: 0.5)

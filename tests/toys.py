@@ -12,6 +12,7 @@ import metrics
 import models
 import prepare
 import runs
+import settings
 import strategies
 import train
 
@@ -23,6 +24,12 @@ SMALL = ["--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "c
 def read(file):
     with open(file, newline="") as opened:
         return list(csv.DictReader(opened))
+
+
+def settings_of(*arguments):
+    """What the command line says, as settings."""
+    said = settings.parse(list(map(str, arguments)))
+    return settings.make(said, said.get("data", [None])[0])
 
 
 def predictions(run_folder):

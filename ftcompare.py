@@ -53,7 +53,7 @@ from prepare import (
     prepare,
     without_both,
 )
-from report.analysis import ReportError, at_an_end
+from report.analysis import ReportError
 from report.build import build, text, written
 from settings import VERSION, Settings, UsageError
 
@@ -101,10 +101,10 @@ def run_cell(
         )
     recipe = replace(settings.recipe, seed=cell.seed)
     with run.locked():
-        run.check(identity, before_settings(), settings.overwrite)
+        run.check(identity, before_settings(), overwrite=settings.overwrite)
         if run.done():
             progress.line(f"{cell}: done before")
-            result = run.read_json("metrics.json")
+            result = run.result()
             run.complete_logs(result["epochs"])
             return result
         model, head, note = models.build_model(cell.arch, weights, len(data.index.classes), cell.seed)
@@ -124,7 +124,7 @@ def run_cell(
             "arguments": flags.flat(settings),
             "command": sys.argv,
         }
-        run.write_json("config.json", record)
+        run.begin(record)
         train.reset_peak_memory(torch.device(recipe.device))
         try:
             if tuned and "failed" in tuned:
@@ -134,10 +134,9 @@ def run_cell(
         except torch.OutOfMemoryError as error:
             raise UsageError(out_of_memory(error, cell, plan.stage.name, recipe)) from None
         except train.Diverged as error:
-            run.write_json("failed.json", {"reason": str(error)})
+            run.fail(str(error))
             progress.line(f"{cell}: stopped, {error}; a lower --lr may help")
             return {"failed": str(error)}
-        run.file("failed.json").unlink(missing_ok=True)
         progress.result(result)
         return result
 
@@ -239,7 +238,7 @@ def score(
     scores = {side: train.infer(model, data, data.rows[side], recipe)[0] for side in sides}
     thresholds = choose_thresholds(index, data.rows["val"], scores["val"], rule)
     judged = {side: judge_scores(index, data.rows[side], scores[side], thresholds) for side in sides}
-    runs.write_predictions(run, index, splits.clusters(index, data.identical), data.rows, scores)
+    run.write_predictions(index, splits.clusters(index, data.identical), data.rows, scores)
     if "test" in scores:
         write_hardest(run, data, scores["test"])
     run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
@@ -265,23 +264,20 @@ def score(
         "images": {side: len(rows) for side, rows in data.rows.items()},
         **judged,
     }
-    run.write_json("metrics.json", result)
+    run.finish(result)
     return result
 
 
-HARDEST, THUMBNAIL = 12, 96  # images, pixels a side
-
-
 def write_hardest(run: runs.RunFolder, data: Data, scores: np.ndarray) -> None:
-    """The test images that the run got most wrong, small, so that a report made without the data can show
-    them."""
+    """The test images that the run got most wrong, small, so that a report made without the data can show them."""
     rows = data.rows["test"]
     right = metrics.probability_of_truth(scores, data.index.labels[rows])
-    worst = rows[np.argsort(right, kind="stable")[:HARDEST]]
-    pixels = data.pixels[torch.as_tensor(data.lookup[worst], device=data.pixels.device)].cpu().float()
-    if pixels.shape[-1] > THUMBNAIL:
-        pixels = nn.functional.interpolate(pixels, size=(THUMBNAIL, THUMBNAIL), mode="area")
-    runs.write_hardest(run, [data.index.paths[i] for i in worst], pixels.round().byte().numpy())
+
+    def pixels_of(places: np.ndarray) -> np.ndarray:
+        wanted = torch.as_tensor(data.lookup[rows[places]], device=data.pixels.device)
+        return data.pixels[wanted].cpu().numpy()
+
+    run.write_hardest([data.index.paths[i] for i in rows], right, pixels_of)
 
 
 def cell_settings(cell: Cell, data: Data, weights: models.Weights, settings: Settings) -> dict:
@@ -416,7 +412,7 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
         f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}"
     )
     tuning = summary | chosen | {"value": best["value"]}
-    if ends := at_an_end(tuning):
+    if ends := runs.at_an_end(tuning):
         warning = "at an end of what was tried; the best may lie beyond it"
         progress.line(f"  WARNING: {' and '.join(ends)} {warning}")
     return tuning
@@ -432,12 +428,11 @@ def run_trial(
     result = run_cell(cell, data, weights, with_trial(settings, trial["lr"], trial["alpha"]), progress)
     spent = {name: result.get(name) for name in ("optimizer_steps", "minutes", "failed")}
     if "failed" in result:
-        epochs = run.read_csv("log.csv")  # they were paid for all the same
-        spent["optimizer_steps"] = sum(int(row["steps"]) for row in epochs)
-        spent["minutes"] = sum(float(row["seconds"]) for row in epochs) / 60
+        epochs = run.log()  # they were paid for all the same
+        spent["optimizer_steps"] = sum(row["steps"] for row in epochs)
+        spent["minutes"] = sum(row["seconds"] for row in epochs) / 60
         return trial | {"value": None} | spent
-    for name in ("best.pt", "last.pt"):  # its numbers are kept; checkpoints of all trials would fill a disk
-        run.file(name).unlink(missing_ok=True)
+    run.drop_checkpoints()  # its numbers are kept; checkpoints of all trials would fill a disk
     return trial | {"value": result["val"]["values"][data.index.metric]} | spent
 
 
@@ -532,7 +527,7 @@ def demo_weights(arch: str, settings: Settings) -> str:
         if not run.done() and not run.busy():
             why = result.get("failed", "not finished")
             raise runs.RunError(f"{run.path}: pretraining {arch} failed, {why}")
-    return str(run.file("best.pt"))
+    return str(run.best)
 
 
 @dataclass
@@ -615,7 +610,7 @@ def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of
         if settings.overwrite or (settings.dry_run and settings.weights == "demo"):
             continue
         identity = cell_settings(cell, ready[cell.data].data(cell.fold, weights), weights, settings)
-        cell.folder(settings.output_dir).check(identity, before_settings(), overwrite=False)
+        cell.folder(settings.output_dir).check(identity, before_settings())
 
 
 def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> list[dict]:

@@ -38,7 +38,8 @@ def run(capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes, ten patients a class with three images each: bright squares against dark ones, in noise."""
+    """Two classes, ten patients a class with three images each: bright squares against dark ones, in
+    noise."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for label, level in (("dark", 60), ("light", 170)):

@@ -17,9 +17,8 @@ import strategies
 
 def two_channels(*, weight):
     """A0 = red, A1 = green, then the mean over the picture and a linear layer."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
-    )
+    layers = nn.Conv2d(3, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
+    model = nn.Sequential(*layers)
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(3)[:2, :, None, None])
         model[3].weight.copy_(torch.tensor(weight))
@@ -86,11 +85,8 @@ class ChannelsLast(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.norm, self.classifier = (
-            nn.Conv2d(3, 6, 3, padding=1),
-            nn.LayerNorm(6),
-            nn.Linear(6, 3),
-        )
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.LayerNorm(6)
+        self.classifier = nn.Linear(6, 3)
 
     def forward(self, x):
         return self.classifier(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
@@ -129,9 +125,8 @@ def test_vgg_s_end_is_the_last_convolution_and_neither_of_the_poolings():
     # by hand: all 49 places are copies of the maximum, so dy/dA_k is their summed weight there, else 0
     last = model.conv(x).relu()
     weights = model.classifier.weight[c].view(3, 6, 49).sum(dim=2) * (last.amax(dim=(2, 3)) > 0)
-    torch.testing.assert_close(
-        maps, scaled(torch.einsum("nkhw,nk->nhw", last, weights)), atol=1e-5, rtol=1e-5
-    )
+    expected = scaled(torch.einsum("nkhw,nk->nhw", last, weights))
+    torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-5)
 
 
 def resnet():
@@ -144,14 +139,9 @@ def densenet():
 
 
 def swin():
-    parts = {
-        "patch_size": [4, 4],
-        "embed_dim": 8,
-        "depths": [1, 1],
-        "num_heads": [1, 1],
-        "window_size": [2, 2],
-    }
-    model = torchvision.models.SwinTransformer(**parts, num_classes=3)
+    sizes = {"patch_size": [4, 4], "embed_dim": 8, "window_size": [2, 2]}
+    depth = {"depths": [1, 1], "num_heads": [1, 1]}
+    model = torchvision.models.SwinTransformer(**sizes, **depth, num_classes=3)
     return model, lambda m, seen: seen["norm"].permute(0, 3, 1, 2), 32, "norm"
 
 
@@ -217,12 +207,8 @@ def test_vit_s_patches_become_a_grid_without_the_class_token():
 
 
 def test_squeeze_and_excitation_s_poolings_are_not_the_end():
-    model = torchvision.models.mobilenet_v3_small(num_classes=3)
-    assert gradcam.gradcam(model, torch.randn(1, 3, 64, 64))[1] == "features.12"
-    assert (
-        gradcam.gradcam(torchvision.models.squeezenet1_1(num_classes=3), torch.randn(1, 3, 64, 64))[1]
-        == "features.12"
-    )
+    for build in (torchvision.models.mobilenet_v3_small, torchvision.models.squeezenet1_1):
+        assert gradcam.gradcam(build(num_classes=3), torch.randn(1, 3, 64, 64))[1] == "features.12"
 
 
 def test_no_spatial_map_says_why_and_which_size_has_one():
@@ -260,8 +246,8 @@ def test_a_trained_network_s_map_lies_on_the_blob_that_makes_the_class():
     assert (model(x).argmax(dim=1) == y).float().mean() > 0.9
     peak = torch.stack([maps.flatten(1).argmax(dim=1) // 16, maps.flatten(1).argmax(dim=1) % 16], dim=1)
     assert ((peak >= at - 1) & (peak <= at + 4)).all(dim=1).float().mean() > 0.9
-    inside = torch.stack([m[r - 1 : r + 5, c - 1 : c + 5].sum() / m.sum() for m, (r, c) in zip(maps, at)])
-    assert inside.min() > 2 * 36 / 256  # evenly spread, the 36 of 256 places at the blob would have 0.14
+    around = [m[r - 1 : r + 5, c - 1 : c + 5].sum() / m.sum() for m, (r, c) in zip(maps, at, strict=True)]
+    assert min(around) > 2 * 36 / 256  # evenly spread, the 36 of 256 places at the blob would have 0.14
 
 
 # ----------------------------------------------------------------------------------------------------- panel
@@ -276,24 +262,49 @@ def test_the_panel_has_a_row_an_image_and_a_column_a_run(tiny, tmp_path):
     pixels[0, 0], pixels[1, 2] = 255, 255
     long = "图像 — a name that goes on and on " * 9 + "\nwith a second line"
     out = tmp_path / "new" / "p.png"
-    assert (
-        gradcam.gradcam_panel({"FT": one, "Auto-RGN " * 30: two}, pixels, ["red", "blue"], ["a", long], out)
-        == []
-    )
+    headed = {"FT": one, "Auto-RGN " * 30: two}
+    assert gradcam.gradcam_panel(headed, pixels, ["red", "blue"], ["a", long], out) == []
     panel = np.asarray(Image.open(out)).astype(int)
-    cell, line, gap = gradcam.CELL, gradcam.LINE, gradcam.GAP
-    top, row = 2 * line + 3 * gap, cell + 2 * line + gap
-    assert panel.shape == (top + 2 * row + line + gap, gap + 3 * (cell + gap), 3)
+    side, line, gap = gradcam.SIDE, gradcam.LINE, gradcam.GAP
+    top, row = 2 * line + 3 * gap, side + 2 * line + gap
+    assert panel.shape == (top + 2 * row + line + gap, gap + 3 * (side + gap), 3)
     for j in range(4):  # text stays within its column
-        assert (panel[: top + 2 * row - gap, j * (cell + gap) : j * (cell + gap) + gap] == 255).all()
-    assert (panel[top : top + cell, gap : gap + cell] == [255, 0, 0]).all()  # the picture itself
+        assert (panel[: top + 2 * row - gap, j * (side + gap) : j * (side + gap) + gap] == 255).all()
+    assert (panel[top : top + side, gap : gap + side] == [255, 0, 0]).all()  # the picture itself
 
-    def ink(i, j):  # where the mark below a cell is, whatever its colour
-        x, y = gap + j * (cell + gap), top + i * row + cell
+    def ink(i, j):  # where the mark below a picture is, whatever its colour
+        x, y = gap + j * (side + gap), top + i * row + side
         return (panel[y : y + 16, x : x + 15].min(axis=2) < 128).tolist()
 
     assert ink(0, 1) == ink(1, 1) == ink(1, 2) != ink(0, 2)  # three right, one wrong
     assert np.any(ink(0, 1)) and np.any(ink(0, 2))
+
+
+def test_images_are_drawn_class_by_class():
+    """Six of a, three of b, one of c: one of each, then a second, then a third."""
+    test = np.array([3, 5, 6, 7, 8, 9, 10, 11, 12, 13])
+    labels = dict(zip(test.tolist(), "aaabaabcba", strict=True)) | {14: "b"}  # 14 is not in the test
+    chosen = gradcam.choose_images(test, labels, 6, seed=0)
+    assert [labels[i] for i in chosen.tolist()] == list("abcaba") and len(set(chosen.tolist())) == 6
+    assert np.array_equal(chosen[:4], gradcam.choose_images(test, labels, 4, seed=0))
+    others = [gradcam.choose_images(test, labels, 6, seed=seed).tolist() for seed in range(1, 9)]
+    assert any(other != chosen.tolist() for other in others)
+    assert sorted(gradcam.choose_images(test, labels, 99, seed=0).tolist()) == test.tolist()
+
+
+def test_the_panel_of_a_dataset_shows_the_pixels_of_the_images_that_were_drawn(tiny, tmp_path):
+    """Pixels in another order than the images, as after --skip-bad."""
+    run = tiny(tmp_path / "r", ["red", "green", "blue"])
+    colours = torch.eye(3, dtype=torch.uint8) * 255
+    pixels = colours[[2, 1, 0, 0]][:, :, None, None].expand(-1, -1, 8, 8)
+    lookup, labels = np.array([3, 1, 0, 2]), {0: "red", 1: "green", 2: "blue", 3: "red"}
+    images = {"labels": labels, "paths": list("rgbs"), "pixels": pixels, "lookup": lookup}
+    out = tmp_path / "p.png"
+    drawn = gradcam.draw({"FT": run}, **images, test=np.arange(3), count=9, seed=0, out=out)
+    assert drawn == (3, [])
+    panel = np.asarray(Image.open(out)).astype(int)
+    shown = [panel[gradcam.top_of(i), gradcam.GAP].tolist() for i in range(3)]
+    assert shown == [[0, 0, 255], [0, 255, 0], [255, 0, 0]]  # by name of the class: blue, green, red
 
 
 def test_heat_is_laid_over_by_its_strength():
@@ -302,9 +313,8 @@ def test_heat_is_laid_over_by_its_strength():
     hot = np.asarray(gradcam.overlaid(picture, torch.ones(8, 8)))
     expected = [0.35 * 100 + 0.65 * c for c in (252, 255, 164)]
     assert np.abs(hot - np.array(expected)).max() <= 0.51
-    np.testing.assert_allclose(
-        gradcam.heat_colours(np.array([0, 0.125, 0.5])), [(0, 0, 4), (43.5, 8, 57), (188, 55, 84)]
-    )
+    colours = gradcam.heat_colours(np.array([0, 0.125, 0.5]))
+    np.testing.assert_allclose(colours, [(0, 0, 4), (43.5, 8, 57), (188, 55, 84)])
 
 
 def test_a_run_without_a_map_and_a_label_at_its_threshold(tmp_path):
@@ -313,9 +323,10 @@ def test_a_run_without_a_map_and_a_label_at_its_threshold(tmp_path):
     strategies.replace_head(model, 2)
     about = {"arch": "shufflenet_v2_x0_5", "img_size": 32, "task": "multilabel", "thresholds": [0.0, 1.0]}
     run = write_run(tmp_path / "r", model, classes=["a", "b"], **about)
-    layer, cells = gradcam.explained(run, torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ["a", "a|b"], "cpu")
+    zeros = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    layer, found = gradcam.explained(run, zeros, ["a", "a|b"], "cpu")
     assert "conv5 has one position" in layer
-    assert [(c["map"], c["predicted"], c["right"]) for c in cells] == [(None, "a", True), (None, "a", False)]
+    assert [(e.heat, e.predicted, e.right) for e in found] == [(None, "a", True), (None, "a", False)]
     out, pixels = tmp_path / "p.png", torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     (note,) = gradcam.gradcam_panel({"LP": run}, pixels, ["a"], ["x"], out)
     assert note == f"LP: {layer}" and "at 64 px it has 2 x 2" in note and out.is_file()
@@ -332,20 +343,8 @@ def test_text_is_cut_to_its_room():
 
 
 def test_gradcam_shows_the_same_images_for_every_strategy(folder, tmp_path, run):
-    base = [
-        "--data",
-        folder,
-        *SMALL,
-        "--output-dir",
-        tmp_path,
-        "--epochs",
-        "1",
-        "--strategy",
-        "ft",
-        "lp",
-        "--img-size",
-        "64",
-    ]
+    small = [*SMALL, *"--epochs 1 --strategy ft lp --img-size 64".split()]
+    base = ["--data", folder, *small, "--output-dir", tmp_path]
     code, out, err = run(*base, "--gradcam", "3")
     assert code == 0 and "Grad-CAM of 3 test images" in out, err
     panel = next((tmp_path / "figures").glob("gradcam-*.png"))

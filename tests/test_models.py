@@ -1,12 +1,12 @@
-"""What a backbone starts from: files of weights that fit and those that do not; and the model of a finished run."""
+"""What a backbone starts from: files of weights, those that fit and others; the model of a finished run."""
 
-import argparse
 import hashlib
 import math
 import re
 import shutil
 import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,9 +25,8 @@ def test_weights_of_a_run_load_like_a_torchvision_file(folder, tmp_path, run):
     rest = ["--arch", ARCH, "--img-size", "32", "--device", "cpu", "--epochs", "1", "--strategy", "lp"]
     code, out, _ = run("--data", "demo-tiny", *rest, "--weights", best, "--output-dir", tmp_path / "b")
     assert code == 0 and "its head (fc, 2 outputs) left out" in out
-    counted = [
-        n for n in models.new_model(ARCH).state_dict() if not n.startswith("fc.") and "num_batches" not in n
-    ]
+    names = models.new_model(ARCH).state_dict()
+    counted = [n for n in names if not n.startswith("fc.") and "num_batches" not in n]
     assert f"{len(counted)} of {len(counted)} backbone tensors" in out
     probed = torch.load(next((tmp_path / "b").glob("*/*/lp/*/best.pt")), weights_only=True)["model"]
     source = torch.load(best, weights_only=True)["model"]
@@ -96,123 +95,110 @@ def below(prefix, state):
     return {f"{prefix}.{name}": value for name, value in state.items()}
 
 
-ONE_BLOCK_MORE = {"layer4.2.conv1.weight": torch.zeros(512, 512, 3, 3)}
+# 2 + 2 + 2 + 2 blocks in resnet18 and 3 + 4 + 6 + 3 in resnet34: 8 more, of 2 convolutions (1 tensor each)
+# and 2 norms (5 tensors each, with the counter): 8 * 12 = 96. Backbone: 1 + 4 of the stem, 8 blocks of 10, 3
+# shortcuts of 5: 100; in resnet34 180.
+DEEPER = r"100 of 100 .* matched; without a place in it, 96 of the file: layer1.2"
 
 
 @pytest.mark.parametrize(
-    ("content", "arch", "message"),
+    ("arch", "message", "content"),
     [
-        # 2 + 2 + 2 + 2 blocks in resnet18 and 3 + 4 + 6 + 3 in resnet34: 8 more, of 2 convolutions (1 tensor each) and
-        # 2 norms (5 tensors each, with the counter): 8 * 12 = 96. Backbone: 1 + 4 of the stem, 8 blocks of 10, 3
-        # shortcuts of 5: 100; in resnet34 180.
+        ("resnet18", DEEPER, lambda n: n["resnet34"]),
+        ("resnet18", DEEPER, lambda n: {"state_dict": below("model", n["resnet34"])}),
+        ("resnet34", "only 100 of 180 .*; missing: layer1.2", lambda n: n["resnet18"]),
         (
-            lambda n: n["resnet34"],
             "resnet18",
-            "100 of 100 .*; 96 tensors of the file have no place in it: layer1.2",
+            "; without a place in it, 1 of the file: layer4.2.conv1.weight;",
+            lambda n: n["resnet18"] | {"layer4.2.conv1.weight": torch.zeros(512, 512, 3, 3)},
         ),
         (
-            lambda n: {"state_dict": below("model", n["resnet34"])},
             "resnet18",
-            "96 tensors of the file have no",
-        ),
-        (lambda n: n["resnet18"], "resnet34", "only 100 of 180 .*; missing: layer1.2"),
-        (
-            lambda n: n["resnet18"] | ONE_BLOCK_MORE,
-            "resnet18",
-            "; 1 tensors of the file .*: layer4.2.conv1.weight;",
-        ),
-        (
+            "1 of the file: layer5.0.conv1.weight",
             lambda n: n["resnet18"] | {"layer5.0.conv1.weight": torch.zeros(9, 512, 3, 3)},
-            "resnet18",
-            "1 tensors of the file have no place in it: layer5.0.conv1.weight",
         ),
         (
+            "resnet18",
+            "1 of the file: layer1.0.se.fc1.weight",
             lambda n: n["resnet18"] | {"layer1.0.se.fc1.weight": torch.zeros(4, 64)},
-            "resnet18",
-            "have no place in it: layer1.0.se.fc1.weight",
         ),
+        ("efficientnet_b0", "309 of 309 .*the file: features.1.1.block", lambda n: n["efficientnet_b1"]),
         (
-            lambda n: n["efficientnet_b1"],
-            "efficientnet_b0",
-            "309 of 309 .* have no place in it: features.1.1.block",
-        ),
-        (
-            lambda n: {k: v for k, v in n["resnet18"].items() if k != "conv1.weight"},
             "resnet18",
             "only 99 of 100 .*; missing: conv1.weight",
+            lambda n: {k: v for k, v in n["resnet18"].items() if k != "conv1.weight"},
         ),
         (
-            lambda n: n["resnet18"] | {"layer2.0.bn1.running_var": torch.ones(64)},
             "resnet18",
             r"only 99 of 100 .*; of another shape: layer2.0.bn1.running_var \(64,\), not \(128,\)",
+            lambda n: n["resnet18"] | {"layer2.0.bn1.running_var": torch.ones(64)},
         ),
         (
-            lambda n: n["resnet18"] | {"conv1.weight": torch.zeros(64, 4, 7, 7)},
             "resnet18",
             r"only 99 of 100 .*; of another shape: conv1.weight \(64, 4, 7, 7\), not \(64, 3, 7, 7\)",
+            lambda n: n["resnet18"] | {"conv1.weight": torch.zeros(64, 4, 7, 7)},
         ),
         (
-            lambda n: n["resnet18"] | {"layer1.0.conv1.weight": torch.ones(64, 64, 3, 3, dtype=torch.int8)},
             "resnet18",
             "only 99 of 100 .*; of another shape: layer1.0.conv1.weight",
+            lambda n: n["resnet18"] | {"layer1.0.conv1.weight": torch.ones(64, 64, 3, 3, dtype=torch.int8)},
         ),
         (
-            lambda n: below("student", n["resnet18"]) | below("teacher", n["resnet18"]),
             "resnet18",
             "holds the backbone 2 times, below student., teacher.; save the one to start from",
+            lambda n: below("student", n["resnet18"]) | below("teacher", n["resnet18"]),
         ),
         (
-            lambda n: {"model": n["resnet18"], "meta": {"arch": "resnet34"}},
             "resnet18",
             "holds the weights of resnet34, not of resnet18; pass --arch resnet34",
+            lambda n: {"model": n["resnet18"], "meta": {"arch": "resnet34"}},
         ),
         (
-            lambda n: {"state_dict": n["resnet18"], "arch": "ResNet-34"},
             "resnet18",
             "weights of resnet34, not of",
+            lambda n: {"state_dict": n["resnet18"], "arch": "ResNet-34"},
         ),
-        (lambda n: {"model": n["resnet18"], "meta": {"arch": "mine"}}, "resnet18", "weights of mine, not of"),
+        ("resnet18", "weights of mine, not of", lambda n: {"model": n["resnet18"], "meta": {"arch": "mine"}}),
     ],
 )
-def test_a_file_of_another_architecture_is_refused_in_a_line(nets, tmp_path, content, arch, message):
+def test_a_file_of_another_architecture_is_refused_in_a_line(nets, tmp_path, arch, message, content):
     file = saved(tmp_path / "w.pth", content(nets))
     with pytest.raises(runs.RunError, match=message) as caught:
         loaded(file, arch)
     assert "\n" not in str(caught.value) and file in str(caught.value)
 
 
-HEADS = {
-    "fc.0.weight": torch.zeros(512, 512),
-    "fc.2.weight": torch.zeros(128, 512),
-    "projector.0.bias": torch.zeros(4),
-}
+def with_heads(state):
+    heads = {"fc.0.weight": (512, 512), "fc.2.weight": (128, 512), "projector.0.bias": (4,)}
+    return state | {name: torch.zeros(shape) for name, shape in heads.items()}
+
+
+def moved(state):
+    """As a momentum copy is: other values under the same names."""
+    return {name: value + 1 for name, value in state.items()}
+
+
+def moco(state):
+    """The query encoder with a projection for its head, a momentum copy, a queue."""
+    both = below("module.encoder_q", with_heads(state)) | below("module.encoder_k", moved(state))
+    return {"arch": "resnet18", "state_dict": both | {"module.queue": torch.zeros(128, 8)}}
+
+
+def without_counters(state):
+    kept = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    return kept | {"aux.w": torch.ones(1)}
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        # MoCo: the query encoder with a projection for its head, a momentum copy, a queue
+        (moco, "(below encoder_q), its head (fc, 2 tensors) left out, other tensors unused: 122"),
         (
-            lambda s: {
-                "arch": "resnet18",
-                "state_dict": below("module.encoder_q", s | HEADS)
-                | below("module.encoder_k", {n: v + 1 for n, v in s.items()})
-                | {"module.queue": torch.zeros(128, 8)},
-            },
-            "(below encoder_q), its head (fc, 2 tensors) left out, other tensors unused: 122",
-        ),
-        (
-            lambda s: s | HEADS | below("momentum_encoder", {n: v + 1 for n, v in s.items()}),
+            lambda s: with_heads(s) | below("momentum_encoder", moved(s)),
             "matched, its head (fc, 2 tensors) left out, other tensors unused: 121 (projector.0.bias",
         ),
         (lambda s: {"arch": "my_net", "state_dict": below("model", s)}, "(below model), it has no head"),
-        (
-            lambda s: (
-                {n: v for n, v in s.items() if not n.endswith("num_batches_tracked")}
-                | {"aux.w": torch.ones(1)}
-            ),
-            "matched, it has no head, other tensors unused: 1 (aux.w)",
-        ),
+        (without_counters, "matched, it has no head, other tensors unused: 1 (aux.w)"),
     ],
 )
 def test_what_is_no_part_of_a_backbone_may_come_along_and_is_said(nets, tmp_path, content, said):
@@ -226,21 +212,12 @@ def test_what_is_no_part_of_a_backbone_may_come_along_and_is_said(nets, tmp_path
 
 
 def test_layers_behind_the_head_are_head_and_layers_before_it_are_not():
-    backbone = [
-        "features.0.weight",
-        "classifier.0.weight",
-        "classifier.3.weight",
-    ]  # VGG; its head is classifier.6
+    backbone = "features.0.weight classifier.0.weight classifier.3.weight".split()  # VGG's; then its head
     inside = lambda name: models.part_of_backbone(name, backbone, "classifier.6")
     names = "classifier.6.0.weight classifier.6.bias classifier.7.weight classifier.10.weight aux1.fc.weight"
     assert [name for name in names.split() if inside(name)] == []
-    names = [
-        "features.30.weight",
-        "classifier.1.weight",
-        "classifier.5.running_mean",
-        "classifier.extra.weight",
-    ]
-    assert [name for name in names if not inside(name)] == []
+    names = "features.30.weight classifier.1.weight classifier.5.running_mean classifier.extra.weight"
+    assert [name for name in names.split() if not inside(name)] == []
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -279,7 +256,7 @@ def test_the_file_of_a_grey_net_says_so_where_a_sweep_prints_its_weights(nets, f
     [
         (
             {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]},
-            r"its mean is \[123.7, 116.3, 103.5\], not one",
+            r"its mean is \[123.7, 116.3, 103.5\], not",
         ),
         ({"mean": [0.5] * 3, "std": [127.5] * 3}, r"its std is \[127.5, 127.5, 127.5\]"),
         ({"mean": [-0.1, 0.5, 0.5], "std": [0.5] * 3}, "its mean is"),
@@ -298,9 +275,8 @@ def test_mean_and_std_that_are_not_of_pixels_from_0_to_1_are_refused(nets, tmp_p
 
 
 def test_mean_and_std_from_0_to_1_are_kept_with_their_bounds(nets, tmp_path):
-    file = saved(
-        tmp_path / "w.pth", {"model": nets[ARCH], "meta": {"mean": [0, 0.5, 1], "std": [1 / 255, 1, 0.5]}}
-    )
+    meta = {"mean": [0, 0.5, 1], "std": [1 / 255, 1, 0.5]}
+    file = saved(tmp_path / "w.pth", {"model": nets[ARCH], "meta": meta})
     weights = models.load_weights(file, ARCH)
     assert weights.mean == (0, 0.5, 1) and weights.std == (1 / 255, 1, 0.5)
     weights = models.load_weights(saved(tmp_path / "w.pth", nets[ARCH]), ARCH)
@@ -318,14 +294,11 @@ def test_the_run_of_an_inception_net_hands_on_that_it_rescales_its_input(tmp_pat
 def test_the_imagenet_file_by_its_path_is_what_imagenet_is(nets, tmp_path, monkeypatch):
     """EfficientNetV2-L's file is of mean 0.5: one that was put somewhere else is known by its hash."""
     file = saved(tmp_path / "elsewhere.pth", {n: v for n, v in nets[ARCH].items() if n != "fc.bias"})
-    monkeypatch.setattr(
-        models, "imagenet_hash", lambda arch: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
-    )
-    chosen = torch.nn.Module()
-    chosen.transforms = lambda: argparse.Namespace(mean=(0.5,) * 3, std=(0.25,) * 3)
-    monkeypatch.setattr(
-        models.torchvision.models, "get_model_weights", lambda arch: {"IMAGENET1K_V1": chosen}
-    )
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    monkeypatch.setattr(models, "imagenet_hash", lambda arch: digest[:8])
+    chosen = SimpleNamespace(transforms=lambda: SimpleNamespace(mean=(0.5,) * 3, std=(0.25,) * 3))
+    known = {"IMAGENET1K_V1": chosen}
+    monkeypatch.setattr(models.torchvision.models, "get_model_weights", lambda arch: known)
     weights = models.load_weights(file, ARCH)
     assert (weights.mean, weights.std, weights.transform_input) == ((0.5,) * 3, (0.25,) * 3, True)
 
@@ -401,18 +374,19 @@ def test_squeezenet_can_say_no():
     assert model.eval()(torch.randn(8, 3, 32, 32)).min() < 0
 
 
-def test_load_run_gives_the_model_in_eval_with_its_weights_and_its_input_transform(tiny, tmp_path):
-    model, meta = models.load_run(tiny(tmp_path / "r", ["a", "b"], transform_input=True, thresholds=[0.5]))
-    assert not any(module.training for module in model.modules())
-    assert model.transform_input is True and meta["classes"] == ["a", "b"]
+def test_a_finished_run_gives_its_model_in_eval_with_its_weights_and_its_input_transform(tiny, tmp_path):
+    about = {"transform_input": True, "thresholds": [0.5], "strategy": "LP-FT", "resize": 9}
+    run = models.load_finished(tiny(tmp_path / "r", ["a", "b"], **about))
+    assert not any(module.training for module in run.model.modules())
+    assert run.model.transform_input is True and (run.classes, run.thresholds) == (["a", "b"], [0.5])
+    assert (run.strategy, run.img_size, run.resize, run.bit_depth) == ("LP-FT", 8, 9, None)
     x = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(model(x), x.mean(dim=(2, 3))[:, :2])
-    assert (
-        models.load_run(tiny(tmp_path / "s", ["a", "b"]))[0].transform_input is False
-    )  # None: as it is built
+    torch.testing.assert_close(run.model(x), x.mean(dim=(2, 3))[:, :2])
+    as_built = models.load_finished(tiny(tmp_path / "s", ["a", "b"], thresholds=[0.5]))  # None in its meta
+    assert as_built.model.transform_input is False
 
 
 def test_an_architecture_that_torchvision_has_not_is_named(tmp_path):
     run = write_run(tmp_path / "r", Tiny(3), classes=list("abc"), arch="resnet19")
     with pytest.raises(runs.RunError, match="cannot build its 'resnet19'"):
-        models.load_run(run)
+        models.load_finished(run)

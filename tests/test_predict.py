@@ -35,10 +35,8 @@ def flat(file, *colour):
 
 
 def train(data, out, *arguments):
-    common = (
-        f"--arch {ARCH} --weights none --strategy ft --epochs 1 -b 8 --lr 0.0003 --device cpu -j 2".split()
-    )
-    made = ["--data", data, "--output-dir", out, *common, *arguments]
+    common = f"--arch {ARCH} --weights none --strategy ft --epochs 1 -b 8 --lr 0.0003 --device cpu -j 2"
+    made = ["--data", data, "--output-dir", out, *common.split(), *arguments]
     assert ftcompare.main([str(a) for a in made]) == 0
     return next(Path(out).rglob("metrics.json")).parent
 
@@ -70,9 +68,8 @@ def multilabel_run(tmp_path_factory):
         (picture if i % 5 else picture.convert("L")).save(root / f"{i}.png")
         lines.append(f"{i}.png,{'|'.join(['red'] * red + ['blue'] * blue)}")
     (root / "data.csv").write_text("\n".join(lines))
-    return train(
-        root / "data.csv", root / "runs", "--img-size", 32, "--threshold", "youden"
-    ), root / "data.csv"
+    run = train(root / "data.csv", root / "runs", "--img-size", 32, "--threshold", "youden")
+    return run, root / "data.csv"
 
 
 def scores_in(rows, classes):
@@ -107,10 +104,8 @@ def test_the_preprocessing_is_the_one_in_best_pt(grey_run, tmp_path, change):
     for name in ("metrics.json", "config.json"):
         other.file(name).write_text((run / name).read_text())
     files = sorted((data / "dark").iterdir())[:4]
-    a, b = (
-        scores_in(read(predict.predict(files, r, out=tmp_path / "o.csv")), ["dark"])
-        for r in (run, other.path)
-    )
+    written = [predict.predict(files, r, out=tmp_path / f"{r.name}.csv") for r in (run, other.path)]
+    a, b = (scores_in(read(file), ["dark"]) for file in written)
     assert np.abs(a - b).max() > 1e-4
 
 
@@ -121,22 +116,16 @@ def test_labels_are_judged_at_their_own_thresholds_and_columns_are_carried(multi
     (data.parent / "new.csv").write_text("\n".join(["file,patient,note", *rows]))
     ours = read(predict.predict([data.parent / "new.csv"], run, path_col="file", out=tmp_path / "o.csv"))
     names = json.loads((run / "config.json").read_text())["settings"]["classes"]
-    assert list(ours[0]) == [
-        "image",
-        "patient",
-        "note",
-        *(f"score_{c}" for c in names),
-        "predicted",
-        "threshold",
-    ]
-    assert [(row["image"], row["patient"], row["note"]) for row in ours] == [
-        (image, f"{i:03d}", "NA") for i, image in enumerate(theirs)
-    ]
+    scores = [f"score_{c}" for c in names]
+    assert list(ours[0]) == ["image", "patient", "note", *scores, "predicted", "threshold"]
+    carried = [(image, f"{i:03d}", "NA") for i, image in enumerate(theirs)]
+    assert [(row["image"], row["patient"], row["note"]) for row in ours] == carried
     np.testing.assert_allclose(scores_in(ours, names), scores_in(theirs.values(), names), atol=1e-5)
     thresholds = json.loads((run / "metrics.json").read_text())["thresholds"]
     assert {row["threshold"] for row in ours} == {"|".join(map(repr, thresholds))}
-    for row, line in zip(ours, scores_in(ours, names)):
-        assert row["predicted"] == "|".join(c for c, x, t in zip(names, line, thresholds) if x >= t)
+    for row, line in zip(ours, scores_in(ours, names), strict=True):
+        above = [c for c, x, t in zip(names, line, thresholds, strict=True) if x >= t]
+        assert row["predicted"] == "|".join(above)
 
 
 def test_what_the_json_says_and_the_exported_program_give_the_scores_of_predict(grey_run, tmp_path):
@@ -147,12 +136,8 @@ def test_what_the_json_says_and_the_exported_program_give_the_scores_of_predict(
     assert about["checkpoint_sha256"] == hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()
     assert about["file_sha256"] == hashlib.sha256((tmp_path / "deep" / "m.pt2").read_bytes()).hexdigest()
     assert (about["arch"], about["strategy"], about["classes"]) == (ARCH, "FT", ["dark", "light"])
-    assert (about["activation"], about["bit_depth"], about["resize"], about["img_size"]) == (
-        "softmax",
-        12,
-        40,
-        32,
-    )
+    expected = {"activation": "softmax", "bit_depth": 12, "resize": 40, "img_size": 32}
+    assert about | expected == about
     assert about["max_score_difference"] <= 1e-5
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["m.json", "m.pt2"]
 
@@ -165,7 +150,7 @@ def test_what_the_json_says_and_the_exported_program_give_the_scores_of_predict(
         picture = picture.resize((round(60 * 40 / 44), 40), Image.Resampling.BILINEAR)
         left, top = (picture.width - 32) // 2, 4
         pixels = np.asarray(picture.crop((left, top, left + 32, top + 32))) / 255
-        batch.append([(pixels - m) / s for m, s in zip(about["mean"], about["std"])])
+        batch.append([(pixels - m) / s for m, s in zip(about["mean"], about["std"], strict=True)])
     with torch.no_grad():
         scores = program(torch.tensor(np.array(batch), dtype=torch.float32)).double().softmax(dim=1)
     expected = scores_in(read(predict.predict(files, run, out=tmp_path / "o.csv")), ["dark", "light"])
@@ -211,7 +196,7 @@ def photo(shape, seed):
     "which", ["grey_run", "multilabel_run"]
 )  # the centre of 40 px, and the whole at 32 px
 def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path, which):
-    """Large JPEGs above all: the run decoded them at a half, a quarter or an eighth, which is another picture."""
+    """Large JPEGs above all: the run decoded them at a half, a quarter or an eighth: another picture."""
     run, _ = request.getfixturevalue(which)
     about = predict.export(run, tmp_path / "m.pt2")
     assert f"image.draft(None, ({about['jpeg_draft']}, {about['jpeg_draft']}))" in about["decode"][0]
@@ -232,11 +217,9 @@ def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path
     program = torch.export.load(tmp_path / "m.pt2").module()
 
     def scores(draft):
-        batch = torch.tensor(
-            np.array([as_the_json_says(f, about, draft) for f in files]), dtype=torch.float32
-        )
+        batch = np.array([as_the_json_says(file, about, draft) for file in files])
         with torch.no_grad():
-            logits = program(batch).double()
+            logits = program(torch.tensor(batch, dtype=torch.float32)).double()
         return (logits.softmax(dim=1) if about["activation"] == "softmax" else logits.sigmoid()).numpy()
 
     np.testing.assert_allclose(scores(True), expected, atol=1e-5)
@@ -257,7 +240,10 @@ def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path
             "do not fit tiny with 4 classes.*fc",
         ),
         (lambda r: (r / "metrics.json").unlink(), "no metrics.json, so this run is not finished"),
-        (lambda r: (r / "metrics.json").write_text('{"thresholds": null}'), "thresholds None, not 1 numbers"),
+        (
+            lambda r: (r / "metrics.json").write_text('{"thresholds": null}'),
+            "metrics.json has no usable thresholds .None",
+        ),
     ],
 )
 def test_runs_that_cannot_be_used_are_refused_in_a_line(tiny, tmp_path, spoil, message):
@@ -299,11 +285,10 @@ def test_two_classes_are_told_by_the_run_s_threshold_and_not_by_half(tiny, tmp_p
     second = [softmax(1, green / 255)[1] for green in (50, 100, 150)]  # all below 0.5
     run = tiny(tmp_path / "r", ["a", "b"], thresholds=[(second[0] + second[1]) / 2])
     assert [row["predicted"] for row in read(predict.predict(files, run))] == ["a", "b", "b"]
-    meta = {"classes": ["a", "b"], "task": "multiclass"}
-    assert models.decide(np.array([[0.7, 0.3], [0.71, 0.29]]), meta, [0.3]) == ["b", "a"]  # at it: positive
-    several = {"classes": list("xyz"), "task": "multilabel"}
+    two = np.array([[0.7, 0.3], [0.71, 0.29]])
+    assert models.decide(two, ["a", "b"], "multiclass", [0.3]) == ["b", "a"]  # at it: positive
     scores = np.array([[0.2, 0.9, 0.4], [0.1, 0.1, 0.1]])
-    assert models.decide(scores, several, [0.2, 0.95, 0.3]) == ["x|z", ""]
+    assert models.decide(scores, list("xyz"), "multilabel", [0.2, 0.95, 0.3]) == ["x|z", ""]
 
 
 def test_folders_are_walked_in_natural_order_without_hidden_files_and_others(tiny, tmp_path):
@@ -318,7 +303,8 @@ def test_folders_are_walked_in_natural_order_without_hidden_files_and_others(tin
 
 
 def test_what_lies_beside_the_pictures_of_a_folder_is_not_scored(tiny, tmp_path, capsys):
-    """A mask, thumbnails and a loop are left out, a folder that is a link is followed, a link to nowhere refused."""
+    """A mask, thumbnails and a loop are left out, a folder that is a link is followed, a link to nowhere is
+    refused."""
     run = tiny(tmp_path / "r", ["a", "b"], thresholds=[0.5])
     scans = tmp_path / "scans"
     for name in ("s1.png", "s1_Mask.png", "p/s2.png", "@eaDir/s1.png/THUMB.png"):
@@ -372,8 +358,9 @@ def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, 
 
 def test_the_run_s_own_scores_are_not_written_over(tiny, tmp_path):
     run = tiny(tmp_path / "r", ["a", "b", "c"])
-    with pytest.raises(runs.RunError, match="holds a run's validation and test scores"):
-        predict.predict([flat(tmp_path / "x.png", 1)], run, out=run / "predictions.csv")
+    for name in ("predictions.csv", "log.csv"):
+        with pytest.raises(runs.RunError, match="is one of a finished run's own files; write elsewhere"):
+            predict.predict([flat(tmp_path / "x.png", 1)], run, out=run / name)
 
 
 def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, capsys):
@@ -413,7 +400,8 @@ def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, cap
     ],
 )
 def test_an_image_that_the_system_refuses_is_never_left_out(tiny, tmp_path, monkeypatch, error, reason):
-    """--skip-bad is for damaged ones: a CSV without a patient whose file was locked just then is no result."""
+    """--skip-bad is for damaged ones: a CSV without a patient whose file was locked just then is no
+    result."""
     run, root = tiny(tmp_path / "r", ["a", "b", "c"]), tmp_path / "new"
     for i in range(3):
         flat(root / f"{i}.png", 255, 0, 0)
@@ -431,7 +419,7 @@ def test_an_image_that_the_system_refuses_is_never_left_out(tiny, tmp_path, monk
             runs.RunError, match=rf"2 of 4 images cannot .*1.png \({reason}\).*3.png"
         ) as caught:
             predict.predict([root], run, skip_bad=True, batch_size=batch_size)
-        assert str(caught.value).endswith("; mend that first")
+        assert str(caught.value).endswith("; make them readable first")
     assert not (run / "predicted.csv").exists()
     monkeypatch.setattr(gradcam.pictures, "decode_image", real)
     assert len(read(predict.predict([root], run, skip_bad=True))) == 3
@@ -462,14 +450,11 @@ def test_an_export_is_the_model_without_dropout_at_any_batch_size(tmp_path, arch
     torch.manual_seed(0)
     model = models.new_model(arch)
     strategies.replace_head(model, 3)
-    run = write_run(tmp_path / "r", model, classes=list("abc"), arch=arch, img_size=40, task="multilabel",
-                    thresholds=[0.1, 0.5, 0.9], strategy="LP-FT")  # fmt: skip
+    several = {"classes": list("abc"), "task": "multilabel", "thresholds": [0.1, 0.5, 0.9]}
+    run = write_run(tmp_path / "r", model, arch=arch, img_size=40, strategy="LP-FT", **several)
     about = predict.export(run, tmp_path / "m.pt2")
-    assert (about["activation"], about["thresholds"], about["strategy"]) == (
-        "sigmoid",
-        [0.1, 0.5, 0.9],
-        "LP-FT",
-    )
+    expected = {"activation": "sigmoid", "thresholds": [0.1, 0.5, 0.9], "strategy": "LP-FT"}
+    assert about | expected == about
     program, x = torch.export.load(tmp_path / "m.pt2").module(), torch.randn(5, 3, 40, 40)
     with torch.no_grad():
         torch.testing.assert_close(program(x), model.eval()(x), atol=1e-5, rtol=1e-5)
@@ -493,5 +478,5 @@ def test_an_export_that_gives_other_scores_is_not_written(tiny, tmp_path, monkey
         predict.export(run, file.with_name("new.pt2"))
     assert (file.read_bytes(), file.with_suffix(".json").read_bytes()) == before
     assert sorted(p.name for p in file.parent.iterdir()) == ["m.json", "m.pt2"]  # no new.pt2, no temporary
-    with pytest.raises(runs.RunError, match=r"has to end in .pt2"):
+    with pytest.raises(runs.RunError, match="must end in .pt2"):
         predict.export(run, tmp_path / "m.json")

@@ -269,7 +269,7 @@ def score(
 
 
 def write_hardest(run: runs.RunFolder, data: Data, scores: np.ndarray) -> None:
-    """The test images that the run got most wrong, small, so that a report made without the data can show them."""
+    """The test images that the run got most wrong, small: a report is made without the data."""
     rows = data.rows["test"]
     right = metrics.probability_of_truth(scores, data.index.labels[rows])
 

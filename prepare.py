@@ -213,10 +213,10 @@ def read_index(
 
 def set_metric(index: Index, metric: str) -> None:
     """Another metric than the dataset's own chooses the checkpoint."""
-    offered = metrics.names(index.task, video=index.unit_score == "video")
+    offered = metrics.names(index.task, len(index.classes), video=index.unit_score == "video")
     if metric not in offered:
         raise DataError(f"unknown --metric {metric}; {index.name} has {', '.join(offered)}")
-    if metrics.METRICS[index.task, metric].needs_threshold:
+    if metrics.METRICS[metric].needs_threshold:
         raise DataError(f"--metric {metric} depends on a threshold that is chosen later; take auroc, say")
     if metric == index.second:  # not the same column twice
         index.second = index.metric

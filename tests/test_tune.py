@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from toys import ARCH, settings_of
 
 import datasets
 import ftcompare
@@ -20,21 +21,8 @@ import splits
 import strategies
 import train
 
-ARCH = "shufflenet_v2_x0_5"
-SMALL = [
-    "--data",
-    "demo-tiny",
-    "--arch",
-    ARCH,
-    "--weights",
-    "none",
-    "--img-size",
-    "32",
-    "--device",
-    "cpu",
-    "--epochs",
-    "1",
-]
+SMALL = ["--data", "demo-tiny", "--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu"]
+SMALL += ["--epochs", "1"]
 
 
 def command(arguments, capsys, monkeypatch):
@@ -223,10 +211,10 @@ def test_copies_are_not_tuned_and_judged_on(index, outer, seed):
     plain = splits.nested_split(index, outer, seed=seed)
     copies = copies_torn(index, plain)
     assert len(splits.spanning(copies, plain)) == 2
-    s = argparse.Namespace(split_seed=seed, val_fraction=0.15)
+    how = prepare.Preparation(split_seed=seed, val_fraction=0.15)
     for inner in (
         splits.nested_split(index, outer, copies, seed=seed),
-        ftcompare.inner_split(index, outer, copies, s),
+        ftcompare.inner_split(index, outer, copies, how),
     ):
         assert splits.spanning(copies, inner) == []
         groups = np.array(index.groups)
@@ -239,7 +227,7 @@ def test_the_share_and_the_seed_of_the_inner_split_are_those_that_were_said(inde
     sizes, drawn = [], set()
     for share, seed in ((0.15, 0), (0.4, 0), (0.4, 1)):
         inner = ftcompare.inner_split(
-            index, outer, [], argparse.Namespace(split_seed=seed, val_fraction=share)
+            index, outer, [], prepare.Preparation(split_seed=seed, val_fraction=share)
         )
         sizes.append((inner == "val").sum() / (inner != "").sum())
         drawn.add(tuple(inner))
@@ -367,18 +355,16 @@ def chosen(
     monkeypatch, index, outer, values, strategy="ft", metric="balanced_accuracy", edit=None, identical=()
 ):
     """tune() with trials whose validation values are given; says also what was told and which rows each saw."""
-    s = ftcompare.parse_arguments(
-        ["--data", "demo-tiny", "--tune", str(len(values)), "--output-dir", "nowhere"]
-    )
+    settings = settings_of("--data", "demo-tiny", "--tune", len(values), "--output-dir", "nowhere")
     index = replace(index, metric=metric)
     rows = {side: np.flatnonzero(outer == side) for side in datasets.SPLITS}
     data = prepare.Data(index, None, np.arange(len(index)), rows, (), (), identical=list(identical))
     seen, told = [], []
 
-    def run_cell(cell, data, weights, setting, say):
+    def run_cell(cell, data, weights, setting, progress):
         seen.append(data.rows)
         value = values[cell.trial]
-        assert (setting.lr, setting.alpha) == tuple(
+        assert (setting.lr, setting.hyper.alpha) == tuple(
             strategies.trials(strategy, "adamw", 9)[cell.trial].values()
         )
         if value is None:
@@ -389,9 +375,9 @@ def chosen(
     if edit:
         real = splits.nested_split
         monkeypatch.setattr(splits, "nested_split", lambda *a, **k: edit(real(*a, **k)))
-    say = argparse.Namespace(line=told.append, skip=lambda n: None)
+    progress = argparse.Namespace(line=told.append, skip=lambda n: None)
     cell = ftcompare.Cell("demo-tiny", ARCH, strategy, 0, 0)
-    return ftcompare.tune(cell, data, models.Weights("none"), s, say), seen, told
+    return ftcompare.tune(cell, data, models.Weights("none"), settings, progress), seen, told
 
 
 def test_the_highest_value_is_chosen_and_of_equal_ones_the_first(monkeypatch, index, outer):

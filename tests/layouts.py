@@ -11,13 +11,15 @@ import json
 import struct
 import zlib
 from collections import defaultdict
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import DataError, Index
+import datasets
+from datasets import DATASETS, DataError, Dataset, Index, Options
 
 # ---- pictures and texts ----
 
@@ -424,6 +426,57 @@ def cholect45(root: Path) -> Path:
     (top / "dict").mkdir()
     (top / "dict" / "triplet.txt").write_text("".join(f"{k}:{v}\n" for k, v in CHOLEC_NAMES.items()))
     return root
+
+
+# ---- one more dataset ----
+
+
+def eyes(root: Path, options: Options) -> Index:
+    """right/ and left/ with P01_sick.png; --side takes one of the two."""
+    sides = ("right", "left") if options.side == "both" else (options.side,)
+    paths = [f"{side}/{name}" for side in sides for name in sorted(datasets.file_names(root / side))]
+    return Index(
+        task="multiclass",
+        classes=["well", "sick"],
+        paths=paths,
+        labels=np.array([int("sick" in path) for path in paths]),
+        root=root,
+        groups=[path.split("/")[1].split("_")[0] for path in paths],
+        group_kind="patient",
+    )
+
+
+EYES = Dataset(
+    name="eyes",
+    title="fundus",
+    task="multiclass",
+    classes=("well", "sick"),
+    metric="balanced accuracy",
+    group="patient",
+    unit="image",
+    site="nowhere",
+    access="open",
+    licence="none",
+    size="1 kB",
+    citation="by hand",
+    markers=("right/P*.png",),
+    build=eyes,
+)
+SIDE = datasets.flag("both", "one side", data="eyes", choices=("both", "left", "right"))
+# Options with one field more, all of them its own, as if the line stood in datasets.py
+KNOWN = [(f.name, f.type, field(default=f.default, metadata=f.metadata)) for f in fields(Options)]
+CHECK = {"__post_init__": Options.__post_init__}
+WithSide = make_dataclass("WithSide", [*KNOWN, ("side", "str", SIDE)], frozen=True, namespace=CHECK)
+
+
+def add_eyes(monkeypatch, folder: Path) -> str:
+    """The folder of one more dataset: a function, an entry and a field; undone after the test."""
+    monkeypatch.setitem(DATASETS, "eyes", EYES)
+    people = [f"P{i:02d}_{'sick' if i % 2 else 'well'}" for i in range(1, 13)] + ["p01_sick"]
+    for name in people:
+        picture(folder / "left" / f"{name}.png")
+        picture(folder / "right" / f"{name}.png")
+    return str(folder)
 
 
 # layout -> (dataset, writer, its arguments)

@@ -287,10 +287,10 @@ class Attempts:
         self.bad: dict[int, str] = {}
         self.refused: dict[int, str] = {}
 
-    def call(self, function: Callable, i: int, **arguments):
+    def call(self, function: Callable, i: int, *arguments: object):
         """What the function gives of the image, None where it failed."""
         try:
-            return function(self.sources[i], **arguments)
+            return function(self.sources[i], *arguments)
         except Exception as error:  # noqa: BLE001  Pillow raises many kinds; each is listed with its file
             reason, its_own = reason_of(error)
             vanished = getattr(error, "errno", None) in ABSENT and i not in self.absent
@@ -327,8 +327,7 @@ def build_cache(
 
         def work(i: int) -> tuple[int, bytes]:
             """(largest value, hash) of the image, whose pixels are written."""
-            how = {"size": size, "resize": resize, "bits": bits}
-            decoded = None if i in bad else attempts.call(decode_image, i, **how)
+            decoded = None if i in bad else attempts.call(decode_image, i, size, resize, bits)
             if decoded is None:
                 return 0, b"unreadable"
             pixels[i] = decoded[0]

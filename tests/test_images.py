@@ -15,6 +15,7 @@ import struct
 import threading
 import warnings
 import zlib
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from images import (
     AUGMENT,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Augmentation,
     augmented,
     batch,
     decode,
@@ -54,9 +56,9 @@ def tiff(file: Path, values: np.ndarray, order="<") -> Path:
     channels = 1 if values.ndim == 2 else values.shape[2]
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     sample_format = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    tags = {256: [width], 257: [height], 258: [8 * values.dtype.itemsize] * channels, 259: [1],
-            262: [1 if channels == 1 else 2], 273: [0], 277: [channels], 278: [height], 279: [len(data)],
-            339: [sample_format] * channels}  # fmt: skip
+    tags = {256: [width], 257: [height], 258: [8 * values.dtype.itemsize] * channels, 259: [1]}
+    tags |= {262: [1 if channels == 1 else 2], 273: [0], 277: [channels], 278: [height], 279: [len(data)]}
+    tags[339] = [sample_format] * channels
     start = 8 + 2 + 12 * len(tags) + 4
     tags[273] = [start + 12]  # room for two lists of three numbers, of 6 bytes each
     entries, far = b"", b""
@@ -412,30 +414,19 @@ def test_arrays_are_decoded_like_files(tmp_path):
 
 def test_unreadable_images_are_all_listed_with_their_reasons(tmp_path):
     good = saved(tmp_path / "good.png", noise(8, 8))
-    whole = {
-        s: saved(tmp_path / f"w.{s}", noise(64, 64, 3)).read_bytes() for s in ("png", "jpg", "tif", "bmp")
-    }
-    cases = {
-        "zero.png": b"",
-        "zero2.png": b"",
-        "text.png": b"this is no image",
-        "head.jpg": whole["jpg"][:10],
-    }
-    cases |= {f"cut.{s}": content[: len(content) // 2] for s, content in whole.items()}
+    files = {kind: saved(tmp_path / f"w.{kind}", noise(64, 64, 3)) for kind in ("png", "jpg", "tif", "bmp")}
+    whole = {kind: file.read_bytes() for kind, file in files.items()}
+    cases = {"zero.png": b"", "zero2.png": b"", "text.png": b"this is no image"}
+    cases["head.jpg"] = whole["jpg"][:10]
+    cases |= {f"cut.{kind}": content[: len(content) // 2] for kind, content in whole.items()}
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
     tiff(tmp_path / "float.tif", np.full((8, 8), 3, np.float32))
     names = [*cases, "float.tif"]
     pixels = decode([good, *(tmp_path / name for name in names), good], 8, tmp_path / "c", workers=3)
     reasons = dict(pixels.bad)
-    words = {
-        "zero": "cannot identify",
-        "zero2": "cannot identify",
-        "text": "cannot identify",
-        "head": "truncated",
-        "cut": "truncated",
-        "float": "floating-point pixels",
-    }
+    words = dict.fromkeys(("zero", "zero2", "text"), "cannot identify")
+    words |= {"head": "truncated", "cut": "truncated", "float": "floating-point pixels"}
     assert sorted(reasons) == list(range(1, len(names) + 1)) == [row for row, _ in pixels.bad]
     for row, name in enumerate(names, 1):
         kind = name.partition(".")[0]
@@ -480,21 +471,19 @@ def refusing(monkeypatch, name, error, calls):
     return errors
 
 
+REFUSALS = [
+    (PermissionError(errno.EACCES, "Permission denied", "b.png"), "Permission denied"),
+    (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+    (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+    # It was there
+    (FileNotFoundError(errno.ENOENT, "No such file or directory"), "No such file or directory"),
+    (MemoryError(), "out of memory"),
+]
+
+
 @pytest.mark.parametrize("calls", ["header", "decode_image"])
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (PermissionError(errno.EACCES, "Permission denied", "b.png"), "Permission denied"),
-        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
-        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
-        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
-        (
-            FileNotFoundError(errno.ENOENT, "No such file or directory"),
-            "No such file or directory",
-        ),  # it was there
-        (MemoryError(), "out of memory"),
-    ],
-)
+@pytest.mark.parametrize("error, reason", REFUSALS)
 def test_what_the_system_refuses_is_not_remembered_as_unreadable(tmp_path, monkeypatch, calls, error, reason):
     """Nor is it left out beside what is damaged: no file of it is known to be."""
     files = [saved(tmp_path / f"{name}.png", noise(8, 8, seed=ord(name))) for name in "abc"]
@@ -513,16 +502,16 @@ def test_what_the_system_refuses_is_not_remembered_as_unreadable(tmp_path, monke
     np.testing.assert_array_equal(pixels.data[1, 0], noise(8, 8, seed=ord("b")))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError("image file is truncated (3 bytes not processed)"),
-        OSError(-2),
-        OSError(errno.EINVAL, "Invalid argument"),  # an offset in the file before its beginning
-        SyntaxError("broken PNG file"),
-        Image.DecompressionBombError("too large"),
-    ],
-)
+DAMAGE = [
+    OSError("image file is truncated (3 bytes not processed)"),
+    OSError(-2),
+    OSError(errno.EINVAL, "Invalid argument"),  # an offset in the file before its beginning
+    SyntaxError("broken PNG file"),
+    Image.DecompressionBombError("too large"),
+]
+
+
+@pytest.mark.parametrize("error", DAMAGE)
 def test_damage_is_remembered(tmp_path, monkeypatch, error):
     files = [saved(tmp_path / f"{name}.png", noise(8, 8)) for name in "ab"]
     refusing(monkeypatch, "b.png", error, "decode_image")
@@ -549,7 +538,7 @@ def test_all_that_the_system_refuses_is_named_and_long_lists_are_cut(tmp_path, m
 
     monkeypatch.setattr(images.os, "stat", real)
     monkeypatch.setattr(images, "header", no_memory)
-    with pytest.raises(images.ReadError, match="^13 of 13 images .* and 3 more; mend that") as caught:
+    with pytest.raises(images.ReadError, match="^13 of 13 images .* and 3 more; fix that") as caught:
         decode(files, 8, tmp_path / "cache/x")
     assert str(caught.value).count("out of memory") == 10
 
@@ -610,8 +599,8 @@ def test_digest_follows_the_pixels_and_their_order(tmp_path):
         return decode(sources, size, tmp_path / f"cache{workers}", workers=workers).digest
 
     assert digest(*files) == digest(*files) == digest(*files, workers=1) == digest(a, b)
-    others = [digest(b, a), digest(a), digest(a, b, size=4), digest(a, np.zeros_like(b)),
-              digest(files[0], tmp_path / "bad.png"), digest(np.stack([a] * 3, 2), b)]  # fmt: skip
+    others = [digest(b, a), digest(a), digest(a, b, size=4), digest(a, np.zeros_like(b))]
+    others += [digest(files[0], tmp_path / "bad.png"), digest(np.stack([a] * 3, 2), b)]
     assert len({digest(a, b), *others}) == 7
 
 
@@ -786,7 +775,7 @@ def test_warnings_of_the_process_are_left_as_they_were(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------------------------------------------- batches
 
-NOTHING = {"flip": 0.0, "shift": 0.0, "scale": 0.0, "rotation": 0.0, "brightness": 0.0, "contrast": 0.0}
+NOTHING = Augmentation(flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
 
 
 def seeded(seed=0) -> torch.Generator:
@@ -804,7 +793,7 @@ def extreme(monkeypatch):
 
     def run(tensor, **amounts):
         monkeypatch.setattr(torch, "rand", lambda *shape, generator=None: torch.full(shape, 1 - 2**-24))
-        return augmented(tensor, None, **{**NOTHING, **amounts})
+        return augmented(tensor, replace(NOTHING, **amounts), None)
 
     return run
 
@@ -898,7 +887,7 @@ def test_a_batch_has_the_same_bits_inside_a_callers_autocast(channels, side, aug
 def test_a_shift_lies_where_float64_puts_it(side, half, monkeypatch):
     """A ramp of one grey level a column shows its own place: column + shift, the border repeated. In bfloat16
     the sampling grid of 224 px is off by 0.4 of a pixel."""
-    monkeypatch.setitem(AUGMENT, "moved", {**NOTHING, "shift": 0.05})
+    monkeypatch.setitem(AUGMENT, "moved", replace(NOTHING, shift=0.05))
     ramp = torch.arange(side, dtype=torch.uint8).expand(6, 1, side, side)
     with torch.autocast("cpu", half, enabled=half is not None):
         out = batch(ramp, range(6), "cpu", mean=(0,) * 3, std=(1,) * 3, augment="moved", generator=seeded(7))
@@ -909,14 +898,14 @@ def test_a_shift_lies_where_float64_puts_it(side, half, monkeypatch):
 
 def test_amounts_of_nothing_are_the_identity():
     x = random_batch()
-    torch.testing.assert_close(augmented(x.clone(), seeded(), **NOTHING), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(augmented(x.clone(), NOTHING, seeded()), x, atol=1e-5, rtol=0)
 
 
 def test_flip_mirrors_exactly():
     x = random_batch(n=200)
-    out = augmented(x.clone(), seeded(), **{**NOTHING, "flip": 1.0})
+    out = augmented(x.clone(), replace(NOTHING, flip=1.0), seeded())
     torch.testing.assert_close(out, x.flip(3), atol=1e-5, rtol=0)
-    some = augmented(x.clone(), seeded(), **{**NOTHING, "flip": 0.25})
+    some = augmented(x.clone(), replace(NOTHING, flip=0.25), seeded())
     mirrored = ((some - x.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-4).sum().item()
     untouched = ((some - x).abs().amax(dim=(1, 2, 3)) < 1e-4).sum().item()
     assert mirrored + untouched == 200
@@ -970,10 +959,10 @@ def test_brightness_and_contrast_by_hand(extreme):
 
 def test_brightness_and_contrast_stay_in_their_ranges():
     flat = torch.full((500, 1, 4, 4), 0.5)
-    levels = augmented(flat.clone(), seeded(), **{**NOTHING, "brightness": 0.2})[:, 0, 0, 0] / 0.5
+    levels = augmented(flat.clone(), replace(NOTHING, brightness=0.2), seeded())[:, 0, 0, 0] / 0.5
     assert 0.8 <= levels.min() < 0.82 and 1.18 < levels.max() <= 1.2 and abs(levels.mean() - 1) < 0.02
     steps = torch.tensor([0.4, 0.6]).expand(500, 1, 4, 2).contiguous()
-    spans = augmented(steps.clone(), seeded(), **{**NOTHING, "contrast": 0.2})
+    spans = augmented(steps.clone(), replace(NOTHING, contrast=0.2), seeded())
     spans = (spans[:, 0, 0, 1] - spans[:, 0, 0, 0]) / 0.2
     assert 0.799 <= spans.min() < 0.82 and 1.18 < spans.max() <= 1.201 and abs(spans.mean() - 1) < 0.02
 
@@ -989,16 +978,16 @@ def centres(out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_shift_stays_in_its_range_in_both_directions():
     x = torch.zeros(400, 1, 20, 20)
     x[:, :, 8:12, 8:12] = 1
-    for moved in centres(augmented(x, seeded(), **{**NOTHING, "shift": 0.1})):  # of 20 pixels: 2
+    for moved in centres(augmented(x, replace(NOTHING, shift=0.1), seeded())):  # of 20 pixels: 2
         assert -2.001 <= moved.min() < -1.9 and 1.9 < moved.max() <= 2.001 and abs(moved.mean()) < 0.2
-    columns, rows = centres(augmented(x, seeded(), **{**NOTHING, "shift": 0.1}))
+    columns, rows = centres(augmented(x, replace(NOTHING, shift=0.1), seeded()))
     assert abs(torch.corrcoef(torch.stack([columns, rows]))[0, 1]) < 0.2  # drawn apart
 
 
 def test_rotation_stays_in_its_range_in_both_directions():
     x = torch.zeros(400, 1, 41, 41)
     x[:, :, 19:22, 34:37] = 1  # 15 right of the centre
-    columns, rows = centres(augmented(x, seeded(), **{**NOTHING, "rotation": 15.0}))
+    columns, rows = centres(augmented(x, replace(NOTHING, rotation=15.0), seeded()))
     torch.testing.assert_close(torch.hypot(columns, rows), torch.full((400,), 15.0), atol=0.2, rtol=0)
     degrees = torch.rad2deg(torch.atan2(rows, columns))
     assert -15.5 <= degrees.min() < -14 and 14 < degrees.max() <= 15.5 and abs(degrees.mean()) < 1.5
@@ -1007,7 +996,7 @@ def test_rotation_stays_in_its_range_in_both_directions():
 def test_scale_stays_in_its_range():
     x = torch.zeros(400, 1, 41, 41)
     x[:, :, 19:22, 30:33] = 1  # 11 right of the centre
-    columns, rows = centres(augmented(x, seeded(), **{**NOTHING, "scale": 0.15}))
+    columns, rows = centres(augmented(x, replace(NOTHING, scale=0.15), seeded()))
     assert rows.abs().max() < 1e-3
     factors = columns / 11
     assert 0.845 <= factors.min() < 0.87 and 1.13 < factors.max() <= 1.155 and abs(factors.mean() - 1) < 0.02
@@ -1015,23 +1004,24 @@ def test_scale_stays_in_its_range():
 
 def test_values_stay_between_0_and_1():
     x = (random_batch(n=64) > 0.5).float()  # the extremes alone
-    out = augmented(x, seeded(), **AUGMENT["strong"])
+    out = augmented(x, AUGMENT["strong"], seeded())
     assert out.min() >= 0 and out.max() <= 1
-    hot = augmented(x, seeded(), **{**NOTHING, "brightness": 0.9, "contrast": 0.9})
+    hot = augmented(x, replace(NOTHING, brightness=0.9, contrast=0.9), seeded())
     assert hot.min() == 0 and hot.max() == 1  # cut off, not wrapped
 
 
-def test_augmented_batches_hang_on_nothing_but_their_own_images():
+def test_augmented_batches_depend_on_nothing_but_their_own_images():
     """A neighbour's pixels never enter: the mean for contrast is each image's own."""
     x = random_batch(n=3)
     y = x.clone()
     y[1:] = 0.9 * y[1:].flip(0)
-    one, two = (augmented(z.clone(), seeded(), **AUGMENT["strong"]) for z in (x, y))
+    one, two = (augmented(z.clone(), AUGMENT["strong"], seeded()) for z in (x, y))
     assert torch.equal(one[0], two[0]) and not torch.allclose(one[1], two[1])
 
 
 def test_the_names_of_augmentations():
     assert set(AUGMENT) == {"none", "light", "strong"}
-    assert all(AUGMENT["strong"][k] >= AUGMENT["light"][k] for k in NOTHING)
+    strong, light = asdict(AUGMENT["strong"]), asdict(AUGMENT["light"])
+    assert all(strong[name] >= light[name] for name in light)
     with pytest.raises(KeyError):
         batch(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), [0], "cpu", augment="heavy")

@@ -313,21 +313,11 @@ def test_chexpert_lists_the_first_three_missing(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------- MURA
 
-MURA_UNITS = (
-    ["ELBOW/patient00001/study1"] * 2
-    + [
-        "HAND/patient00001/study1",
-        "HAND/patient00002/study1",
-        "WRIST/patient00003/study1",
-        "WRIST/patient00003/study2",
-    ]
-    + ["WRIST/patient00004/study1"] * 3
-    + ["HUMERUS/patient00005/study1", "HUMERUS/patient00006/study1"]
-    + ["ELBOW/patient11185/study1"] * 3
-    + ["ELBOW/patient11185/study2"]
-    + ["HAND/patient11186/study1"] * 2
-    + ["HAND/patient11187/study1"]
-)
+MURA_TRAIN = "ELBOW/1/1 ELBOW/1/1 HAND/1/1 HAND/2/1 WRIST/3/1 WRIST/3/2 WRIST/4/1 WRIST/4/1 WRIST/4/1"
+MURA_TRAIN += " HUMERUS/5/1 HUMERUS/6/1"
+MURA_VALID = "ELBOW/11185/1 ELBOW/11185/1 ELBOW/11185/1 ELBOW/11185/2 HAND/11186/1 HAND/11186/1 HAND/11187/1"
+NUMBERS = [study.split("/") for study in f"{MURA_TRAIN} {MURA_VALID}".split()]
+MURA_UNITS = [f"{region}/patient{patient:>05}/study{study}" for region, patient, study in NUMBERS]
 
 
 @pytest.mark.parametrize("layout", ["mura", "mura-lf"])
@@ -799,10 +789,8 @@ def test_wrong_folders_are_named(written, tmp_path, monkeypatch):
     assert f"a folder of class folders of your own: --data {tmp_path}" in message("bach", tmp_path)
     monkeypatch.delenv("FTCOMPARE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    text = error(load_index, "mura")
-    assert re.match(
-        r"mura not found: looked for .* in data and in the folders there. data is no folder", text
-    )
+    found = r"mura not found: looked for .* in data and in the folders there\. data is no folder"
+    assert re.match(found, error(load_index, "mura"))
 
 
 # ---------------------------------------------------------------------------------------------------- options
@@ -823,14 +811,12 @@ def test_every_option_says_in_its_help_what_it_is_for():
         assert option.metadata["help"].startswith(f"{', '.join(option.metadata['data'])}: ")
 
 
+REGIONS = "elbow finger forearm hand humerus shoulder wrist".split()
 WRONG = [
     ({"labels": "six"}, "--labels six: choose from five, all"),
     ({"uncertain": "maybe"}, "--uncertain maybe: choose from default, ones, zeros, ignore"),
     ({"views": "lateral"}, "--views lateral: choose from frontal, all"),
-    (
-        {"region": "knee"},
-        "--region knee: choose from all, elbow, finger, forearm, hand, humerus, shoulder, wrist",
-    ),
+    ({"region": "knee"}, f"--region knee: choose from all, {', '.join(REGIONS)}"),
     ({"task": "tool"}, "--task tool: choose from instrument, verb, target, triplet, phase"),
     ({"variant": "cv"}, "--variant cv: choose from rdv, challenge, crossval"),
     ({"fold": 6}, "--fold 6: choose from 1, 2, 3, 4, 5"),

@@ -113,9 +113,8 @@ def test_16_bit_greyscale_is_scaled_and_not_clipped(tmp_path, write):
 def test_16_bit_colour_is_scaled_and_not_clipped(tmp_path, write):
     values = noise(8, 8, 3, high=65536, dtype=np.uint16)
     pixels = pixels_of(write(tmp_path / "x.img", values))
-    assert (
-        np.abs(pixels - values / 257).max() <= 1
-    )  # Pillow takes the high byte, which is at most one level lower
+    # Pillow takes the high byte, which is at most one level lower
+    assert np.abs(pixels - values / 257).max() <= 1
 
 
 def test_16_bit_alpha(tmp_path):
@@ -232,13 +231,9 @@ def test_cmyk_jpeg(tmp_path):
     inks[16:, :16] = 0, 0, 0, 255  # black
     Image.fromarray(inks, "CMYK").save(tmp_path / "x.jpg", quality=100)
     pixels = pixels_of(tmp_path / "x.jpg", 32).astype(int)
-    for rows, columns, colour in (
-        (4, 4, [0, 255, 255]),
-        (4, 28, [255, 0, 0]),
-        (28, 4, [0, 0, 0]),
-        (28, 28, [255] * 3),
-    ):
-        assert np.abs(pixels[rows, columns] - colour).max() <= 4
+    corners = {(4, 4): [0, 255, 255], (4, 28): [255, 0, 0], (28, 4): [0, 0, 0], (28, 28): [255] * 3}
+    for place, colour in corners.items():
+        assert np.abs(pixels[place] - colour).max() <= 4
 
 
 # Exif 2.3, tag 0x0112: how the picture that was seen (here: upright) follows from the stored rows and columns
@@ -260,10 +255,9 @@ def test_exif_orientation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     expected = ORIENTED[orientation](values)
-    for file in (
-        saved(tmp_path / "x.png", values, exif=exif),
-        saved(tmp_path / "x.tif", values, tiffinfo={274: orientation}),
-    ):
+    as_png = saved(tmp_path / "x.png", values, exif=exif)
+    as_tiff = saved(tmp_path / "x.tif", values, tiffinfo={274: orientation})
+    for file in (as_png, as_tiff):
         np.testing.assert_array_equal(pixels_of(file), expected)
     wide = noise(4, 6)  # a side of 4 becomes the width where the picture is turned; the crop keeps the middle
     expected = ORIENTED[orientation](wide)
@@ -278,11 +272,8 @@ def test_exif_orientation(tmp_path, orientation):
 def test_float_tiff(tmp_path):
     values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     np.testing.assert_array_equal(pixels_of(tiff(tmp_path / "x.tif", values)), np.floor(values * 255 + 0.5))
-    for name, value, reason in (
-        ("over", 1.5, "from 0 to 1.5, not 0 to 1"),
-        ("under", -0.5, "from -0.5"),
-        ("nan", np.nan, "nan"),
-    ):
+    wrong = [("over", 1.5, "from 0 to 1.5, not 0 to 1"), ("under", -0.5, "from -0.5"), ("nan", np.nan, "nan")]
+    for name, value, reason in wrong:
         values = np.zeros((8, 8), np.float32)
         values[3, 3] = value
         with pytest.raises(ValueError, match=f"floating-point pixels.*{reason}"):
@@ -311,9 +302,8 @@ def smooth(height, width) -> np.ndarray:
 def resampled(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Triangle filter, widened when it shrinks, by torch: the reference for Pillow's."""
     tensor = torch.from_numpy(values).float().permute(2, 0, 1)[None]
-    out = torch.nn.functional.interpolate(
-        tensor, (height, width), mode="bilinear", antialias=True, align_corners=False
-    )
+    how = {"mode": "bilinear", "antialias": True, "align_corners": False}
+    out = torch.nn.functional.interpolate(tensor, (height, width), **how)
     return out[0].permute(1, 2, 0).numpy()
 
 
@@ -356,12 +346,8 @@ def test_jpeg_draft_saves_the_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "fit", lambda image, *rest: (sizes.append(image.size), fit(image, *rest))[1])
     for size, resize in ((32, None), (100, None), (300, None), (32, 200)):
         decode_image(jpeg, size, resize)
-    assert sizes == [
-        (100, 100),
-        (200, 200),
-        (800, 800),
-        (400, 400),
-    ]  # the smallest eighth that is twice the size
+    # The smallest eighth that is twice the size
+    assert sizes == [(100, 100), (200, 200), (800, 800), (400, 400)]
 
 
 def test_tiny_and_odd_shapes(tmp_path):
@@ -371,9 +357,8 @@ def test_tiny_and_odd_shapes(tmp_path):
 
 
 def test_large_images(tmp_path):
-    jpeg = saved(
-        tmp_path / "x.jpg", np.full((4000, 6000), 99, np.uint8)
-    )  # of the size of the largest in ISIC 2020
+    largest = np.full((4000, 6000), 99, np.uint8)  # of ISIC 2020
+    jpeg = saved(tmp_path / "x.jpg", largest)
     bomb = png(tmp_path / "bomb.png", noise(2, 2), size=(30000, 30000))
     pixels = decode([jpeg, bomb], 16, tmp_path / "c")
     assert (pixels.data[0] == 99).all()
@@ -742,10 +727,8 @@ def test_two_processes_build_at_once(tmp_path):
     barrier, results = context.Barrier(2), context.Queue()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fork beside threads
-        both = [
-            context.Process(target=build, args=(files, tmp_path / "cache/x", barrier, results))
-            for _ in range(2)
-        ]
+        arguments = (files, tmp_path / "cache/x", barrier, results)
+        both = [context.Process(target=build, args=arguments) for _ in range(2)]
         for process in both:
             process.start()
     sums = [results.get(timeout=20) for _ in both]
@@ -855,12 +838,14 @@ def test_each_image_has_parameters_of_its_own(augment):
 @pytest.mark.parametrize("augment", ["light", "strong"])
 def test_the_same_generator_gives_the_same_batch(augment):
     data = torch.from_numpy(noise(4, 1, 16, 16))
-    one, same, other = (
-        batch(data, np.arange(4), "cpu", augment=augment, generator=seeded(s)) for s in (1, 1, 2)
-    )
+
+    def drawn(generator):
+        return batch(data, np.arange(4), "cpu", augment=augment, generator=generator)
+
+    one, same, other = drawn(seeded(1)), drawn(seeded(1)), drawn(seeded(2))
     assert torch.equal(one, same) and not torch.allclose(one, other)
     generator = seeded(1)
-    first, second = (batch(data, np.arange(4), "cpu", augment=augment, generator=generator) for _ in range(2))
+    first, second = drawn(generator), drawn(generator)
     assert torch.equal(first, one) and not torch.allclose(second, first)  # it moves on
     torch.manual_seed(0)
     state = torch.get_rng_state()

@@ -84,9 +84,8 @@ def accuracy_by_hand(rows):
 
 def isic_by_hand(rows):
     positive = classes_of(rows)[1]
-    return pairwise_auroc(
-        [float(r[f"score_{positive}"]) for r in rows], [r["label"] == positive for r in rows]
-    )
+    scores = [float(row[f"score_{positive}"]) for row in rows]
+    return pairwise_auroc(scores, [row["label"] == positive for row in rows])
 
 
 def pairwise_auroc(scores, positive):
@@ -221,12 +220,10 @@ def test_another_task_or_fold_has_run_folders_of_its_own(tmp_path, train):
 
 def test_one_more_dataset_goes_from_help_to_the_page(tmp_path, train, run, monkeypatch):
     data_dir = layouts.add_eyes(monkeypatch, tmp_path / "data")
-    monkeypatch.setitem(settings.PARTS, "options", layouts.WithSide)
-    groups = {
-        title: tuple(layouts.WithSide if part is datasets.Options else part for part in parts)
-        for title, parts in settings.GROUPS.items()
-    }
-    monkeypatch.setattr(settings, "GROUPS", groups)
+    monkeypatch.setitem(settings.PARTS, "options", layouts.WithSide)  # as if the field stood in datasets.py
+    for title, parts in list(settings.GROUPS.items()):
+        with_side = [layouts.WithSide if part is datasets.Options else part for part in parts]
+        monkeypatch.setitem(settings.GROUPS, title, with_side)
     assert "eyes: one side (both)" in " ".join(settings.parser().format_help().split())
     code, _, err, _ = train("eyes", data_dir, "--side", "left")
     assert code == 0, err

@@ -789,9 +789,8 @@ def cholect50(root: Path, options: Options) -> Index:
         notes.append(f"{extra} files in {folder}/ without annotation, left out")
     groups = [video for video, _ in frames]
     numbers = [int(video[3:]) for video in groups]
-    sides = (
-        [cholect50_sides("crossval", k, lacks) for k in range(1, 6)] if options.variant == "crossval" else []
-    )
+    folds = range(1, 6) if options.variant == "crossval" else ()
+    sides = [cholect50_sides("crossval", fold, lacks) for fold in folds]
     counts = {(split, ""): {"groups": list(side_of.values()).count(split)} for split in SPLITS}
     counts["all", ""] = {"groups": len(side_of)} | ({} if fifty else {"images": 90489})
     scored = {"metric": "accuracy", "second": "macro_f1"}
@@ -1695,9 +1694,8 @@ def demo_image(rng: np.random.Generator, body: np.ndarray, shape: Shape, scanner
     image = np.roll(body, rng.integers(-2, 3, size=2), axis=(0, 1))
     cx, cy = rng.uniform(-0.4, 0.4, size=2)
     distance, angle = np.hypot(x - cx, y - cy), np.arctan2(y - cy, x - cx)
-    edge = rng.uniform(0.28, 0.42) * (
-        1 + shape.depth * np.cos(shape.lobes * angle + rng.uniform(0, 2 * np.pi))
-    )
+    radius, turn = rng.uniform(0.28, 0.42), rng.uniform(0, 2 * np.pi)
+    edge = radius * (1 + shape.depth * np.cos(shape.lobes * angle + turn))
     lesion = 1 / (1 + np.exp((distance - edge) * 40))
     if shape.hollow is None:
         lesion = np.exp(-(distance**2) / 0.06)

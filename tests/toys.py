@@ -56,14 +56,12 @@ def toy_data(n=40, size=8):
         + 100 * labels[:, None, None, None].astype(np.uint8)
     )
     index = datasets.Index(
-        "toy",
-        "multiclass",
-        ["a", "b"],
-        [str(i) for i in range(n)],
-        labels.astype(np.int64),
-        [str(i) for i in range(n)],
-        [""] * n,
-        Path("."),
+        name="toy",
+        task="multiclass",
+        classes=["a", "b"],
+        paths=[str(i) for i in range(n)],
+        labels=labels.astype(np.int64),
+        root=Path("."),
     )
     rows = {"train": np.arange(0, n - 16), "val": np.arange(n - 16, n - 8), "test": np.arange(n - 8, n)}
     return prepare.Data(index, pixels, np.arange(n), rows, (0.5,) * 3, (0.25,) * 3)

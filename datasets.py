@@ -199,7 +199,7 @@ class Options:
     )
     fold: int | None = flag(
         None,
-        "the official fold that tests, for figshare's files or --variant crossval",
+        "the official fold to test on, of figshare or of --variant crossval",
         data="t1w, cholect50",
         choices=(1, 2, 3, 4, 5),
     )
@@ -1152,7 +1152,7 @@ def class_folders(root: Path, options: Options) -> Index:
     if loose := [f.name for top in tops for f in sorted(top.iterdir()) if f.is_file() and is_image(f)]:
         notes.append(f"{len(loose)} images lie in no class folder, left out: {listing(loose)}")
     if other:
-        notes.append("no images, left out: " + listing(f"{n} {suffix}" for suffix, n in other.most_common()))
+        notes.append("not images, left out: " + listing(f"{n} {suffix}" for suffix, n in other.most_common()))
     nested = sum(file.parent != folder for file, folder, _ in found)
     if nested and not options.group_regex:
         way_out = "if those folders are patients, name them with --group-regex, as in '([^/]+)/[^/]+$'"

@@ -314,7 +314,7 @@ def test_what_is_no_image_is_named(tmp_path):
     touch(tmp_path, "a/1.png", "b/2.png", "train.png", "c.png")
     touch(tmp_path, "a/r.txt", "a/s.txt", "b/Thumbs.db", "b/README", text="x")
     notes = load_index(str(tmp_path)).notes
-    assert "no images, left out: 2 .txt, 1 README, 1 .db" in notes
+    assert "not images, left out: 2 .txt, 1 README, 1 .db" in notes
     assert "2 images lie in no class folder, left out: c.png, train.png" in notes
 
 

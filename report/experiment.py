@@ -1,11 +1,11 @@
-"""What a report knows, typed: Analysis -> Experiments (a dataset with a backbone) -> Rows (strategies) and Pairs of them.
+"""What a report knows, typed: Analysis -> Experiment (dataset and backbone) -> Row (a strategy), Pair of two.
 
     analysis = analyse("runs/")                          # report/analysis.py makes it
     row = analysis.experiments[0].best                   # a Row; row.test.mean, row.test.low, row.test.high
     analysis.experiments[0].pair("LP-FT", "FT").verdict  # "better"
 
-Nothing is computed here. Rows, and every mapping by strategy, stand in the order of the strategies. A number that is
-not known is nan. Standard library only."""
+Nothing is computed here. Rows, and every mapping by strategy, stand in the order of the strategies. A number
+that is not known is nan. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPPOSITE = {"better": "worse", "worse": "better"}
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean over runs of a metric. over: '1 of 2 labels' where the mean over classes or labels lacks some, else ''."""
+    """The mean over runs of a metric. over: '1 of 2 labels' where the mean over them lacks some, or ''."""
 
     mean: float = NAN
     sd: float = NAN  # over runs, ddof 1; nan with one run
@@ -77,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two strategies on the same test images, a minus b. A test that was left out is None: pair_notes say why."""
+    """Two strategies on the same test images, a minus b. A test that is left out is None (see pair_notes)."""
 
     a: str
     b: str

@@ -236,8 +236,8 @@ class HardImage:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A dataset with a backbone."""
+class Design:
+    """What is known of an experiment before its results: what was compared, on what, how it was run."""
 
     data: str
     arch: str
@@ -254,7 +254,6 @@ class Experiment:
     test_units: int
     named_groups: int  # as the data names them
     largest_group_share: float  # of what was tested
-    compared_groups: int  # those of the ranked strategies' runs
     seeds: list[int]
     folds: list[int]
     planned: Planned
@@ -270,16 +269,25 @@ class Experiment:
     environment: dict[str, str]
     commands: list[str]
     threshold_rule: str
+    differ: list[str]  # settings in which the runs differ and must not
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.data, self.arch
+
+
+@dataclass(frozen=True)
+class Experiment(Design):
+    """A dataset with a backbone: its design and what came out."""
+
     rows: list[Row]
     pairs: list[Pair]
     pair_notes: list[str]
-    differ: list[str]  # settings in which the runs differ and must not
+    compared_groups: int  # those of the ranked strategies' runs
     notes: list[str]
     verdict: str
     curves: dict[str, list[EpochPoint]] = field(default_factory=dict)  # by strategy, as the next four
-    confusion: dict[str, list[list[int]]] = field(
-        default_factory=dict
-    )  # rows true, columns called; runs added up
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)  # rows true, columns called; all runs
     roc: dict[str, list[Curve]] = field(default_factory=dict)
     pr: dict[str, list[Curve]] = field(default_factory=dict)
     calibration: dict[str, Calibration] = field(default_factory=dict)
@@ -287,10 +295,6 @@ class Experiment:
     layer_rates: LayerRates | None = None
     hardest: list[HardImage] = field(default_factory=list)
     gradcam: bool = False  # whether figures/ holds a Grad-CAM panel of it
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.data, self.arch
 
     @property
     def best(self) -> Row | None:
@@ -301,12 +305,17 @@ class Experiment:
 
     def pair(self, a: str, b: str) -> Pair | None:
         """a minus b, whichever way round it was computed."""
-        for pair in self.pairs:
-            if (pair.a, pair.b) == (a, b):
-                return pair
-            if (pair.a, pair.b) == (b, a):
-                return pair.turned()
-        return None
+        return pair_of(self.pairs, a, b)
+
+
+def pair_of(pairs: list[Pair], a: str, b: str) -> Pair | None:
+    """a minus b out of these, whichever way round it was computed."""
+    for pair in pairs:
+        if (pair.a, pair.b) == (a, b):
+            return pair
+        if (pair.a, pair.b) == (b, a):
+            return pair.turned()
+    return None
 
 
 @dataclass(frozen=True)

@@ -207,8 +207,9 @@ class Threshold:
 
 @dataclass(frozen=True)
 class LayerRates:
-    """Auto-RGN's learning rates, mean over runs: rate[layer][epoch]."""
+    """The learning rates that a strategy gave the layers, mean over runs: rate[layer][epoch]."""
 
+    strategy: str
     layers: list[str]
     blocks: list[str]  # the block of each layer
     epochs: list[int]

@@ -177,15 +177,15 @@ def sweep(row, seed):
                 estimates[a] - estimates[b], values[a] - values[b], drawn, (-1, 1), difference=True
             )
             p["old"][a, b], low, high = old_rule(values[a] - values[b])
-            p["new"][a, b] = ours["p"]
+            p["new"][a, b] = ours.p
             if a < STRATEGIES:
                 holds["old", "pair"].append(low <= 0 <= high)
-                holds["new", "pair"].append(not (ours["low"] > 0 or ours["high"] < 0))
+                holds["new", "pair"].append(not (ours.low > 0 or ours.high < 0))
     for s in range(STRATEGIES):
         _, low, high = old_rule(values[s])
         holds["old", "single"].append(low <= row.truth <= high)
         ours = stats.group_t(estimates[s], values[s], drawn, (0, 1))
-        holds["new", "single"].append(ours["low"] <= row.truth <= ours["high"])
+        holds["new", "single"].append(ours.low <= row.truth <= ours.high)
     found = {key: np.mean(all_of_it) for key, all_of_it in holds.items()}
     for rule, of_pair in p.items():
         equal = [value for (a, _), value in of_pair.items() if a < STRATEGIES]
@@ -201,7 +201,7 @@ def sweep(row, seed):
         weights = drawn_with_replacement(len(image), rng)
         estimate, values = resampled(row, scores[0], ill, image, weights)
         ours = stats.group_t([estimate], [values], [(0, len(image))], (0, 1))
-        found["new", "images"] = float(ours["low"] <= row.truth <= ours["high"])
+        found["new", "images"] = float(ours.low <= row.truth <= ours.high)
     return found
 
 

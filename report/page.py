@@ -426,11 +426,11 @@ def pair_table(block: dict) -> Html:
         rows.append([f"{pair['a']} − {pair['b']}", td(f"{SYMBOL[pair['verdict']]} {pair['verdict']}",
             class_=f"words verdict-{pair['verdict'].replace(' ', '-')}"), whole(pair["runs"]), change(pair),
             p_value(pair["p_bootstrap"]), p_value(pair["p_holm"]),
-            f"{mcnemar['only_a']} / {mcnemar['only_b']}" if mcnemar else LEFT_OUT,
-            p_value(mcnemar["p"]) if mcnemar else LEFT_OUT, change(delong) if delong else LEFT_OUT,
-            p_value(delong["p"]) if delong else LEFT_OUT,
-            f"{number(t['t'], 2)} ({whole(t['df'])})" if t else LEFT_OUT, p_value(t["p"]) if t else LEFT_OUT,
-            f"{short(w['statistic'])} ({w['n']})" if w else LEFT_OUT, p_value(w["p"]) if w else LEFT_OUT]
+            f"{mcnemar.only_a} / {mcnemar.only_b}" if mcnemar else LEFT_OUT,
+            p_value(mcnemar.p) if mcnemar else LEFT_OUT, change(vars(delong)) if delong else LEFT_OUT,
+            p_value(delong.p) if delong else LEFT_OUT,
+            f"{number(t.t, 2)} ({whole(t.df)})" if t else LEFT_OUT, p_value(t.p) if t else LEFT_OUT,
+            f"{short(w.statistic)} ({w.n})" if w else LEFT_OUT, p_value(w.p) if w else LEFT_OUT]
             )  # fmt: skip
     columns = ["Pair", "Verdict", "Runs", "Difference [95 %]", "p", "p, Holm", "A / B", "p",
         "AUROC difference", "p", "t (df)", "p", "W (n)", "p"]  # fmt: skip

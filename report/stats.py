@@ -4,19 +4,20 @@
 >>> scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]] * 60)
 >>> labels, patient = np.array([0, 1, 1, 1] * 60), np.repeat(np.arange(60), 4)
 >>> values = bootstrap_values("multiclass", "auroc", scores, labels, patient, weights)
->>> round(group_t([1.0], [values], [(0, 60)], (0, 1))["low"], 3)  # no resample is below 1, the truth may be
+>>> round(group_t([1.0], [values], [(0, 60)], (0, 1)).low, 3)  # no resample is below 1, the truth may be
 0.937
->>> mcnemar(np.array([True] * 8 + [False]), np.array([False] * 8 + [True]))["p"]
+>>> mcnemar(np.array([True] * 8 + [False]), np.array([False] * 8 + [True])).p
 0.0390625
 
 Metrics of a resample are those of metrics.py on the rows as drawn. A statistic without its cases is nan, never
-0 or 1, and "reason" says why. A p is two-sided. All is computed in float64. Needs numpy only; copy this file
+0 or 1, and reason says why. A p is two-sided. All is computed in float64. Needs numpy only; copy this file
 alone.
 """
 
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -129,6 +130,18 @@ def bootstrap_pr(
     return values
 
 
+@dataclass(frozen=True)
+class GroupT:
+    """What group_t finds. estimate: the mean over runs, or their mean difference; p is nan but of a difference."""
+
+    estimate: float = NAN
+    standard_error: float = NAN
+    df: float = NAN
+    low: float = NAN
+    high: float = NAN
+    p: float = NAN
+
+
 def group_t(
     estimates: Sequence[float],
     values: Sequence[np.ndarray],
@@ -137,14 +150,13 @@ def group_t(
     *,
     difference: bool = False,
     level: float = 0.95,
-) -> dict:
+) -> GroupT:
     """A metric's mean over runs with its interval, or that of a paired difference with its test, by a t distribution
     around a bootstrap over groups. The percentiles of that bootstrap know nothing of how uncertain the spread of few
     groups is: of eight equal strategies on six patients they separated two in more than half of the sweeps.
     estimates: (R,) the value of each run; a nan is left out. values: (R, B) its bootstrap values. drawn: (R,) of
     (stratum, G): runs of one stratum share their draws of G groups (the seeds of a fold), other strata are independent
-    (folds). bounds: the smallest and largest possible value. Returns {"estimate", "standard_error", "df", "low",
-    "high", "p"}.
+    (folds). bounds: the smallest and largest possible value.
     Standard error: the variance of a bootstrap of G groups is (G - 1) / G too small (Davison and Hinkley 1997, section
     2.3); those of strata add up. Degrees of freedom: G - 1, added up over strata, and fewer where the variance of some
     outweighs the others' (Welch 1947; capped by the sum). A difference: estimate +- t x standard error, cut to bounds,
@@ -157,10 +169,9 @@ def group_t(
         raise ValueError(f"level must be in (0, 1), got {level}")
     estimates = np.asarray(estimates, np.float64)
     runs = np.flatnonzero(~np.isnan(estimates))
-    result = dict.fromkeys(("estimate", "standard_error", "df", "low", "high", "p"), NAN)
     if not len(runs):
-        return result
-    result["estimate"] = estimate = float(estimates[runs].mean())
+        return GroupT()
+    estimate = float(estimates[runs].mean())
     strata: dict[tuple[int, int], list[np.ndarray]] = {}
     for run in runs:
         strata.setdefault(tuple(drawn[run]), []).append(np.asarray(values[run], np.float64))
@@ -170,26 +181,24 @@ def group_t(
             mean = _mean(np.stack(inside, axis=1)) * (len(inside) / len(runs))
         defined = mean[~np.isnan(mean)]
         if groups < 2 or not len(defined) or 2 * len(defined) < len(mean):
-            return result
+            return GroupT(estimate)
         variances.append(float(defined.var()) * groups / (groups - 1))
     free = np.array([groups - 1 for _, groups in strata])
     df, error = float(free.sum()), math.sqrt(sum(variances))
     if error <= CONSTANT:
-        result |= {"standard_error": 0.0, "df": df}
         if difference:
-            return result | {"p": 1.0}
+            return GroupT(estimate, 0.0, df, p=1.0)
         t = student_t_quantile((1 + level) / 2, df)
         low, high = _wilson(estimate, bounds, sum(groups for _, groups in strata), t)
-        return result | {"low": low, "high": high}
+        return GroupT(estimate, 0.0, df, low, high)
     share = np.array(variances) / sum(variances)
     df = min(df, float(1 / (share**2 / (free + 2)).sum()) - 2)
-    result |= {"standard_error": error, "df": df}
     t = student_t_quantile((1 + level) / 2, df)
     if difference:
         low, high = max(bounds[0], estimate - t * error), min(bounds[1], estimate + t * error)
-        return result | {"low": low, "high": high, "p": 2 * student_t_sf(abs(estimate) / error, df)}
+        return GroupT(estimate, error, df, low, high, p=2 * student_t_sf(abs(estimate) / error, df))
     low, high = _logit_interval(estimate, error, bounds, t)
-    return result | {"low": low, "high": high}
+    return GroupT(estimate, error, df, low, high)
 
 
 def _logit_interval(estimate, error, bounds, t):
@@ -408,10 +417,20 @@ def _chunks(weights, floats_per_resample) -> Iterator[np.ndarray]:
 # ---- paired tests on the same images ----
 
 
-def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> dict:
+@dataclass(frozen=True)
+class McNemar:
+    """only_a, only_b: how many images only one gets right. method: "exact binomial" or "chi-square, ..."."""
+
+    only_a: int
+    only_b: int
+    statistic: float
+    p: float
+    method: str
+
+
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> McNemar:
     """McNemar's test of two classifiers on the same images (McNemar 1947). right_a, right_b: (N,) bool,
-    whether each is right. Returns {"only_a", "only_b": images that only one gets right, "statistic", "p",
-    "method"}. Below 25 discordant pairs the exact binomial test, its statistic the smaller of the two counts;
+    whether each is right. Below 25 discordant pairs the exact binomial test, its statistic the smaller of the two counts;
     from there chi-square with 1 degree of freedom, (|only_a - only_b| - 1)^2 / (only_a + only_b) (Edwards
     1948), 0 where the counts are equal. Without a discordant pair p is 1. It takes images to be independent.
     ValueError on other shapes or dtypes."""
@@ -428,39 +447,51 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> dict:
     else:
         statistic, method = max(abs(only_a - only_b) - 1, 0) ** 2 / n, "chi-square, continuity corrected"
         p = chi2_sf(statistic, 1)
-    return {"only_a": only_a, "only_b": only_b, "statistic": statistic, "p": p, "method": method}
+    return McNemar(only_a, only_b, statistic, p=p, method=method)
 
 
-def delong(scores_a: np.ndarray, scores_b: np.ndarray, positive: np.ndarray) -> dict:
+@dataclass(frozen=True)
+class DeLong:
+    """Two AUROCs, a minus b; low, high: the 95 % normal interval of the difference. reason: why p is nan."""
+
+    auroc_a: float = NAN
+    auroc_b: float = NAN
+    difference: float = NAN
+    standard_error: float = NAN
+    low: float = NAN
+    high: float = NAN
+    z: float = NAN
+    p: float = NAN
+    reason: str = ""
+
+
+def delong(scores_a: np.ndarray, scores_b: np.ndarray, positive: np.ndarray) -> DeLong:
     """The difference of two AUROCs on the same images (DeLong et al. 1988), by midranks (Sun and Xu 2014).
-    scores_a, scores_b: (N,) float, any monotone score. positive: (N,) bool. Returns {"auroc_a", "auroc_b",
-    "difference": a - b, "standard_error", "low", "high": 95 % normal interval of the difference, "z", "p"}.
-    It takes images to be independent. With variance 0 (identical scores, two AUROCs of 1) p is 1 where the
+    scores_a, scores_b: (N,) float, any monotone score. positive: (N,) bool. It takes images to be independent. With variance 0 (identical scores, two AUROCs of 1) p is 1 where the
     difference is 0 and nan where it is not; without two positives and two negatives there is no variance;
-    "reason" says so. ValueError on other shapes, non-finite scores."""
+    reason says so. ValueError on other shapes, non-finite scores."""
     scores_a, scores_b = np.asarray(scores_a, np.float64), np.asarray(scores_b, np.float64)
     positive = np.asarray(positive)
     for scores in (scores_a, scores_b):
         _check_positive(positive, scores)
-    keys = ("auroc_a", "auroc_b", "difference", "standard_error", "low", "high", "z", "p")
-    result = dict.fromkeys(keys, NAN)
     m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
-        return result | {"reason": f"needs both classes: {m} positives, {n} negatives"}
+        return DeLong(reason=f"needs both classes: {m} positives, {n} negatives")
     # Integers: twice the negatives that a positive beats, twice the positives that a negative loses to. So
     # an AUROC is correctly rounded, and a variance of 0 is exactly 0.
     (won_a, lost_a), (won_b, lost_b) = (_twice_placements(s, positive) for s in (scores_a, scores_b))
-    result["auroc_a"], result["auroc_b"] = (float(won.sum() / (2 * m * n)) for won in (won_a, won_b))
-    difference = result["difference"] = float((won_a - won_b).sum() / (2 * m * n))
+    difference = float((won_a - won_b).sum() / (2 * m * n))
+    found = DeLong(float(won_a.sum() / (2 * m * n)), float(won_b.sum() / (2 * m * n)), difference)
     if m < 2 or n < 2:
-        return result | {"reason": f"no variance from {m} positives and {n} negatives: needs two of each"}
+        return replace(found, reason=f"no variance from {m} positives and {n} negatives: needs two of each")
     variance = (won_a - won_b).var(ddof=1) / (4 * n * n * m) + (lost_a - lost_b).var(ddof=1) / (4 * m * m * n)
-    error = result["standard_error"] = math.sqrt(variance)
+    error = math.sqrt(variance)
+    found = replace(found, standard_error=error)
     if not variance and difference:
-        return result | {"reason": "the variance is 0: every image speaks for the same difference"}
+        return replace(found, reason="the variance is 0: every image speaks for the same difference")
     z = difference / error if variance else 0.0
     low, high = difference - NORMAL_975 * error, difference + NORMAL_975 * error
-    return result | {"low": low, "high": high, "z": z, "p": 2 * normal_sf(abs(z))}
+    return replace(found, low=low, high=high, z=z, p=2 * normal_sf(abs(z)))
 
 
 def _twice_placements(scores, positive):
@@ -495,71 +526,83 @@ def holm(p: np.ndarray) -> np.ndarray:
 # ---- paired tests over folds, seeds or datasets ----
 
 
-def corrected_resampled_t(differences: np.ndarray, test_share: float) -> dict:
+@dataclass(frozen=True)
+class ResampledT:
+    """mean and sd (ddof 1) of n differences; low, high: the 95 % interval of the mean. reason: why p is nan."""
+
+    mean: float
+    sd: float
+    n: int
+    df: int
+    t: float = NAN
+    p: float = NAN
+    low: float = NAN
+    high: float = NAN
+    reason: str = ""
+
+
+def corrected_resampled_t(differences: np.ndarray, test_share: float) -> ResampledT:
     """The corrected resampled t test over folds or splits (Nadeau and Bengio 2003, section 3): the training
     sets overlap, so the variance of the mean is (1/n + n_test/n_train) s^2 and not s^2/n. differences: (n,)
-    float, one paired difference per fold. test_share: n_test/n_train > 0 (1/4 for five folds). Returns
-    {"mean", "sd": with ddof=1, "t", "df", "p", "low", "high": 95 % interval, "n"}, and "reason" where p is
-    nan: fewer than two folds, or folds that all have the same difference (up to rounding) other than 0; if
+    float, one paired difference per fold. test_share: n_test/n_train > 0 (1/4 for five folds). p is nan with
+    fewer than two folds, and where all have the same difference (up to rounding) other than 0; if
     all are 0, p is 1. ValueError on a difference or share that is not finite, or a share not above 0."""
     d = _check_differences(differences)
     if not 0 < test_share < math.inf:
         raise ValueError(f"test_share must be n_test / n_train, above 0, got {test_share}")
     n = len(d)
-    result = {
-        "mean": float(d.mean()) if n else NAN,
-        "sd": float(d.std(ddof=1)) if n > 1 else NAN,
-        "t": NAN,
-        "df": n - 1,
-        "p": NAN,
-        "low": NAN,
-        "high": NAN,
-        "n": n,
-    }
+    mean, sd = float(d.mean()) if n else NAN, float(d.std(ddof=1)) if n > 1 else NAN
+    found = ResampledT(mean, sd, n, df=n - 1)
     if n < 2:
-        return result | {"reason": f"needs at least two differences, got {n}"}
+        return replace(found, reason=f"needs at least two differences, got {n}")
     if np.ptp(d) <= 1e-12 * np.abs(d).max():
         if d.any():
-            return result | {"sd": 0.0, "reason": "all differences are the same: their variance is 0"}
-        return result | {"t": 0.0, "p": 1.0, "low": 0.0, "high": 0.0}
-    error = result["sd"] * math.sqrt(1 / n + test_share)
-    t, reach = result["mean"] / error, student_t_quantile(0.975, n - 1) * error
+            return replace(found, sd=0.0, reason="all differences are the same: their variance is 0")
+        return replace(found, t=0.0, p=1.0, low=0.0, high=0.0)
+    error = sd * math.sqrt(1 / n + test_share)
+    t, reach = mean / error, student_t_quantile(0.975, n - 1) * error
     p = 2 * student_t_sf(abs(t), n - 1)
-    return result | {"t": t, "p": p, "low": result["mean"] - reach, "high": result["mean"] + reach}
+    return replace(found, t=t, p=p, low=mean - reach, high=mean + reach)
 
 
-def wilcoxon(differences: np.ndarray) -> dict:
+@dataclass(frozen=True)
+class Wilcoxon:
+    """n: differences other than 0. statistic: the smaller of the two rank sums, ties sharing their mean rank.
+    method: "exact", "normal approximation" or "none". smallest_p: 2 / 2^n, what n differences of one sign give.
+    reason: why p is nan."""
+
+    n: int
+    statistic: float
+    smallest_p: float
+    p: float = NAN
+    method: str = "none"
+    reason: str = ""
+
+
+def wilcoxon(differences: np.ndarray) -> Wilcoxon:
     """Wilcoxon's signed-rank test (Wilcoxon 1945). differences: (N,) float; zeros are dropped, and what
-    agrees to 12 digits of the largest counts as equal, for 0.9 - 0.8 is not 0.8 - 0.7 in floats. Returns
-    {"n": differences other than 0, "statistic": the smaller of the two rank sums, ties sharing their mean
-    rank, "p", "method", "smallest_p": 2 / 2^n, what n differences of one sign give}. Up to n = 50 p is exact:
-    all 2^n signs of the given ranks, ties included, are counted; beyond, the normal approximation with the
-    variance corrected for ties, without continuity correction. Below n = 6 it cannot reach 0.05: p is nan,
-    and "reason" says so. ValueError on a difference that is not finite."""
+    agrees to 12 digits of the largest counts as equal, for 0.9 - 0.8 is not 0.8 - 0.7 in floats. Up to n = 50
+    p is exact: all 2^n signs of the given ranks, ties included, are counted; beyond, the normal approximation
+    with the variance corrected for ties, without continuity correction. Below n = 6 it cannot reach 0.05: p is
+    nan, and reason says so. ValueError on a difference that is not finite."""
     d = _check_differences(differences)
     d = np.round(d / np.abs(d).max(), 12) if d.any() else d[:0]
     d = d[d != 0]
     n, twice = len(d), _twice_midranks(np.abs(d))
     total, positive = int(twice.sum()), int(twice[d > 0].sum())
     smaller = min(positive, total - positive)  # twice the statistic: an integer even with ties
-    result = {
-        "n": n,
-        "statistic": smaller / 2,
-        "p": NAN,
-        "method": "none",
-        "smallest_p": min(1.0, 2.0 / 2**n),
-    }
+    found = Wilcoxon(n, smaller / 2, smallest_p=min(1.0, 2.0 / 2**n))
     if n == 0:
-        return result | {"reason": "no difference"}
+        return replace(found, reason="no difference")
     if n < FEWEST_WILCOXON_PAIRS:
-        return result | {"reason": f"with {n} pairs the smallest p is {result['smallest_p']:g}, above 0.05"}
+        return replace(found, reason=f"with {n} pairs the smallest p is {found.smallest_p:g}, above 0.05")
     if n <= EXACT_WILCOXON_UP_TO:
         at_most = int(_subset_sums(twice)[: smaller + 1].sum())
-        return result | {"p": min(1.0, 2 * at_most / 2**n), "method": "exact"}
+        return replace(found, p=min(1.0, 2 * at_most / 2**n), method="exact")
     ties = np.unique(twice, return_counts=True)[1].astype(np.float64)
     variance = n * (n + 1) * (2 * n + 1) / 24 - (ties**3 - ties).sum() / 48
     z = (smaller / 2 - n * (n + 1) / 4) / math.sqrt(variance)
-    return result | {"p": 2 * normal_sf(abs(z)), "method": "normal approximation"}
+    return replace(found, p=2 * normal_sf(abs(z)), method="normal approximation")
 
 
 def _subset_sums(parts):
@@ -595,27 +638,38 @@ def average_ranks(table: np.ndarray, higher_is_better: bool = True) -> np.ndarra
     return each.mean(0)
 
 
-def friedman(table: np.ndarray, higher_is_better: bool = True) -> dict:
-    """Whether k methods differ over N datasets (Demsar 2006, section 3.2.2). table: (N, k) as in ranks.
-    Returns {"chi2": Friedman's statistic as printed there, without a correction for ties, "df": k - 1, "p",
-    "f": Iman and Davenport's (1980), the less conservative, "f_df": (k - 1, (k - 1)(N - 1)), "f_p",
-    "average_ranks": (k,) array}. All tied: chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. With one
-    dataset or one method both p are nan, and "reason" says so. ValueError as in ranks, and without a
-    dataset."""
+@dataclass(frozen=True, eq=False)
+class Friedman:
+    """average_ranks: (k,) float64. df: k - 1. f_df: (k - 1, (k - 1)(N - 1)). chi2: Friedman's statistic without a
+    correction for ties. f, f_p: Iman and Davenport's (1980), the less conservative. reason: why p and f_p are nan."""
+
+    average_ranks: np.ndarray
+    df: int
+    f_df: tuple[int, int]
+    chi2: float = NAN
+    p: float = NAN
+    f: float = NAN
+    f_p: float = NAN
+    reason: str = ""
+
+
+def friedman(table: np.ndarray, higher_is_better: bool = True) -> Friedman:
+    """Whether k methods differ over N datasets (Demsar 2006, section 3.2.2). table: (N, k) as in ranks. All tied:
+    chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. With one dataset or one method both p are nan, and
+    reason says so. ValueError as in ranks, and without a dataset."""
     mean_ranks = average_ranks(table, higher_is_better)
     n, k = np.shape(table)
     f_df = (k - 1, (k - 1) * (n - 1))
-    result = {"chi2": NAN, "df": k - 1, "p": NAN, "f": NAN, "f_df": f_df, "f_p": NAN}
-    result["average_ranks"] = mean_ranks
+    found = Friedman(mean_ranks, k - 1, f_df)
     if n < 2 or k < 2:
-        return result | {"reason": f"needs two datasets and two methods, got {n} and {k}"}
+        return replace(found, reason=f"needs two datasets and two methods, got {n} and {k}")
     # 12 N / (k (k + 1)) (sum of R_j^2 - k (k + 1)^2 / 4), its numerator an integer in twice the rank sums: so
     # that perfect agreement, chi2 = N (k - 1), is seen as such.
     twice_sums = [round(s) for s in 2 * n * mean_ranks]
     numerator, denominator = 3 * (sum(s * s for s in twice_sums) - k * (n * (k + 1)) ** 2), n * k * (k + 1)
     chi2, left = numerator / denominator, n * (k - 1) * denominator - numerator
     f = (n - 1) * numerator / left if left else math.inf
-    return result | {"chi2": chi2, "p": chi2_sf(chi2, k - 1), "f": f, "f_p": f_sf(f, *f_df)}
+    return replace(found, chi2=chi2, p=chi2_sf(chi2, k - 1), f=f, f_p=f_sf(f, *f_df))
 
 
 def nemenyi_cd(k: int, n: int, alpha: float = 0.05) -> float:

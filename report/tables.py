@@ -211,7 +211,7 @@ def tex_budget(block: dict, slug: str) -> str:
 def tex_pairs(block: dict, slug: str, where: str) -> str:
     rows = []
     for p in block["pairs"]:
-        tests = [p_value(p[k]["p"]) if p[k] else LEFT_OUT for k in ("mcnemar", "delong", "t", "wilcoxon")]
+        tests = [p_value(p[k].p) if p[k] else LEFT_OUT for k in ("mcnemar", "delong", "t", "wilcoxon")]
         rows.append([tex(f"{p['a']} − {p['b']}"), tex(change(p)), tex(p_value(p["p_bootstrap"])),
             tex(p_value(p["p_holm"])), *map(tex, tests), tex(p["verdict"])])  # fmt: skip
     caption = (

@@ -314,9 +314,9 @@ def budget_row(row: dict) -> list[str]:
 def friedman_line(across: dict) -> str:
     f = across["friedman"]
     line = (
-        f"Friedman over {several(len(across['datasets']), 'row')}: chi² = {number(f['chi2'], 2)} "
-        f"({whole(f['df'])} df), p = {p_value(f['p'])}; Iman-Davenport F = {number(f['f'], 2)}, p = "
-        f"{p_value(f['f_p'])}. "
+        f"Friedman over {several(len(across['datasets']), 'row')}: chi² = {number(f.chi2, 2)} "
+        f"({whole(f.df)} df), p = {p_value(f.p)}; Iman-Davenport F = {number(f.f, 2)}, p = "
+        f"{p_value(f.f_p)}. "
     ).replace("p = <", "p < ")
     if known(across["cd"]):
         cliques = "; ".join(", ".join(c) for c in across["cliques"]) or "none"

@@ -12,9 +12,10 @@ import subprocess
 import zlib
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
-from report import methods, page, tables, wording
+from report import methods, page, stats, tables, wording
 
 NAN = math.nan
 ORDER = wording.ORDER
@@ -68,9 +69,9 @@ def make_pair(rows, i, j, *, full):
     p = 0.0004 if j - i > 4 else 0.2 / (j - i) ** 2
     return {"a": rows[i]["strategy"], "b": rows[j]["strategy"], "runs": 3, "difference": d, "low": d - 0.026,
         "high": d + 0.026, "p_bootstrap": p / 4, "p_holm": p, "verdict": verdict,
-        "mcnemar": {"only_a": 14, "only_b": 9, "p": 0.405, "method": "exact"} if full else None,
-        "delong": {"difference": d, "low": d - 0.02, "high": d + 0.02, "p": 0.013} if full else None,
-        "t": {"t": 1.23, "df": 2, "p": 0.34, "low": -0.05, "high": 0.07, "n": 3} if full else None,
+        "mcnemar": stats.McNemar(14, 9, 9.0, p=0.405, method="exact binomial") if full else None,
+        "delong": stats.DeLong(difference=d, low=d - 0.02, high=d + 0.02, p=0.013) if full else None,
+        "t": stats.ResampledT(0.01, 0.01, 3, df=2, t=1.23, p=0.34, low=-0.05, high=0.07) if full else None,
         "wilcoxon": None}  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def make_across(blocks):
     return {"datasets": [f"{b['data']}, {b['arch']}" for b in blocks], "strategies": names, "table": table,
         "ranks": [[float(i + 1) for i in range(k)] for _ in blocks],
         "average_ranks": {s: i + 1.0 for i, s in enumerate(names)},
-        "friedman": {"chi2": 12.5, "df": k - 1, "p": 0.085, "f": 3.2, "f_df": [k - 1.0, 14.0], "f_p": 0.0004},
+        "friedman": stats.Friedman(np.ones(k), k - 1, (k - 1, 14), chi2=12.5, p=0.085, f=3.2, f_p=0.0004),
         "cd": 6.06, "alpha": 0.05, "cliques": [names[:5], names[2:]], "pairs": [{"a": "FT", "b": s,
         "n": len(blocks), "p": NAN, "p_holm": NAN, "note": "with 3 rows Wilcoxon cannot fall below 0.25"}
         for s in names[1:]], "beats_ft": [{"strategy": s, "better": 1, "of": 3, "separable": 0,

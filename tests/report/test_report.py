@@ -328,7 +328,7 @@ def test_a_pair_is_paired_and_counts_what_only_one_has_right(tmp_path, rng):
     )
     assert turned["verdict"] == "worse"
     kept = block["pairs"][0]
-    assert (kept["mcnemar"]["only_a"], kept["mcnemar"]["only_b"]) == ((b & ~a).sum(), (a & ~b).sum())
+    assert (kept["mcnemar"].only_a, kept["mcnemar"].only_b) == ((b & ~a).sum(), (a & ~b).sum())
     assert block["verdict"].startswith(f"LP-FT has the highest accuracy, {a.mean():.3f} [")
     assert "better than FT by" in block["verdict"] and "One run each" in block["verdict"]
 
@@ -345,7 +345,7 @@ def test_two_strategies_with_the_same_predictions_are_not_separable_and_nothing_
     block = analysis.analyse(tmp_path)["blocks"][0]
     pair = block["pairs"][0]
     assert (pair["difference"], pair["p_bootstrap"]) == (0, 1) and math.isnan(pair["low"])
-    assert pair["mcnemar"]["p"] == 1 and pair["t"]["p"] == 1 and pair["verdict"] == "not separable"
+    assert pair["mcnemar"].p == 1 and pair["t"].p == 1 and pair["verdict"] == "not separable"
     assert "No strategy is separable from FT at n = 1,000 patients" in block["verdict"]
 
 
@@ -383,7 +383,7 @@ def test_over_five_folds_the_t_test_is_corrected_and_wilcoxon_is_left_out_with_i
     t = np.mean(differences) / math.sqrt(
         (1 / 5 + 50 / 200) * np.var(differences, ddof=1)
     )  # Nadeau and Bengio 2003
-    assert pair["t"]["t"] == pytest.approx(t, rel=1e-12) and pair["t"]["df"] == 4 and pair["wilcoxon"] is None
+    assert pair["t"].t == pytest.approx(t, rel=1e-12) and pair["t"].df == 4 and pair["wilcoxon"] is None
     notes = " ".join(block["pair_notes"])
     assert "smallest possible p is 0.0625" in notes and "n_test / n_train = 0.25" in notes
     assert block["test_images"] == 250 and pair["runs"] == 10
@@ -406,7 +406,7 @@ def test_with_six_folds_wilcoxon_is_there(tmp_path, rng):
         )
     pair = analysis.analyse(tmp_path)["blocks"][0]["pairs"][0]
     assert (
-        pair["wilcoxon"]["p"] == pytest.approx(2 / 2**6) and pair["wilcoxon"]["n"] == 6
+        pair["wilcoxon"].p == pytest.approx(2 / 2**6) and pair["wilcoxon"].n == 6
     )  # all six differ one way
 
 
@@ -421,7 +421,7 @@ def test_delong_is_there_for_independent_images_and_else_its_reason(tmp_path, rn
         write_run(tmp_path / "grouped", strategy, values, labels, groups=[f"p{k // 2}" for k in range(80)])
     apart = analysis.analyse(tmp_path / "apart")["blocks"][0]
     expected = stats.delong(scores["FT"][:, 1], scores["LP"][:, 1], labels == 1)
-    assert apart["pairs"][0]["delong"]["p"] == pytest.approx(expected["p"], abs=1e-12)
+    assert apart["pairs"][0]["delong"].p == pytest.approx(expected.p, abs=1e-12)
     grouped = analysis.analyse(tmp_path / "grouped")["blocks"][0]
     assert grouped["pairs"][0]["delong"] is None
     assert any("DeLong: left out, it needs independent images" in note for note in grouped["pair_notes"])
@@ -1081,7 +1081,7 @@ def test_ranks_over_blocks_are_those_worked_by_hand(tmp_path, rng):
     across = analysis.analyse(tmp_path)["across"]
     assert across["ranks"] == [[2, 1, 3], [3, 2, 1], [2, 1, 3], [1, 2, 3]]
     assert across["average_ranks"] == {"FT": 2.0, "LP-FT": 1.5, "Auto-RGN": 2.5}
-    assert across["friedman"]["chi2"] == pytest.approx(
+    assert across["friedman"].chi2 == pytest.approx(
         12 * 4 / (3 * 4) * (4 + 2.25 + 6.25 - 3 * 16 / 4), abs=1e-12
     )
     assert across["cd"] == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 4)), abs=1e-9)
@@ -1591,9 +1591,9 @@ def test_the_verdict_says_where_another_training_might_turn_it(tmp_path, rng):
     )
     block = analysis.analyse(tmp_path)["blocks"][0]
     pair = pair_of(block, "LP", "FT")
-    assert pair["verdict"] == "better" and pair["t"]["p"] > 0.05
+    assert pair["verdict"] == "better" and pair["t"].p > 0.05
     assert (
-        f"the corrected t-test over folds does not confirm that it is better than FT (p = {pair['t']['p']:.3f})"
+        f"the corrected t-test over folds does not confirm that it is better than FT (p = {pair['t'].p:.3f})"
         in block["verdict"]
     )
     assert any("0 of the 1 differences hold" in note for note in block["pair_notes"])
@@ -1612,10 +1612,10 @@ def test_the_verdict_s_doubt_is_of_any_strategy_and_not_of_ft_alone(tmp_path, rn
     differences = np.array([0.36, 0.0, 0.0])
     t = differences.mean() / math.sqrt((1 / 3 + pair_ratio(tmp_path)) * differences.var(ddof=1))
     assert (
-        pair["verdict"] == "better" and pair["t"]["t"] == pytest.approx(t, rel=1e-9) and pair["t"]["p"] > 0.05
+        pair["verdict"] == "better" and pair["t"].t == pytest.approx(t, rel=1e-9) and pair["t"].p > 0.05
     )
-    assert pair_of(block, "FT", "L2-SP")["t"]["p"] < 0.05
-    doubt = f"the corrected t-test over folds does not confirm that it is better than {worse} (p = {pair['t']['p']:.3f})"
+    assert pair_of(block, "FT", "L2-SP")["t"].p < 0.05
+    doubt = f"the corrected t-test over folds does not confirm that it is better than {worse} (p = {pair['t'].p:.3f})"
     assert block["verdict"].startswith("FT has the highest accuracy") and doubt in block["verdict"]
     assert "better than L2-SP (p" not in block["verdict"] and "and L2-SP (p" not in block["verdict"]
 

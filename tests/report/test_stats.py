@@ -255,9 +255,9 @@ def test_a_differences_p_and_interval_are_those_of_t_with_a_degree_of_freedom_le
 ):
     got = stats.group_t([0.11], [0.11 + 0.04 * ONES], [(0, groups)], (-1, 1), difference=True)
     error = 0.04 * math.sqrt(groups / (groups - 1))
-    assert (got["estimate"], got["standard_error"], got["df"]) == close((0.11, error, groups - 1))
-    assert got["p"] == close(2 * scipy_stats.t.sf(0.11 / error, groups - 1))
-    assert (got["low"], got["high"]) == close(scipy_stats.t.interval(0.95, groups - 1, 0.11, error))
+    assert (got.estimate, got.standard_error, got.df) == close((0.11, error, groups - 1))
+    assert got.p == close(2 * scipy_stats.t.sf(0.11 / error, groups - 1))
+    assert (got.low, got.high) == close(scipy_stats.t.interval(0.95, groups - 1, 0.11, error))
 
 
 def test_the_bootstrap_of_a_mean_gives_the_paired_t_test_over_groups(scipy_stats):
@@ -266,8 +266,8 @@ def test_the_bootstrap_of_a_mean_gives_the_paired_t_test_over_groups(scipy_stats
     weights = stats.resample_groups(6, 200_000, seed=1)
     got = stats.group_t([each.mean()], [weights @ each / 6], [(0, 6)], (-1, 1), difference=True)
     expected = scipy_stats.ttest_1samp(each, 0)
-    assert got["standard_error"] == within(each.std(ddof=1) / math.sqrt(6), 0.01)
-    assert (got["p"], got["df"]) == (within(expected.pvalue, 0.03), 5)
+    assert got.standard_error == within(each.std(ddof=1) / math.sqrt(6), 0.01)
+    assert (got.p, got.df) == (within(expected.pvalue, 0.03), 5)
 
 
 def test_folds_are_scaled_by_their_own_groups_and_their_degrees_of_freedom_add_up(scipy_stats):
@@ -278,24 +278,24 @@ def test_folds_are_scaled_by_their_own_groups_and_their_degrees_of_freedom_add_u
     got = stats.group_t([0.1, 0.2, 0.3, 0.0], values, drawn, (-1, 1), difference=True)
     parts = [(0.5 * 0.03) ** 2 * 3 / 2, (0.25 * 0.05) ** 2 * 5 / 4, (0.25 * 0.06) ** 2 * 9 / 8]
     error = math.sqrt(sum(parts))
-    assert (got["estimate"], got["standard_error"]) == close((0.15, error))
+    assert (got.estimate, got.standard_error) == close((0.15, error))
     welch = sum(parts) ** 2 / sum(v**2 / (g - 1 + 2) for v, g in zip(parts, (3, 5, 9))) - 2
-    assert welch < 2 + 4 + 8 and got["df"] == close(welch)
-    assert got["p"] == close(2 * scipy_stats.t.sf(0.15 / error, welch))
+    assert welch < 2 + 4 + 8 and got.df == close(welch)
+    assert got.p == close(2 * scipy_stats.t.sf(0.15 / error, welch))
     alike = stats.group_t(
         [0.1] * 10, [0.03 * ONES] * 10, [(f, 4) for f in range(10)], (-1, 1), difference=True
     )
-    assert alike["df"] == 30 and alike["standard_error"] == close(0.03 * math.sqrt(4 / 3 / 10))
+    assert alike.df == 30 and alike.standard_error == close(0.03 * math.sqrt(4 / 3 / 10))
     one = stats.group_t([0.1] * 3, [0.03 * ONES, 0 * ONES, 0 * ONES], [(f, 4) for f in range(3)], (-1, 1))
-    assert one["df"] == close(3)  # the other two folds say nothing of how sure the spread of the first is
+    assert one.df == close(3)  # the other two folds say nothing of how sure the spread of the first is
 
 
 @pytest.mark.parametrize("estimate", [0.0, 0.25, -0.1])
 @pytest.mark.parametrize("noise", [0.0, 1e-17])
 def test_resamples_that_do_not_vary_prove_no_difference(estimate, noise):
     got = stats.group_t([estimate], [estimate + noise * ONES], [(0, 6)], (-1, 1), difference=True)
-    assert (got["p"], got["standard_error"], got["df"]) == (1, 0, 5)
-    assert np.isnan([got["low"], got["high"]]).all()
+    assert (got.p, got.standard_error, got.df) == (1, 0, 5)
+    assert np.isnan([got.low, got.high]).all()
 
 
 @pytest.mark.parametrize(
@@ -309,10 +309,8 @@ def test_a_levels_interval_is_one_of_t_on_the_logit_scale(scipy_stats, x, bounds
     )
     reach = scipy_stats.t.ppf(0.975, 7) * error / (share * (1 - share))
     ends = [1 / (1 + math.exp(-(math.log(share / (1 - share)) + way * reach))) for way in (-1, 1)]
-    assert (got["low"], got["high"]) == close(
-        tuple(bounds[0] + (bounds[1] - bounds[0]) * end for end in ends)
-    )
-    assert bounds[0] < got["low"] < x < got["high"] < bounds[1] and math.isnan(got["p"])
+    assert (got.low, got.high) == close(tuple(bounds[0] + (bounds[1] - bounds[0]) * end for end in ends))
+    assert bounds[0] < got.low < x < got.high < bounds[1] and math.isnan(got.p)
 
 
 @pytest.mark.parametrize(("right", "groups"), [(1.0, 6), (1.0, 40), (0.0, 10), (0.5, 12)])
@@ -322,14 +320,14 @@ def test_a_level_that_never_varies_has_the_score_interval_of_its_groups(scipy_st
     t = scipy_stats.t.ppf(0.975, groups - 1)
     theta = np.linspace(0, 1, 1_000_001)
     inside = theta[(right - theta) ** 2 <= t**2 * theta * (1 - theta) / groups + 1e-15]
-    assert (got["low"], got["high"]) == close((inside[0], inside[-1]), abs=2e-6)
+    assert (got.low, got.high) == close((inside[0], inside[-1]), abs=2e-6)
 
 
 def test_a_differences_interval_ends_where_the_metric_does():
     got = stats.group_t([0.9], [0.9 + 0.1 * ONES], [(0, 6)], (-1, 1), difference=True)
-    assert got["high"] == 1 and 0.5 < got["low"] < 0.9
+    assert got.high == 1 and 0.5 < got.low < 0.9
     got = stats.group_t([-1.9], [-1.9 + 0.1 * ONES], [(0, 6)], (-2, 2), difference=True)
-    assert got["low"] == -2
+    assert got.low == -2
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -340,8 +338,8 @@ def test_p_is_below_five_percent_exactly_where_the_interval_excludes_no_differen
         drawn = [(f, int(rng.integers(2, 9))) for f in range(folds)]
         values = [rng.normal(0, rng.uniform(0.01, 0.1), 100) for _ in drawn]
         got = stats.group_t([estimate] * folds, values, drawn, (-1, 1), difference=True)
-        excludes = got["low"] > 0 or got["high"] < 0
-        assert excludes == (got["p"] < 0.05)
+        excludes = got.low > 0 or got.high < 0
+        assert excludes == (got.p < 0.05)
         seen.add(excludes)
     assert seen == {True, False}
 
@@ -349,7 +347,7 @@ def test_p_is_below_five_percent_exactly_where_the_interval_excludes_no_differen
 def test_what_is_undefined_stays_so():
     def of(estimates, values, drawn):
         got = stats.group_t(estimates, values, drawn, (-1, 1), difference=True)
-        return got["estimate"], got["standard_error"], got["p"], got["low"]
+        return got.estimate, got.standard_error, got.p, got.low
 
     half, fewer = np.r_[ONES, np.full(200, NAN)], np.r_[ONES, np.full(201, NAN)]
     assert of([0.1], [half], [(0, 2)])[1] == close(math.sqrt(2))  # of what is defined: just half of it
@@ -374,28 +372,28 @@ def discordant(only_a, only_b, both=7, neither=3):
 
 def test_mcnemar_by_hand():
     result = stats.mcnemar(*discordant(1, 9))
-    assert (result["only_a"], result["only_b"], result["statistic"]) == (1, 9, 1)
-    assert result["p"] == close(2 * (1 + 10) / 1024)
-    assert result["method"] == "exact binomial"
+    assert (result.only_a, result.only_b, result.statistic) == (1, 9, 1)
+    assert result.p == close(2 * (1 + 10) / 1024)
+    assert result.method == "exact binomial"
     result = stats.mcnemar(*discordant(30, 10))
-    assert result["statistic"] == close(19**2 / 40)
-    assert result["method"] == "chi-square, continuity corrected"
-    assert stats.mcnemar(*discordant(5, 5))["p"] == 1
-    assert stats.mcnemar(*discordant(20, 20))["p"] == 1
+    assert result.statistic == close(19**2 / 40)
+    assert result.method == "chi-square, continuity corrected"
+    assert stats.mcnemar(*discordant(5, 5)).p == 1
+    assert stats.mcnemar(*discordant(20, 20)).p == 1
     nothing = stats.mcnemar(*discordant(0, 0))
-    assert (nothing["p"], nothing["statistic"], nothing["method"]) == (1, 0, "exact binomial")
+    assert (nothing.p, nothing.statistic, nothing.method) == (1, 0, "exact binomial")
 
 
 @pytest.mark.parametrize("only_a, only_b", [(0, 1), (3, 0), (5, 8), (0, 24), (12, 12), (23, 1)])
 def test_exact_mcnemar_agrees_with_scipy(scipy_stats, only_a, only_b):
     want = scipy_stats.binomtest(only_a, only_a + only_b, 0.5).pvalue
-    assert stats.mcnemar(*discordant(only_a, only_b))["p"] == within(want, 1e-9)
+    assert stats.mcnemar(*discordant(only_a, only_b)).p == within(want, 1e-9)
 
 
 @pytest.mark.parametrize("only_a, only_b", [(0, 25), (12, 13), (40, 20), (300, 200), (1, 999)])
 def test_large_mcnemar_agrees_with_scipy(scipy_stats, only_a, only_b):
     want = scipy_stats.chi2.sf((abs(only_a - only_b) - 1) ** 2 / (only_a + only_b), 1)
-    assert stats.mcnemar(*discordant(only_a, only_b))["p"] == within(want, 1e-9)
+    assert stats.mcnemar(*discordant(only_a, only_b)).p == within(want, 1e-9)
 
 
 def delong_by_placements(scores_a, scores_b, positive):
@@ -423,15 +421,15 @@ def test_delong_agrees_with_placements_over_all_pairs(scipy_stats, seed, ties):
         a, b = np.round(a), np.round(2 * b)
     (auroc_a, auroc_b), error = delong_by_placements(a, b, positive)
     got = stats.delong(a, b, positive)
-    assert (got["auroc_a"], got["auroc_b"]) == close((auroc_a, auroc_b), abs=1e-12)
-    assert (got["auroc_a"], got["auroc_b"]) == close((metrics.auroc(a, positive), metrics.auroc(b, positive)))
-    assert got["difference"] == close(auroc_a - auroc_b, abs=1e-12)
-    assert got["standard_error"] == close(error, abs=1e-12)
-    assert got["z"] == close((auroc_a - auroc_b) / error)
-    assert got["p"] == close(2 * scipy_stats.norm.sf(abs(auroc_a - auroc_b) / error))
+    assert (got.auroc_a, got.auroc_b) == close((auroc_a, auroc_b), abs=1e-12)
+    assert (got.auroc_a, got.auroc_b) == close((metrics.auroc(a, positive), metrics.auroc(b, positive)))
+    assert got.difference == close(auroc_a - auroc_b, abs=1e-12)
+    assert got.standard_error == close(error, abs=1e-12)
+    assert got.z == close((auroc_a - auroc_b) / error)
+    assert got.p == close(2 * scipy_stats.norm.sf(abs(auroc_a - auroc_b) / error))
     low, high = scipy_stats.norm.interval(0.95, auroc_a - auroc_b, error)
-    assert (got["low"], got["high"]) == close((low, high))
-    assert "reason" not in got
+    assert (got.low, got.high) == close((low, high))
+    assert got.reason == ""
 
 
 def test_delong_does_not_change_with_order_scale_or_sides():
@@ -439,11 +437,9 @@ def test_delong_does_not_change_with_order_scale_or_sides():
     positive = rng.random(50) < 0.5
     a, b = rng.random(50), rng.random(50)
     one, other = stats.delong(a, b, positive), stats.delong(b, a, positive)
-    assert (one["z"], one["p"]) == close((-other["z"], other["p"]), abs=1e-14)
+    assert (one.z, one.p) == close((-other.z, other.p), abs=1e-14)
     order = rng.permutation(50)
-    assert stats.delong(np.exp(a)[order], 3 * b[order] - 5, positive[order])["p"] == close(
-        one["p"], abs=1e-14
-    )
+    assert stats.delong(np.exp(a)[order], 3 * b[order] - 5, positive[order]).p == close(one.p, abs=1e-14)
 
 
 # DeLong, DeLong and Clarke-Pearson's own example (1988), the 43 ovarian cancer patients without a missing test: albumin,
@@ -469,7 +465,7 @@ def test_delong_on_the_papers_own_data(column, auroc, estimate, error, low, high
     the numbers, areas and contrasts with the K-G score to four digits, are held against all pairs counted one by one."""
     table = np.array(OVARIAN.split(), float).reshape(-1, 4)
     got = stats.delong(table[:, column], 10 - table[:, 2], table[:, 3] == 1)
-    assert len(table) == 43 and got["auroc_b"] == pytest.approx(0.7258, abs=5e-5)
+    assert len(table) == 43 and got.auroc_b == pytest.approx(0.7258, abs=5e-5)
     published = {
         "auroc_a": auroc,
         "difference": estimate,
@@ -478,8 +474,8 @@ def test_delong_on_the_papers_own_data(column, auroc, estimate, error, low, high
         "high": high,
         "p": p,
     }
-    assert {name: got[name] for name in published} == pytest.approx(published, abs=6e-5)
-    assert got["z"] ** 2 == pytest.approx(chi2, abs=6e-5)
+    assert {name: getattr(got, name) for name in published} == pytest.approx(published, abs=6e-5)
+    assert got.z**2 == pytest.approx(chi2, abs=6e-5)
     areas, counted = delong_by_placements(table[:, column], 10 - table[:, 2], table[:, 3] == 1)
     assert [*areas, counted] == pytest.approx([auroc, 0.7258, error], abs=6e-5)
 
@@ -488,10 +484,10 @@ def test_delong_by_hand():
     # placements of the two positives: a 1 and 1/2, b 1/2 and 1; of the two negatives: a 1 and 1/2, b 1/2, 1
     positive = np.array([True, True, False, False])
     result = stats.delong(np.array([4.0, 2, 1, 3]), np.array([2.0, 4, 3, 1]), positive)
-    assert (result["auroc_a"], result["auroc_b"], result["difference"]) == (0.75, 0.75, 0)
+    assert (result.auroc_a, result.auroc_b, result.difference) == (0.75, 0.75, 0)
     # differences +-1/2 in both classes: variances 1/2, 1/2/2 + 1/2/2 = 1/2
-    assert result["standard_error"] == close(math.sqrt(1 / 2))
-    assert (result["z"], result["p"]) == (0, 1)
+    assert result.standard_error == close(math.sqrt(1 / 2))
+    assert (result.z, result.p) == (0, 1)
 
 
 def test_delong_without_variance():
@@ -499,7 +495,7 @@ def test_delong_without_variance():
     perfect, scores = np.array([5.0, 4, 3, 2, 1]), np.array([5.0, 1, 3, 2, 1])
     for a, b in ((perfect, perfect**2), (scores, scores + 1)):
         result = stats.delong(a, b, positive)
-        assert [result[k] for k in ("difference", "standard_error", "z", "p", "low", "high")] == [
+        assert [getattr(result, k) for k in ("difference", "standard_error", "z", "p", "low", "high")] == [
             0,
             0,
             0,
@@ -508,20 +504,20 @@ def test_delong_without_variance():
             0,
         ]
     result = stats.delong(perfect, -perfect, positive)
-    assert (result["difference"], result["standard_error"]) == (1, 0)
-    assert [result[k] for k in ("z", "p", "low", "high")] == close([NAN] * 4)
-    assert "variance is 0" in result["reason"]
+    assert (result.difference, result.standard_error) == (1, 0)
+    assert [getattr(result, k) for k in ("z", "p", "low", "high")] == close([NAN] * 4)
+    assert "variance is 0" in result.reason
 
 
 def test_delong_without_cases():
     scores = np.arange(4.0)
     for positive in (np.ones(4, bool), np.zeros(4, bool)):
         result = stats.delong(scores, -scores, positive)
-        assert "needs both classes" in result.pop("reason")
-        assert all(math.isnan(value) for value in result.values()) and len(result) == 8
+        assert "needs both classes" in result.reason
+        assert all(math.isnan(value) for value in list(vars(result).values())[:8])
     result = stats.delong(scores, -scores, scores == 3)
-    assert (result["auroc_a"], result["auroc_b"], result["p"]) == close((1, 0, NAN))
-    assert "1 positives and 3 negatives" in result["reason"]
+    assert (result.auroc_a, result.auroc_b, result.p) == close((1, 0, NAN))
+    assert "1 positives and 3 negatives" in result.reason
 
 
 def test_holm_by_hand():
@@ -542,32 +538,32 @@ def test_corrected_resampled_t_by_hand(scipy_stats):
     # five folds: mean 0.03, sum of squares 0.001, s^2 = 0.00025; (1/5 + 1/4) s^2 = 0.0001125
     result = stats.corrected_resampled_t(np.array([0.01, 0.02, 0.03, 0.04, 0.05]), 1 / 4)
     error = math.sqrt(0.0001125)
-    assert (result["n"], result["df"]) == (5, 4)
-    assert (result["mean"], result["sd"], result["t"]) == close((0.03, math.sqrt(0.00025), 0.03 / error))
-    assert result["p"] == close(2 * scipy_stats.t.sf(0.03 / error, 4))
-    assert (result["low"], result["high"]) == close(scipy_stats.t.interval(0.95, 4, 0.03, error))
-    assert "reason" not in result
+    assert (result.n, result.df) == (5, 4)
+    assert (result.mean, result.sd, result.t) == close((0.03, math.sqrt(0.00025), 0.03 / error))
+    assert result.p == close(2 * scipy_stats.t.sf(0.03 / error, 4))
+    assert (result.low, result.high) == close(scipy_stats.t.interval(0.95, 4, 0.03, error))
+    assert result.reason == ""
 
 
 def test_corrected_resampled_t_is_the_paired_t_test_without_the_correction(scipy_stats):
     d = np.random.default_rng(0).normal(-0.5, 1, 12)
     want = scipy_stats.ttest_1samp(d, 0)
     got = stats.corrected_resampled_t(d, 1e-15)
-    assert (got["t"], got["p"]) == close((want.statistic, want.pvalue))
-    assert stats.corrected_resampled_t(d, 0.25)["p"] > got["p"]
+    assert (got.t, got.p) == close((want.statistic, want.pvalue))
+    assert stats.corrected_resampled_t(d, 0.25).p > got.p
 
 
 def test_corrected_resampled_t_without_cases():
     for d in ([], [0.3]):
         result = stats.corrected_resampled_t(np.array(d), 0.25)
-        assert (result["n"], result["p"], result["t"], result["low"]) == close((len(d), NAN, NAN, NAN))
-        assert f"got {len(d)}" in result["reason"]
+        assert (result.n, result.p, result.t, result.low) == close((len(d), NAN, NAN, NAN))
+        assert f"got {len(d)}" in result.reason
     result = stats.corrected_resampled_t(np.zeros(5), 0.25)
-    assert [result[k] for k in ("mean", "t", "p", "low", "high")] == [0, 0, 1, 0, 0]
+    assert [getattr(result, k) for k in ("mean", "t", "p", "low", "high")] == [0, 0, 1, 0, 0]
     for d in ([0.5] * 5, [0.9 - 0.8, 0.8 - 0.7, 0.7 - 0.6]):  # the latter differ by rounding only
         result = stats.corrected_resampled_t(np.array(d), 0.25)
-        assert (result["p"], result["t"], result["sd"]) == close((NAN, NAN, 0))
-        assert "variance is 0" in result["reason"]
+        assert (result.p, result.t, result.sd) == close((NAN, NAN, 0))
+        assert "variance is 0" in result.reason
 
 
 def wilcoxon_by_enumeration(d):
@@ -588,8 +584,8 @@ def test_wilcoxon_with_ties_agrees_with_all_sign_flips(n, seed):
     d = rng.integers(1, 6, n) * rng.choice([-1.0, 1.0, 1.0], n)
     statistic, p = wilcoxon_by_enumeration(d)
     got = stats.wilcoxon(np.r_[d, 0, 0] / 7)
-    assert (got["n"], got["statistic"], got["method"]) == (n, statistic, "exact")
-    assert got["p"] == close(p, abs=1e-14)
+    assert (got.n, got.statistic, got.method) == (n, statistic, "exact")
+    assert got.p == close(p, abs=1e-14)
 
 
 @pytest.mark.parametrize("n", [6, 10, 25, 50])
@@ -597,7 +593,7 @@ def test_exact_wilcoxon_agrees_with_scipy(scipy_stats, n):
     d = np.random.default_rng(n).normal(0.3, 1, n)
     want = scipy_stats.wilcoxon(d, method="exact")
     got = stats.wilcoxon(d)
-    assert (got["statistic"], got["p"], got["method"]) == (want.statistic, within(want.pvalue, 1e-9), "exact")
+    assert (got.statistic, got.p, got.method) == (want.statistic, within(want.pvalue, 1e-9), "exact")
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -608,21 +604,21 @@ def test_wilcoxon_of_many_agrees_with_scipy(scipy_stats, tied):
     assert len(d) > 50
     want = scipy_stats.wilcoxon(d, method="approx", correction=False)
     got = stats.wilcoxon(d)
-    assert (got["statistic"], got["p"]) == (want.statistic, within(want.pvalue, 1e-9))
-    assert got["method"] == "normal approximation"
+    assert (got.statistic, got.p) == (want.statistic, within(want.pvalue, 1e-9))
+    assert got.method == "normal approximation"
 
 
 def test_wilcoxon_of_few():
     five = stats.wilcoxon(np.array([0.1, 0.2, 0.3, 0.4, 0.5]))
-    assert (five["n"], five["p"], five["smallest_p"], five["statistic"]) == close((5, NAN, 0.0625, 0))
-    assert five["reason"] == "with 5 pairs the smallest p is 0.0625, above 0.05"
+    assert (five.n, five.p, five.smallest_p, five.statistic) == close((5, NAN, 0.0625, 0))
+    assert five.reason == "with 5 pairs the smallest p is 0.0625, above 0.05"
     six = stats.wilcoxon(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
-    assert six["p"] == six["smallest_p"] == 2 / 64 and "reason" not in six
-    assert stats.wilcoxon(np.array([0.1, 0, 0.3, 0.4, 0.5, 0.6]))["n"] == 5
+    assert six.p == six.smallest_p == 2 / 64 and six.reason == ""
+    assert stats.wilcoxon(np.array([0.1, 0, 0.3, 0.4, 0.5, 0.6])).n == 5
     for d in ([], [0.0, 0.0]):
         none = stats.wilcoxon(np.array(d))
-        assert (none["n"], none["p"]) == close((0, NAN)) and none["reason"] == "no difference"
-    assert stats.wilcoxon(np.array([-0.2]))["smallest_p"] == 1
+        assert (none.n, none.p) == close((0, NAN)) and none.reason == "no difference"
+    assert stats.wilcoxon(np.array([-0.2])).smallest_p == 1
 
 
 def test_wilcoxon_takes_differences_that_rounding_makes_unequal_for_ties():
@@ -630,7 +626,7 @@ def test_wilcoxon_takes_differences_that_rounding_makes_unequal_for_ties():
     floats = np.array([0.9 - 0.8, 0.8 - 0.7, 0.6 - 0.7, 0.4 - 0.3, 0.9 - 0.7, 0.6 - 0.3, 0.1 - 0.3])
     assert len(np.unique(np.abs(floats))) > 3
     assert stats.wilcoxon(floats) == exact
-    assert stats.wilcoxon(np.r_[floats, 0.1 + 0.2 - 0.3])["n"] == 7  # 5.6e-17 is no difference
+    assert stats.wilcoxon(np.r_[floats, 0.1 + 0.2 - 0.3]).n == 7  # 5.6e-17 is no difference
 
 
 # ---- over datasets ----
@@ -659,14 +655,14 @@ DEMSAR = np.array(
 
 def test_friedman_of_demsar_s_example(scipy_stats):
     result = stats.friedman(DEMSAR)
-    assert np.round(result["average_ranks"], 3).tolist() == [3.143, 2.000, 2.893, 1.964]
-    assert (round(result["chi2"], 2), round(result["f"], 2)) == (9.28, 3.69)
-    assert (result["df"], result["f_df"]) == (3, (3, 39))
-    assert result["f"] > 2.85  # the critical value at 0.05 that the paper gives
-    assert result["p"] == within(scipy_stats.chi2.sf(result["chi2"], 3), 1e-9)
-    assert result["f_p"] == within(scipy_stats.f.sf(result["f"], 3, 39), 1e-9)
+    assert np.round(result.average_ranks, 3).tolist() == [3.143, 2.000, 2.893, 1.964]
+    assert (round(result.chi2, 2), round(result.f, 2)) == (9.28, 3.69)
+    assert (result.df, result.f_df) == (3, (3, 39))
+    assert result.f > 2.85  # the critical value at 0.05 that the paper gives
+    assert result.p == within(scipy_stats.chi2.sf(result.chi2, 3), 1e-9)
+    assert result.f_p == within(scipy_stats.f.sf(result.f, 3, 39), 1e-9)
     losses = stats.friedman(1 - DEMSAR, higher_is_better=False)
-    assert losses["chi2"] == result["chi2"]
+    assert losses.chi2 == result.chi2
 
 
 def test_nemenyi_of_demsar_s_example():
@@ -689,22 +685,22 @@ def test_friedman_agrees_with_scipy_without_ties(scipy_stats):
     table = np.random.default_rng(0).normal(size=(12, 5)) + np.arange(5) / 3
     want = scipy_stats.friedmanchisquare(*table.T)
     got = stats.friedman(table)
-    assert (got["chi2"], got["p"]) == close((want.statistic, want.pvalue))
-    assert got["f"] == close(11 * got["chi2"] / (12 * 4 - got["chi2"]))
-    assert got["f_p"] == close(scipy_stats.f.sf(got["f"], 4, 44))
+    assert (got.chi2, got.p) == close((want.statistic, want.pvalue))
+    assert got.f == close(11 * got.chi2 / (12 * 4 - got.chi2))
+    assert got.f_p == close(scipy_stats.f.sf(got.f, 4, 44))
 
 
 def test_friedman_without_cases():
     tied = stats.friedman(np.full((5, 3), 0.8))
-    assert [tied[k] for k in ("chi2", "p", "f", "f_p")] == [0, 1, 0, 1]
-    assert tied["average_ranks"].tolist() == [2, 2, 2]
+    assert [getattr(tied, k) for k in ("chi2", "p", "f", "f_p")] == [0, 1, 0, 1]
+    assert tied.average_ranks.tolist() == [2, 2, 2]
     agreed = stats.friedman(np.tile([0.7, 0.9, 0.8], (7, 1)))
-    assert (agreed["chi2"], agreed["f"], agreed["f_p"]) == (14, math.inf, 0)
-    assert agreed["p"] == within(math.exp(-7), 1e-12)  # chi-square with two degrees of freedom
+    assert (agreed.chi2, agreed.f, agreed.f_p) == (14, math.inf, 0)
+    assert agreed.p == within(math.exp(-7), 1e-12)  # chi-square with two degrees of freedom
     for table in (np.array([[0.1, 0.2, 0.3]]), np.ones((4, 1))):
         result = stats.friedman(table)
-        assert [result[k] for k in ("chi2", "p", "f", "f_p")] == close([NAN] * 4)
-        assert "needs two datasets and two methods" in result["reason"]
+        assert [getattr(result, k) for k in ("chi2", "p", "f", "f_p")] == close([NAN] * 4)
+        assert "needs two datasets and two methods" in result.reason
 
 
 def test_ranks_by_hand():

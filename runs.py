@@ -356,7 +356,7 @@ class Run:
 
 
 def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
-    """(runs, warnings): every run folder below, in the order of the tables. Left out and named: a damaged one, and a
+    """(runs, warnings): every run folder below. Left out and named: a damaged one, and a
     copy, which would count twice; of two folders with the same run the one that lies where its config.json says stays.
     The trials of --tune are no runs."""
     found, warnings = {}, []
@@ -376,10 +376,6 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         warnings += [
             f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]
         ]
-    from report.wording import in_order
-
-    order = in_order(run.strategy for run in kept)
-    kept.sort(key=lambda run: (*run.block, order.index(run.strategy), *run.at))
     return kept, warnings
 
 

@@ -22,6 +22,7 @@ import metrics
 import strategies
 from report import experiment as typed
 from report import stats
+from report.analysis import analyse
 
 NAN = math.nan
 KEYS = {entry.name: key for key, entry in strategies.STRATEGIES.items()}  # paper's name -> key
@@ -191,6 +192,104 @@ def write_predictions(folder, columns, classes, labels, scores):
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+# ---- folders of several runs ----
+
+
+def write_patients(root, strategy, share, *, patients=6, images=10, fold=0):
+    """Two classes; of the patient k the share[k] tenths of the images are right."""
+    labels = np.tile(np.repeat([0, 1], 5), patients)
+    right = np.concatenate([np.arange(images) % 10 < share[k] for k in range(patients)])
+    names = [f"f{fold}-p{k}" for k in range(patients) for _ in range(images)]
+    files = [f"f{fold}-{k}.png" for k in range(len(labels))]
+    write_run(root, strategy, right_scores(labels, right), labels, groups=names, images=files, fold=fold)
+
+
+def write_cells(root, cells, strategies=("FT", "LP"), **more):
+    """Runs of these (seed, fold), alike in all; the images of a fold are its own."""
+    labels, right = np.tile([0, 1], 30), np.arange(60) < 45
+    for strategy in strategies:
+        for seed, fold in cells:
+            more |= {"seed": seed, "fold": fold, "images": [f"f{fold}-{k}" for k in range(60)]}
+            write_run(root, strategy, right_scores(labels, right), labels, **more)
+
+
+def write_folds(root, plan, n=100):
+    """plan: strategy -> {(seed, fold): accuracy}; the images of a fold are its own."""
+    labels = np.tile([0, 1], n // 2)
+    for strategy, runs in plan.items():
+        for (seed, fold), accuracy in runs.items():
+            scores = right_scores(labels, np.arange(n) < accuracy * n)
+            images = [f"f{fold}-{k}" for k in range(n)]
+            write_run(root, strategy, scores, labels, seed=seed, fold=fold, images=images)
+
+
+def write_four_experiments(root):
+    """LP-FT beats FT in three of four; Auto-RGN in one, by 0.3."""
+    labels = np.tile([0, 1], 50)
+    accuracy = {
+        ("a", "net"): (60, 70, 50),
+        ("a", "wide"): (60, 65, 90),
+        ("b", "net"): (60, 90, 55),
+        ("b", "wide"): (60, 55, 50),
+    }
+    for (data, arch), counts in accuracy.items():
+        for strategy, n in zip(("FT", "LP-FT", "Auto-RGN"), counts, strict=True):
+            scores = right_scores(labels, np.arange(100) < n)
+            write_run(root, strategy, scores, labels, data=data, arch=arch)
+
+
+def two_labels(n=40, rare=()):
+    """(scores, labels) of edema and hernia: edema in every second image, found but for one pair of 20 x 20;
+    hernia in the images of `rare` alone, scored highest there."""
+    labels, scores = np.zeros((n, 2)), np.full((n, 2), 0.2)
+    labels[1::2, 0] = 1
+    scores[1::2, 0] = 0.7
+    scores[1, 0], scores[0, 0] = 0.3, 0.4  # one positive below one negative
+    labels[list(rare), 1] = 1
+    scores[list(rare), 1] = 0.9
+    return scores, labels
+
+
+EDEMA = 1 - 1 / 400  # its AUROC: of 20 x 20 pairs one is the wrong way round
+
+
+def imbalanced(n=100, positive=78):
+    return (np.arange(n) < positive).astype(int)
+
+
+def always(labels, called, confidence=0.8):
+    """Scores that vary, and call one class of every image."""
+    p = confidence - 0.2 * (np.arange(len(labels)) % 10) / 10
+    return np.stack([p, 1 - p] if called == 0 else [1 - p, p], 1)
+
+
+# ---- what a report says of them ----
+
+
+def experiment_of(folder):
+    """The only experiment in the folder."""
+    (found,) = analyse(folder).experiments
+    return found
+
+
+def outputs(folder):
+    """Every text that a report writes, by its kind, and the experiment."""
+    from report import build
+
+    found = build.build(folder)
+    texts = {"md": (folder / "report.md").read_text(), "html": (folder / "report.html").read_text()}
+    for kind in ("results", "budget", "pairs"):
+        files = sorted((folder / "tables").glob(f"{kind}-*.tex"))
+        texts[kind] = "\n".join(file.read_text() for file in files)
+    texts |= {"terminal": build.text(found), "verdict": found.experiments[0].verdict}
+    return texts, found.experiments[0]
+
+
+def csv_of(folder, name="results.csv"):
+    with open(folder / name, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 # ---- pictures ----

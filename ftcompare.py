@@ -98,7 +98,7 @@ def run_cell(
     if tuned:
         s = argparse.Namespace(**(vars(s) | {name: tuned[name] for name in ("lr", "alpha") if name in tuned}))
     with run.locked():
-        run.check(settings, s.overwrite)
+        run.check(settings, overwrite=s.overwrite)
         if run.done():
             say.line(f"{cell}: done before")
             result = run.read_json("metrics.json")
@@ -219,7 +219,7 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: trai
     result = {
         split: judge_scores(data.index, data.rows[split], scores[split], thresholds) for split in scores
     }
-    runs.write_predictions(run, data.index, splits.clusters(data.index, data.identical), data.rows, scores)
+    run.write_predictions(data.index, splits.clusters(data.index, data.identical), data.rows, scores)
     if "test" in scores:
         write_hardest(run, data, scores["test"])
     run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
@@ -252,18 +252,15 @@ def score(cell: Cell, model, plan, data: Data, run: runs.RunFolder, recipe: trai
     return result
 
 
-HARDEST, THUMBNAIL = 12, 96  # images, pixels a side
-
-
 def write_hardest(run: runs.RunFolder, data: Data, scores: np.ndarray) -> None:
     """The test images that the run got most wrong, small, so that a report made without the data can show them."""
     rows = data.rows["test"]
     right = metrics.probability_of_truth(scores, data.index.labels[rows])
-    worst = rows[np.argsort(right, kind="stable")[:HARDEST]]
-    pixels = data.pixels[torch.as_tensor(data.lookup[worst], device=data.pixels.device)].cpu().float()
-    if pixels.shape[-1] > THUMBNAIL:
-        pixels = nn.functional.interpolate(pixels, size=(THUMBNAIL, THUMBNAIL), mode="area")
-    runs.write_hardest(run, [data.index.paths[i] for i in worst], pixels.round().byte().numpy())
+
+    def pixels_of(places: np.ndarray) -> np.ndarray:
+        return data.pixels[torch.as_tensor(data.lookup[rows[places]], device=data.pixels.device)].cpu().numpy()
+
+    run.write_hardest([data.index.paths[i] for i in rows], right, pixels_of)
 
 
 def cell_settings(cell: Cell, data: Data, weights: models.Weights, s: argparse.Namespace) -> dict:

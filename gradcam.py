@@ -6,9 +6,10 @@ The model is the run's best checkpoint, in float32, whatever --amp the run had."
 
 from __future__ import annotations
 
-import io
 import unicodedata
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -152,23 +153,49 @@ def name_giver(model: nn.Module, givers: list[nn.Module]) -> nn.Module:
     return (known or givers)[-1]
 
 
-CELL, LINE, GAP = 144, 18, 8  # pixels: side of a picture, height of a line of text, room between
+# ------------------------------------------------------------------------------------------------------ panel
 
-
-HEAT = (
-    (0, 0, 4),
-    (87, 16, 110),
-    (188, 55, 84),
-    (249, 142, 9),
-    (252, 255, 164),
-)  # dark to light: grey prints too
-
-
+SIDE, LINE, GAP = 144, 18, 8  # pixels: side of a picture, height of a line of text, room between
 INK, FAINT, RIGHT, WRONG = (20, 20, 20), (110, 110, 110), (0, 100, 60), (190, 30, 30)
+DARK, LIGHT = [(0, 0, 4), (87, 16, 110), (188, 55, 84)], [(249, 142, 9), (252, 255, 164)]
+HEAT = [*DARK, *LIGHT]  # dark to light: grey prints too
+
+
+def choose_images(test: np.ndarray, labels: Mapping[int, str], count: int, *, seed: int) -> np.ndarray:
+    """(n,) image numbers, at most count of test, drawn class by class: one of each class, then a second, ...
+    labels: image number -> what a reader calls its class."""
+    turns: Counter[str] = Counter()  # the n-th image of its class
+    places = {}
+    for image in np.random.default_rng(seed).permutation(test).tolist():
+        places[image] = (turns[labels[image]], labels[image])
+        turns[labels[image]] += 1
+    return np.array(sorted(places, key=places.get)[:count], int)
+
+
+def draw(
+    folders: dict[str, str | Path],
+    *,
+    labels: Mapping[int, str],
+    paths: Sequence[str],
+    pixels: Tensor,
+    lookup: np.ndarray,
+    test: np.ndarray,
+    count: int,
+    seed: int,
+    out: str | Path,
+    device: str = "cpu",
+) -> tuple[int, list[str]]:
+    """The panel of `count` test images, the same for every run. folders: heading -> folder of a finished run.
+    labels: image number -> its class as text; paths: by image number; pixels: (N, C, S, S) uint8, where image
+    i is in row lookup[i]; test: image numbers. Returns (images drawn, notes as of gradcam_panel)."""
+    chosen = choose_images(test, labels, count, seed=seed)
+    shown = pixels[torch.as_tensor(lookup[chosen], device=pixels.device)].cpu()
+    texts, names = [labels[i] for i in chosen.tolist()], [paths[i] for i in chosen.tolist()]
+    return len(chosen), gradcam_panel(folders, shown, texts, names, out, device=device)
 
 
 def gradcam_panel(
-    runs_by_name: dict[str, str | Path],
+    folders: dict[str, str | Path],
     pixels: Tensor,
     labels: list[str],
     names: list[str],
@@ -180,97 +207,113 @@ def gradcam_panel(
     predicts (of several labels: the one with the highest score) over the picture, below it that class and its
     score, with a tick where the prediction is the label and a cross where it is not.
 
-    runs_by_name: heading -> folder of a finished run. pixels: (n, C, S, S) uint8, C 1 or 3, the same test
-    images for all; labels, names: n texts, labels as decide() and Index.label_text give them. Returns a note
-    for each run without a map, whose column says so. RunError where a run's img_size is not S."""
-    if not runs_by_name or not len(pixels) == len(labels) == len(names) > 0:
-        raise RunError(
-            f"{out}: {len(runs_by_name)} runs, {len(pixels)} images, {len(labels)} labels, {len(names)} names"
-        )
-    notes, columns = [], []
-    for name, folder in runs_by_name.items():
-        layer, cells = explained(folder, pixels, labels, device)
-        columns.append((name, layer, cells))
-        if cells[0]["map"] is None:
-            notes.append(f"{name}: {layer}")
-    width, height = GAP + (CELL + GAP) * (1 + len(columns)), 2 * LINE + 3 * GAP
-    panel = Image.new("RGB", (width, height + len(pixels) * (CELL + 2 * LINE + GAP) + LINE + GAP), "white")
-    draw = ImageDraw.Draw(panel)
-    write(draw, GAP, GAP, "image", size=15)
-    write(draw, GAP, GAP + LINE, "label, name", FAINT, 11)
-    for j, (name, layer, cells) in enumerate(columns, 1):
-        x = GAP + j * (CELL + GAP)
-        write(draw, x, GAP, name, size=15)
-        write(draw, x, GAP + LINE, "no spatial map" if cells[0]["map"] is None else layer, FAINT, 11)
-    for i, (picture, label, name) in enumerate(zip(pixels, labels, names)):
-        y = height + i * (CELL + 2 * LINE + GAP)
-        panel.paste(overlaid(picture, None), (GAP, y))
-        write(draw, GAP, y + CELL + 2, label or "none")
-        write(draw, GAP, y + CELL + 2 + LINE, name, FAINT, 11)
-        for j, (_, _, cells) in enumerate(columns, 1):
-            x, cell = GAP + j * (CELL + GAP), cells[i]
-            panel.paste(overlaid(picture, cell["map"]), (x, y))
-            colour = RIGHT if cell["right"] else WRONG
-            mark(draw, x, y + CELL + 2, cell["right"], colour)
-            write(draw, x + 16, y + CELL + 2, cell["predicted"] or "none", colour, room=CELL - 16)
-            write(draw, x + 16, y + CELL + 2 + LINE, cell["score"], FAINT, 11, room=CELL - 16)
-    legend(panel, draw, panel.height - LINE - 2)
-    file = io.BytesIO()
-    panel.save(file, "PNG")
-    write_atomically(Path(out), file.getvalue())
+    folders: heading -> folder of a finished run. pixels: (n, C, S, S) uint8, C 1 or 3, the same test images
+    for all; labels, names: n texts, labels as decide() and Index.label_text give them. Returns a note for
+    each run without a map, whose column says so. RunError where a run's img_size is not S."""
+    if not folders or not len(pixels) == len(labels) == len(names) > 0:
+        given = f"{len(folders)} runs, {len(pixels)} images, {len(labels)} labels, {len(names)} names"
+        raise RunError(f"{out}: {given}")
+    columns = [(name, *explained(folder, pixels, labels, device)) for name, folder in folders.items()]
+    height = top_of(len(pixels)) + LINE + GAP
+    panel = Image.new("RGB", (left_of(1 + len(columns)), height), "white")
+    brush = ImageDraw.Draw(panel)
+    write(brush, GAP, GAP, "image", size=15)
+    write(brush, GAP, GAP + LINE, "label, name", FAINT, 11)
+    for i, (picture, label, name) in enumerate(zip(pixels, labels, names, strict=True)):
+        panel.paste(overlaid(picture, None), (GAP, top_of(i)))
+        write(brush, GAP, top_of(i) + SIDE + 2, label or "none")
+        write(brush, GAP, top_of(i) + SIDE + 2 + LINE, name, FAINT, 11)
+    notes = []
+    for j, (name, layer, explanations) in enumerate(columns, 1):
+        without = explanations[0].heat is None
+        notes += [f"{name}: {layer}"] if without else []
+        write(brush, left_of(j), GAP, name, size=15)
+        write(brush, left_of(j), GAP + LINE, "no spatial map" if without else layer, FAINT, 11)
+        for i, (picture, explanation) in enumerate(zip(pixels, explanations, strict=True)):
+            draw_explanation(panel, brush, left_of(j), top_of(i), picture, explanation)
+    legend(panel, brush, height - LINE - 2)
+    write_atomically(Path(out), lambda file: panel.save(file, "PNG"))
     return notes
 
 
-def explained(folder: str | Path, pixels: Tensor, labels: list[str], device: str) -> tuple[str, list[dict]]:
-    """(layer, or why there is no map; for each image its map or None, predicted class, right, score)."""
-    model, meta, thresholds, _ = load_finished(folder)
-    if pixels.shape[2:] != (meta["img_size"],) * 2:
-        raise RunError(
-            f"{folder} was trained at {meta['img_size']} px, the images have {tuple(pixels.shape[2:])}"
-        )
-    model.to(device)
-    cells, layer = [], ""
+def left_of(column: int) -> int:
+    return GAP + column * (SIDE + GAP)
+
+
+def top_of(row: int) -> int:
+    return 2 * LINE + 3 * GAP + row * (SIDE + 2 * LINE + GAP)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a run makes of an image. heat: (S, S) in 0..1, or None; right: whether predicted is the label."""
+
+    heat: Tensor | None
+    predicted: str
+    right: bool
+    score: str
+
+
+def explained(
+    folder: str | Path, pixels: Tensor, labels: list[str], device: str
+) -> tuple[str, list[Explanation]]:
+    """(layer, or why there is no map; an explanation for each image)."""
+    run = load_finished(folder)
+    if pixels.shape[2:] != (run.img_size,) * 2:
+        sizes = f"was trained at {run.img_size} px, the images have {tuple(pixels.shape[2:])}"
+        raise RunError(f"{folder} {sizes}")
+    run.model.to(device)
+    explanations, layer = [], ""
     for rows in np.array_split(np.arange(len(pixels)), -(-len(pixels) // 16)):
-        batch = pictures.batch(pixels, rows, device, mean=meta["mean"], std=meta["std"])
-        scores = scores_of(model, batch, meta["task"])
-        predicted = decide(scores, meta, thresholds)
-        several = meta["task"] == "multilabel"
-        shown = scores.argmax(axis=1) if several else np.array([meta["classes"].index(p) for p in predicted])
+        batch = pictures.batch(pixels, rows, device, mean=run.mean, std=run.std)
+        scores = scores_of(run.model, batch, run.task)
+        called = decide(scores, run.classes, run.task, run.thresholds)
+        several = run.task == "multilabel"
+        shown = scores.argmax(axis=1) if several else np.array([run.classes.index(name) for name in called])
         try:
-            maps, layer = gradcam(model, batch, torch.from_numpy(shown))
+            maps, layer = gradcam(run.model, batch, torch.from_numpy(shown))
         except NoSpatialMap as reason:
             maps, layer = [None] * len(rows), str(reason)
-        for i, heat, name, line, k in zip(rows, maps, predicted, scores, shown):
-            score = f"{meta['classes'][k]} {line[k]:.3f}" if several else f"score {line[k]:.3f}"
-            cells.append({"map": heat, "predicted": name, "right": name == labels[i], "score": score})
-    return layer, cells
+        for i, heat, name, line, k in zip(rows, maps, called, scores, shown, strict=True):
+            score = f"{run.classes[k] if several else 'score'} {line[k]:.3f}"
+            explanations.append(Explanation(heat, name, name == labels[i], score))
+    return layer, explanations
+
+
+def draw_explanation(
+    panel: Image.Image, brush: ImageDraw.ImageDraw, x: int, y: int, picture: Tensor, explanation: Explanation
+) -> None:
+    panel.paste(overlaid(picture, explanation.heat), (x, y))
+    colour = RIGHT if explanation.right else WRONG
+    mark(brush, x, y + SIDE + 2, explanation.right, colour)
+    write(brush, x + 16, y + SIDE + 2, explanation.predicted or "none", colour, room=SIDE - 16)
+    write(brush, x + 16, y + SIDE + 2 + LINE, explanation.score, FAINT, 11, room=SIDE - 16)
 
 
 def overlaid(picture: Tensor, heat: Tensor | None) -> Image.Image:
-    """The picture (C, S, S) uint8 as a cell; heat (S, S) in 0..1 over it, stronger is less transparent."""
+    """The picture (C, S, S) uint8 at SIDE x SIDE; heat (S, S) in 0..1 over it, less transparent where it is
+    stronger."""
     base = picture.expand(3, -1, -1).permute(1, 2, 0).numpy()
-    base = Image.fromarray(np.ascontiguousarray(base)).resize((CELL, CELL), Image.Resampling.BILINEAR)
+    base = Image.fromarray(np.ascontiguousarray(base)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     if heat is None:
         return base
-    heat = np.asarray(Image.fromarray(heat.numpy()).resize((CELL, CELL), Image.Resampling.BILINEAR))[
-        ..., None
-    ]
-    opacity = 0.65 * heat
-    mixed = (1 - opacity) * np.asarray(base) + opacity * heat_colours(heat[..., 0])
+    heat = np.asarray(Image.fromarray(heat.numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    opacity = 0.65 * heat[..., None]
+    mixed = (1 - opacity) * np.asarray(base) + opacity * heat_colours(heat)
     return Image.fromarray((mixed + 0.5).astype(np.uint8))
 
 
 def heat_colours(values: np.ndarray) -> np.ndarray:
     """values: any shape, 0..1 -> that shape x 3, colours from 0 to 255, linear between those of HEAT."""
     stops = np.linspace(0, 1, len(HEAT))
-    return np.stack([np.interp(values, stops, channel) for channel in zip(*HEAT)], axis=-1)
+    return np.stack([np.interp(values, stops, channel) for channel in zip(*HEAT, strict=True)], axis=-1)
 
 
-def write(draw: ImageDraw.ImageDraw, x, y, text: str, colour=INK, size: int = 13, room: int = CELL) -> None:
+def write(brush: ImageDraw.ImageDraw, x, y, text: str, colour=INK, size: int = 13, room: int = SIDE) -> None:
     """One line of text, cut to `room` pixels with an ellipsis."""
     font = ImageFont.load_default(size=size)
-    text = shortened(text, lambda t: draw.textlength(t, font=font), room)
-    draw.text((x, y), text, fill=colour, font=font)
+    text = shortened(text, lambda t: brush.textlength(t, font=font), room)
+    brush.text((x, y), text, fill=colour, font=font)
 
 
 def shortened(text: str, length: Callable[[str], float], room: float) -> str:
@@ -285,17 +328,17 @@ def shortened(text: str, length: Callable[[str], float], room: float) -> str:
     return text
 
 
-def mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool, colour) -> None:
+def mark(brush: ImageDraw.ImageDraw, x: int, y: int, right: bool, colour) -> None:
     """A tick or a cross, drawn: the font has neither."""
     if right:
-        draw.line([(x + 1, y + 8), (x + 5, y + 12), (x + 12, y + 3)], fill=colour, width=2)
+        brush.line([(x + 1, y + 8), (x + 5, y + 12), (x + 12, y + 3)], fill=colour, width=2)
     else:
-        draw.line([(x + 2, y + 3), (x + 11, y + 12)], fill=colour, width=2)
-        draw.line([(x + 2, y + 12), (x + 11, y + 3)], fill=colour, width=2)
+        brush.line([(x + 2, y + 3), (x + 11, y + 12)], fill=colour, width=2)
+        brush.line([(x + 2, y + 12), (x + 11, y + 3)], fill=colour, width=2)
 
 
-def legend(panel: Image.Image, draw: ImageDraw.ImageDraw, y: int) -> None:
-    scale = heat_colours(np.tile(np.linspace(0, 1, CELL // 2), (10, 1)))
+def legend(panel: Image.Image, brush: ImageDraw.ImageDraw, y: int) -> None:
+    scale = heat_colours(np.tile(np.linspace(0, 1, SIDE // 2), (10, 1)))
     panel.paste(Image.fromarray((scale + 0.5).astype(np.uint8)), (GAP, y + 2))
     text = "0 to each map's own maximum: evidence for the class below it"
-    write(draw, GAP + CELL // 2 + GAP, y, text, FAINT, 11, room=panel.width - CELL // 2 - 3 * GAP)
+    write(brush, GAP + SIDE // 2 + GAP, y, text, FAINT, 11, room=panel.width - SIDE // 2 - 3 * GAP)

@@ -3,13 +3,14 @@
     predict(["new_scans/"], "runs/mine/resnet50/lpft/seed0-fold0")             # -> predicted.csv in the run
     export("runs/mine/resnet50/lpft/seed0-fold0", "lesions.pt2")               # -> lesions.pt2, lesions.json
 
-Both take the run's best checkpoint (the epoch that validation chose) and prepare images as the run's own training did:
-img_size, resize, bit_depth, mean and std come from best.pt, thresholds from metrics.json. All of it in float32, whatever
---amp the run had."""
+Both take the run's best checkpoint (the epoch that validation chose) and prepare images as the run's own
+training did: img_size, resize, bit_depth, mean and std come from best.pt, thresholds from metrics.json. All
+of it in float32, whatever --amp the run had."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import sys
@@ -17,20 +18,23 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 import datasets
 import images as pictures
-from models import decide, load_finished, scores_of
-from runs import RunError, to_csv, to_json, write_atomically
+from models import Finished, decide, load_finished, scores_of
+from runs import RunError, RunFolder, to_csv, to_json, write_atomically
 
 TABLES = (".csv", ".tsv", ".txt")
-
-
 CLOSE = 1e-5  # largest difference of a score between the model and its export
+
+
+# -------------------------------------------------------------------------------------------------- --predict
 
 
 def predict(
@@ -61,46 +65,21 @@ def predict(
     table = Path(given[0]).expanduser() if len(given) == 1 else Path()
     table = table if table.suffix.lower() in TABLES and table.is_file() else None
     target = None if out == "-" else Path(run) / "predicted.csv" if out is None else Path(out).expanduser()
-    if target and (target.is_dir() or table and target.resolve() == table.resolve()):
-        raise RunError(
-            f"{target}: is {'a folder' if target.is_dir() else 'the CSV to predict'}; write elsewhere"
-        )
-    if target and target.name == "predictions.csv" and (target.parent / "metrics.json").exists():
-        raise RunError(f"{target}: holds a run's validation and test scores; write elsewhere")
-    model, meta, thresholds, _ = load_finished(run)
-    scored = [f"score_{c}" for c in meta["classes"]]
+    if target:
+        refuse_target(target, table)
+    finished = load_finished(run)
     if table:
-        reserved = {"image", "predicted", "threshold", *scored} - {path_col}
+        reserved = {"image", "predicted", "threshold", *score_columns(finished)} - {path_col}
         files, rows = files_of_table(table, path_col, data_dir, reserved)
     else:
         files = files_below(given, keep_masks)
         rows = [{"image": str(file)} for file in files]
-
-    model.to(device)
-    said = {} if thresholds is None else {"threshold": "|".join(map(repr, thresholds))}
-    done, bad, lines, refused = 0, [], [], False
-    with warnings.catch_warnings():  # Pillow's, of huge pictures and odd EXIF, would come from the threads
-        warnings.simplefilter("ignore")
-        for part in decoded(files, meta, batch_size, workers):
-            good = [(row, pixels) for row, (pixels, *_) in zip(rows[done:], part) if pixels is not None]
-            failed = [(file, *why) for file, (pixels, *why) in zip(files[done:], part) if pixels is None]
-            bad += [f"{file} ({reason})" for file, reason, _ in failed]
-            refused |= not all(its_own for *_, its_own in failed)  # by the system: never left out
-            done += len(part)
-            if good and (skip_bad or not bad):  # after a bad one we go on only to name the others
-                data = torch.from_numpy(np.stack([pixels for _, pixels in good]))
-                batch = pictures.batch(data, np.arange(len(data)), device, mean=meta["mean"], std=meta["std"])
-                scores = scores_of(model, batch, meta["task"])
-                for (row, _), line, name in zip(good, scores, decide(scores, meta, thresholds)):
-                    values = dict(zip(scored, (repr(float(x)) for x in line)))
-                    lines.append(row | values | {"predicted": name} | said)
-            progress(done, len(files))
-    if bad and (refused or not (skip_bad and lines)):
-        what = f"{len(bad)} of {len(files)} images cannot be read: {datasets.listing(bad, most=20)}"
-        out_of_it = "" if skip_bad else ", or leave them out with --skip-bad"
-        raise RunError(f"{what}; " + ("mend that first" if refused else f"mend or remove them{out_of_it}"))
-    for what in bad:
-        print(f"left out: {what}", file=sys.stderr)
+    reading = {"batch_size": batch_size, "workers": workers, "skip_bad": skip_bad}
+    lines, bad = score_files(finished, files, rows, device=device, progress=progress, **reading)
+    if bad and not (skip_bad and lines and all(picture.its_own for _, picture in bad)):
+        raise RunError(unreadable(bad, len(files), skip_bad))
+    for file, picture in bad:
+        print(f"left out: {file} ({picture.reason})", file=sys.stderr)
     if target is None:
         sys.stdout.write(to_csv(lines))
     else:
@@ -108,9 +87,98 @@ def predict(
     return target
 
 
+def refuse_target(target: Path, table: Path | None) -> None:
+    """RunError where the CSV to write would take the place of something else."""
+    if target.is_dir():
+        raise RunError(f"{target}: is a folder; write elsewhere")
+    if table and target.resolve() == table.resolve():
+        raise RunError(f"{target}: is the CSV to predict; write elsewhere")
+    if RunFolder(target.parent).owns(target.name):
+        raise RunError(f"{target}: is one of a finished run's own files; write elsewhere")
+
+
+def score_columns(run: Finished) -> list[str]:
+    return [f"score_{c}" for c in run.classes]
+
+
+def score_files(
+    run: Finished,
+    files: list[Path],
+    rows: list[dict],
+    *,
+    device: str,
+    batch_size: int,
+    workers: int,
+    skip_bad: bool,
+    progress: Callable[[int, int], None],
+) -> tuple[list[dict], list[tuple[Path, Decoded]]]:
+    """(the rows with their scores, the files that cannot be read). After the first that cannot be read the
+    others are only looked at, unless skip_bad."""
+    run.model.to(device)
+    threshold = {} if run.thresholds is None else {"threshold": "|".join(map(repr, run.thresholds))}
+    done, lines, bad = 0, [], []
+    with warnings.catch_warnings():  # Pillow's, of huge pictures and odd EXIF, would come from the threads
+        warnings.simplefilter("ignore")
+        for part in decoded(files, run, batch_size, workers):
+            here = slice(done, done + len(part))
+            done += len(part)
+            bad += [(f, p) for f, p in zip(files[here], part, strict=True) if p.pixels is None]
+            good = [(row, p.pixels) for row, p in zip(rows[here], part, strict=True) if p.pixels is not None]
+            if good and (skip_bad or not bad):
+                data = torch.from_numpy(np.stack([pixels for _, pixels in good]))
+                batch = pictures.batch(data, np.arange(len(data)), device, mean=run.mean, std=run.std)
+                scores = scores_of(run.model, batch, run.task)
+                called = decide(scores, run.classes, run.task, run.thresholds)
+                for (row, _), line, name in zip(good, scores, called, strict=True):
+                    values = zip(score_columns(run), (repr(float(x)) for x in line), strict=True)
+                    lines.append(row | dict(values) | {"predicted": name} | threshold)
+            progress(done, len(files))
+    return lines, bad
+
+
+def unreadable(bad: list[tuple[Path, Decoded]], files: int, skip_bad: bool) -> str:
+    which = datasets.listing([f"{file} ({picture.reason})" for file, picture in bad], most=20)
+    if not all(picture.its_own for _, picture in bad):  # what the system refused is never left out
+        hint = "make them readable first"
+    else:
+        hint = "repair or remove them" + ("" if skip_bad else ", or leave them out with --skip-bad")
+    return f"{len(bad)} of {files} images cannot be read: {which}; {hint}"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """pixels: (3, S, S) uint8, or None of a file that cannot be read; reason: why; its_own: whether the file
+    is to blame, and not the system."""
+
+    pixels: np.ndarray | None
+    reason: str = ""
+    its_own: bool = True
+
+
+def decoded(files: list[Path], run: Finished, batch_size: int, workers: int) -> Iterable[list[Decoded]]:
+    """Batches, two of them ahead of their use."""
+
+    def attempt(file: Path) -> Decoded:
+        try:
+            pixels, _ = pictures.decode_image(file, run.img_size, run.resize, run.bit_depth)
+        except Exception as error:  # noqa: BLE001  Pillow raises many kinds; each is listed with its file
+            return Decoded(None, *pictures.reason_of(error))
+        return Decoded(np.broadcast_to(pixels, (3, *pixels.shape[1:])))  # grey: as images.batch widens it
+
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque()
+        for start in range(0, len(files), batch_size):
+            ahead.append(pool.map(attempt, files[start : start + batch_size]))
+            if len(ahead) > 2:
+                yield list(ahead.popleft())
+        while ahead:
+            yield list(ahead.popleft())
+
+
 def files_below(given: Iterable[str | Path], keep_masks: bool = False) -> list[Path]:
-    """The files as they were given, and in place of a folder the images below it, numbers by their value. Masks beside
-    their images in it are left out and named on stderr, unless keep_masks; so are links that were not followed."""
+    """The files as they were given, and in place of a folder the images below it, numbers by their value.
+    Masks beside their images in it are left out and named on stderr, unless keep_masks; so are links that
+    were not followed."""
     places = [Path(place).expanduser() for place in given]
     if not places:
         raise RunError("nothing to predict: give image files, folders or one CSV")
@@ -125,8 +193,8 @@ def files_below(given: Iterable[str | Path], keep_masks: bool = False) -> list[P
             if not found:
                 raise RunError(f"{place}: no images in this folder or below it")
             masks = set() if keep_masks else datasets.masks_beside(found)
-            notes = met.notes(place) + datasets.masks_note(sorted(masks), place)
-            print(*(f"{place}: {said}\n" for said in notes), sep="", end="", file=sys.stderr)
+            for note in met.notes(place) + datasets.masks_note(sorted(masks), place):
+                print(f"{place}: {note}", file=sys.stderr)
             files += [file for file in found if file not in masks]
         elif place.suffix.lower() in TABLES:
             raise RunError(f"{place}: give one CSV alone, not together with other paths")
@@ -154,33 +222,11 @@ def files_of_table(
     if not rows:
         raise RunError(f"{table}: no rows below the header")
     paths = datasets.inside(root, [row[path_col] for row in rows], str(table))
-    carried = [{k: v for k, v in row.items() if k != path_col} for row in rows]
-    return [root / p for p in paths], [{"image": row[path_col]} | rest for row, rest in zip(rows, carried)]
+    carried = [{"image": row[path_col]} | {k: v for k, v in row.items() if k != path_col} for row in rows]
+    return [root / path for path in paths], carried
 
 
-def decoded(files: list[Path], meta: dict, batch_size: int, workers: int) -> Iterable[list[tuple]]:
-    """Batches of ((3, S, S) uint8, "", True) or, for an unreadable file, (None, reason, whether the file is to
-    blame); two batches ahead of their use."""
-
-    def attempt(file):
-        try:
-            pixels, _ = pictures.decode_image(file, meta["img_size"], meta["resize"], meta["bit_depth"])
-            return (
-                np.broadcast_to(pixels, (3, *pixels.shape[1:])),
-                "",
-                True,
-            )  # grey: as images.batch widens it
-        except Exception as error:  # noqa: BLE001  Pillow raises many kinds; each is listed with its file
-            return None, *pictures.reason_of(error)
-
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
-        for start in range(0, len(files), batch_size):
-            ahead.append(pool.map(attempt, files[start : start + batch_size]))
-            if len(ahead) > 2:
-                yield list(ahead.popleft())
-        while ahead:
-            yield list(ahead.popleft())
+# --------------------------------------------------------------------------------------------------- --export
 
 
 def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:
@@ -188,68 +234,69 @@ def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:
     beside it, as .json, what a caller has to do to the pixels and to the logits. Returns that JSON's content.
 
     The program needs torch alone, and runs on the kind of device it was exported on. It is loaded again and
-    compared with the model on 1, 3 and 8 random images before it takes its name: RunError, and no file, where
+    compared with the model on 1, 3 and 8 random images before it is written: RunError, and no file, where
     a score differs by more than 1e-5 or torch.export cannot follow the model."""
     file = Path(file).expanduser()
+    beside = file.with_suffix(".json")
     if file.suffix != ".pt2":
-        raise RunError(f"--export {file}: the file's name has to end in .pt2")
+        raise RunError(f"--export {file}: the file's name must end in .pt2")
     if file.is_dir():
         raise RunError(f"--export {file}: that is a folder")
-    beside = file.with_suffix(".json")
     if beside.exists() and b"checkpoint_sha256" not in beside.read_bytes():
         raise RunError(f"--export {file}: {beside} is there and not from an export; it would be overwritten")
-    model, meta, thresholds, strategy = load_finished(run)
-    model.to(device)
-    size = meta["img_size"]
+    finished = load_finished(run)
+    finished.model.to(device)
     draws = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(n, 3, size, size, generator=draws).to(device) for n in (1, 3, 8)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp.pt2")
+    side = finished.img_size
+    inputs = [torch.randn(n, 3, side, side, generator=draws).to(device) for n in (1, 3, 8)]
     try:
-        try:
-            batch = torch.export.Dim("batch")
-            program = torch.export.export(model, (inputs[1],), dynamic_shapes=({0: batch},))
-        except Exception as error:  # noqa: BLE001  torch.export's own kinds, and whatever the model raises
-            what = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise RunError(f"{run}: torch.export cannot export {meta['arch']}: {what}") from None
-        try:
-            torch.export.save(program, temporary)
-        except (RuntimeError, OSError) as error:  # torch's own writer raises RuntimeError
-            raise RunError(
-                f"--export {file}: cannot be written there ({str(error).splitlines()[0][-80:]})"
-            ) from None
-        loaded = torch.export.load(temporary).module()
-        scores = [(scores_of(net, x, meta["task"]) for net in (model, loaded)) for x in inputs]
-        difference = max(float(np.abs(a - b).max()) for a, b in scores)
-        if not difference <= CLOSE:
-            raise RunError(
-                f"{run}: the exported model differs in its scores (by up to {difference:.2g}): not written"
-            )
-        about = {
-            "arch": meta["arch"],
-            "strategy": strategy,
-            "classes": meta["classes"],
-            "task": meta["task"],
-            "decode": pictures.decoding_steps(size, meta["resize"], meta["bit_depth"]),
-            "jpeg_draft": pictures.draft_side(size, meta["resize"]),
-            "input": "float32 (N, 3, H, W), pixels/255 then (x - mean)/std; H = W = img_size; RGB",
-            "output": "float32 (N, classes), logits",
-            "activation": "softmax" if meta["task"] == "multiclass" else "sigmoid",
-            "thresholds": thresholds,
-            "mean": list(meta["mean"]),
-            "std": list(meta["std"]),
-            "img_size": size,
-            "resize": meta["resize"],
-            "resize_means": "null: bilinear to H x W. Else the shorter side to that, then the centre",
-            "bit_depth": meta["bit_depth"],
-            "device": str(device),
-            "checkpoint_sha256": hashlib.sha256((Path(run) / "best.pt").read_bytes()).hexdigest(),
-            "file_sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
-            "torch": torch.__version__,
-            "max_score_difference": difference,
-        }
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    write_atomically(file.with_suffix(".json"), to_json(about))
+        program = exported(finished.model, inputs[1])
+    except Exception as error:  # noqa: BLE001  torch.export's own kinds, and whatever the model raises
+        what = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise RunError(f"{run}: torch.export cannot export {finished.arch}: {what}") from None
+    loaded = torch.export.load(io.BytesIO(program)).module()
+    scores = [(scores_of(net, x, finished.task) for net in (finished.model, loaded)) for x in inputs]
+    difference = max(float(np.abs(a - b).max()) for a, b in scores)
+    if not difference <= CLOSE:
+        apart = f"differs in its scores (by up to {difference:.2g})"
+        raise RunError(f"{run}: the exported model {apart}: not written")
+    about = description(finished) | {
+        "device": str(device),
+        "checkpoint_sha256": hashlib.sha256(RunFolder(run).best.read_bytes()).hexdigest(),
+        "file_sha256": hashlib.sha256(program).hexdigest(),
+        "torch": torch.__version__,
+        "max_score_difference": difference,
+    }
+    write_atomically(file, program)
+    write_atomically(beside, to_json(about))
     return about
+
+
+def exported(model: nn.Module, x: torch.Tensor) -> bytes:
+    """A .pt2 file's content: the model's program for any number of images of x's size."""
+    out = io.BytesIO()
+    shapes = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=shapes), out)
+    return out.getvalue()
+
+
+def description(run: Finished) -> dict:
+    """What a caller of the exported program must know of pixels, logits and classes."""
+    return {
+        "arch": run.arch,
+        "strategy": run.strategy,
+        "classes": run.classes,
+        "task": run.task,
+        "decode": pictures.decoding_steps(run.img_size, run.resize, run.bit_depth),
+        "jpeg_draft": pictures.draft_side(run.img_size, run.resize),
+        "input": "float32 (N, 3, H, W), pixels/255 then (x - mean)/std; H = W = img_size; RGB",
+        "output": "float32 (N, classes), logits",
+        "activation": "softmax" if run.task == "multiclass" else "sigmoid",
+        "thresholds": run.thresholds,
+        "mean": list(run.mean),
+        "std": list(run.std),
+        "img_size": run.img_size,
+        "resize": run.resize,
+        "resize_means": "null: bilinear to H x W. Else the shorter side to that, then the centre",
+        "bit_depth": run.bit_depth,
+    }

@@ -2,12 +2,13 @@
 
     run = RunFolder("runs/demo/resnet18/lpft/seed0-fold0")
     with run.locked():                           # one process a folder
-        run.check(settings, overwrite=False)     # refused where they differ from the folder's
-        run.write_json("metrics.json", {...})    # written last: its presence is what "done" means
+        run.check(settings, before)              # refused where they differ from the folder's
+        run.begin({"settings": settings, ...})   # config.json
+        run.finish({...})                        # metrics.json, last: its presence is what "done" means
     finished, warnings = read_runs("runs/")
 
-What is loaded is tensors and plain Python, weights_only=True. Needs the standard library, numpy and metrics.py; torch is
-imported where a checkpoint is saved or loaded."""
+What is loaded is tensors and plain Python, weights_only=True. Needs the standard library, numpy and
+metrics.py; torch is imported where a checkpoint is saved or loaded."""
 
 from __future__ import annotations
 
@@ -20,32 +21,56 @@ import math
 import os
 import pickle
 import shutil
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 import metrics
 
+NAN = math.nan
+FILES = "config.json log.csv ratios.csv best.pt last.pt predictions.csv hardest.npz metrics.json".split()
+HARDEST, THUMBNAIL = 12, 96  # images in hardest.npz, pixels a side
 
-def write_atomically(file: Path, data: str | bytes) -> None:
-    """Readers, and a power cut, see the old content or the new one."""
+
+class RunError(ValueError):
+    """A run folder or a file of weights that cannot be used as it is; the message says why and what to do."""
+
+
+class Busy(RunError):
+    """Another process is training this run."""
+
+
+# --------------------------------------------------------------------------------------------- writing a file
+
+
+def write_atomically(file: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+    """Readers, and a power cut, see the old content or the new one. content: text, bytes, or a function that
+    writes to an open file. OSError, named after the file, where the system does not write it."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise NotADirectoryError(
-            errno.ENOTDIR, "is a file, and should be a folder", str(file.parent)
-        ) from None
+        where = str(file.parent)
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, and should be a folder", where) from None
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as out:
-            out.write(data.encode() if isinstance(data, str) else data)
+            if callable(content):
+                content(out)
+            else:
+                out.write(content.encode() if isinstance(content, str) else content)
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, file)
-    except OSError as error:  # named after what was to be written
-        raise OSError(error.errno, error.strerror or str(error), str(file)) from None
+    except (OSError, RuntimeError) as error:  # on a full disk torch.save raises a RuntimeError on top
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror or str(cause), str(file)) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -72,45 +97,55 @@ def to_csv(rows: list[dict]) -> str:
     return out.getvalue()
 
 
-class RunError(ValueError):
-    """A run folder or a file of weights that cannot be used as it is; the message says why and what to do."""
+# --------------------------------------------------------------------------------------------- reading a file
 
 
-class Busy(RunError):
-    """Another process is at this run."""
+def read_json(file: Path) -> dict:
+    """RunError where it is no JSON object."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error}); remove it, or --overwrite") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{file} is damaged (no JSON object); remove it, or --overwrite")
+    return value
+
+
+def read_table(file: Path) -> list[dict]:
+    """log.csv or ratios.csv: epoch an int, stage, layer and block text, the rest float, nan where it is
+    empty. No rows where the file is missing, RunError where it is damaged."""
+
+    def parsed(name: str, text: str) -> object:
+        if name in ("stage", "layer", "block"):
+            return text
+        return int(text) if name == "epoch" else float(text or NAN)
+
+    if not file.is_file():
+        return []
+    try:
+        with open(file, encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines, restval=""))
+        return [{name: parsed(name, text) for name, text in row.items()} for row in rows]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise RunError(f"{file} is damaged ({error})") from None
 
 
 def load_checkpoint(file: Path) -> dict:
     """Tensors and plain Python only. RunError for anything else, and for a damaged file."""
-    try:
-        import torch
+    import torch
 
+    try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{file}: no such file") from None
     except OSError as error:  # permission, a failing disk: nothing is wrong with the file
         raise RunError(f"{file}: cannot be read ({error.strerror or error})") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{file}: not a checkpoint of tensors and plain Python ({type(error).__name__})"
-        ) from None
+        what = type(error).__name__
+        raise RunError(f"{file}: not a checkpoint of tensors and plain Python ({what})") from None
 
 
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """'epochs: 12 there, 30 now' for every setting that is not the same."""
-    found = []
-    for key in dict.fromkeys([*old, *new]):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a!r} there, {b!r} now")
-    return found
-
-
-# What a setting was before there was one, for the config.json of an older run. joined_ids: ids were compared as they
-# are spelt, so an older run is today's where no id has two spellings or --exact-ids keeps them apart.
-EARLIER = {"joined_ids": 0}
+# ------------------------------------------------------------------------------- a folder while it is trained
 
 
 def run_path(
@@ -128,6 +163,62 @@ def run_path(
     return Path(output_dir) / data / arch / strategy / inner
 
 
+def folders_below(output_dir: str | Path) -> Iterator[Path]:
+    """The folders of the runs that were begun, in order of their names; the trials of --tune are no runs."""
+    for file in sorted(Path(output_dir).glob("*/*/*/seed*-fold*/config.json")):
+        if file.parent.parent.name != "tune":
+            yield file.parent
+
+
+def settled(output_dir: str | Path, chosen: dict[str, str]) -> dict[str, str]:
+    """What "auto" means in this output folder: chosen, where nothing was trained in it yet; afterwards what
+    its first run had, kept in settled.json."""
+    file = Path(output_dir) / "settled.json"
+    kept = read_json(file) if file.is_file() else settled_by_a_run(output_dir)
+    result = {name: kept.get(name, value) for name, value in chosen.items()}
+    if not file.is_file() or result != {name: kept.get(name) for name in chosen}:
+        write_atomically(file, to_json(kept | result))
+    return result
+
+
+def settled_by_a_run(output_dir: str | Path) -> dict[str, str]:
+    """amp and device of a run of an earlier version, which kept them in its config.json alone."""
+    for folder in folders_below(output_dir):
+        with contextlib.suppress(RunError, KeyError, TypeError, AttributeError, OSError):
+            config = RunFolder(folder).config()
+            device = config["environment"]["device"].partition(":")[0]
+            return {"device": device, "amp": config["settings"]["amp"]}
+    return {}
+
+
+# What a setting was before there was one, for the config.json of an older run. joined_ids: ids were compared
+# as they are spelt, so an older run is today's where no id has two spellings or --exact-ids keeps them apart.
+EARLIER = {"joined_ids": 0}
+
+
+def completed(old: dict, new: dict, before: dict) -> dict:
+    """old, and of what new has besides what it was before."""
+    found = dict(old)
+    for name, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(name, {}), dict):
+            found[name] = completed(old.get(name, {}), value, before.get(name, {}))
+        elif name in before:
+            found.setdefault(name, before[name])
+    return found
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """'epochs: 12 there, 30 now' for every setting that is not the same."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a!r} there, {b!r} now")
+    return found
+
+
 class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -135,15 +226,27 @@ class RunFolder:
     def file(self, name: str) -> Path:
         return self.path / name
 
+    def has(self, name: str) -> bool:
+        return self.file(name).is_file()
+
+    def owns(self, name: str) -> bool:
+        """Whether that is a file which a finished run keeps here."""
+        return self.done() and name in FILES
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that validation chose."""
+        return self.file("best.pt")
+
     def done(self) -> bool:
-        return self.file("metrics.json").is_file()
+        return self.has("metrics.json")
 
     def begun(self) -> bool:
         """Whether a run was trained here at all: a folder that only holds a copy of a best.pt is none."""
-        return any(self.file(name).is_file() for name in ("config.json", "last.pt", "log.csv", "failed.json"))
+        return any(self.has(name) for name in ("config.json", "last.pt", "log.csv", "failed.json"))
 
     def busy(self) -> bool:
-        """Whether another process is at it now."""
+        """Whether another process is training it now."""
         try:
             with self.locked():
                 return False
@@ -167,38 +270,54 @@ class RunFolder:
                 raise Busy(f"{self.path}: another process is training this run") from None
             yield self
 
-    def check(self, settings: dict, overwrite: bool) -> None:
-        """RunError where the folder was begun with other settings. overwrite: it is emptied instead."""
-        config = self.file("config.json")
-        if overwrite and self.path.is_dir():
-            for entry in self.path.iterdir():
-                if entry.name != ".lock":
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if config.is_file():
-            earlier = {name: value for name, value in EARLIER.items() if name in settings}
-            there = earlier | self.read_json("config.json").get("settings", {})
-            if different := differences(there, json.loads(to_json(settings))):
+    def check(self, settings: dict, before: dict = EARLIER, overwrite: bool = False) -> None:
+        """RunError where the folder was begun with other settings. before: what a config.json that lacks a
+        setting was made with. overwrite: the folder is emptied instead."""
+        if overwrite:
+            self.empty()
+        if self.has("config.json"):
+            now = json.loads(to_json(settings))
+            there = completed(self.config().get("settings", {}), now, before)
+            if different := differences(there, now):
                 raise RunError(
                     f"{self.path} was begun with other settings ({'; '.join(different)}); "
                     "--overwrite does it again, --output-dir puts it elsewhere"
                 )
-        elif left := [n for n in ("last.pt", "best.pt", "metrics.json") if self.file(n).is_file()]:
+        elif left := [name for name in ("last.pt", "best.pt", "metrics.json") if self.has(name)]:
             raise RunError(
                 f"{self.path} holds {' and '.join(left)} without config.json, so their settings are unknown; "
                 "--overwrite does the run again, --output-dir puts it elsewhere"
             )
 
+    def empty(self) -> None:
+        for entry in self.path.iterdir() if self.path.is_dir() else ():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def begin(self, config: dict) -> None:
+        """config.json."""
+        self.write_json("config.json", config)
+
+    def config(self) -> dict:
+        return read_json(self.file("config.json"))
+
+    def finish(self, result: dict) -> None:
+        """metrics.json, which makes the run done: to be written last."""
+        self.write_json("metrics.json", result)
+        self.file("failed.json").unlink(missing_ok=True)
+
+    def result(self) -> dict:
+        return read_json(self.file("metrics.json"))
+
+    def fail(self, reason: str) -> None:
+        """failed.json."""
+        self.write_json("failed.json", {"reason": reason})
+
     def write_json(self, name: str, value: object) -> None:
         write_atomically(self.file(name), to_json(value))
 
     def read_json(self, name: str) -> dict:
-        try:
-            value = json.loads(self.file(name).read_text())
-        except ValueError as error:
-            raise RunError(f"{self.file(name)} is damaged ({error}); remove it, or --overwrite") from None
-        if not isinstance(value, dict):
-            raise RunError(f"{self.file(name)} is damaged (no JSON object); remove it, or --overwrite")
-        return value
+        return read_json(self.file(name))
 
     def write_csv(self, name: str, rows: list[dict]) -> None:
         if rows:
@@ -209,100 +328,148 @@ class RunFolder:
         self.write_csv("log.csv", state["log"])
         self.write_csv("ratios.csv", state["ratios"])
 
+    def log(self) -> list[dict]:
+        """A row an epoch, as read_table has it."""
+        return read_table(self.file("log.csv"))
+
+    def ratios(self) -> list[dict]:
+        """Auto-RGN: a row a layer and epoch, as read_table has it."""
+        return read_table(self.file("ratios.csv"))
+
     def complete_logs(self, epochs: int) -> None:
         """Writes the logs of a finished run anew where they end before its last epoch: runs that were killed
         between last.pt and log.csv were once finished like that."""
-
-        def last_epoch(name: str) -> int:
-            with open(self.file(name), encoding="utf-8", newline="") as lines:
-                return max((int(row["epoch"]) for row in csv.DictReader(lines)), default=0)
-
-        there = [name for name in ("log.csv", "ratios.csv") if self.file(name).is_file()]
-        short = "log.csv" not in there or min(map(last_epoch, there)) < epochs
-        if short and self.file("last.pt").is_file():
+        ends = [rows[-1]["epoch"] for rows in (self.log(), self.ratios()) if rows]
+        if (not self.has("log.csv") or min(ends, default=0) < epochs) and self.has("last.pt"):
             self.write_logs(self.load("last.pt"))
 
     def save(self, name: str, checkpoint: dict) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.file(f".{name}.{os.getpid()}.tmp")
-        try:
-            import torch
+        import torch
 
-            torch.save(checkpoint, temporary)
-            os.replace(temporary, self.file(name))
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(self.file(name), lambda out: torch.save(checkpoint, out))
 
     def load(self, name: str) -> dict:
         return load_checkpoint(self.file(name))
 
+    def drop_checkpoints(self) -> None:
+        for name in ("best.pt", "last.pt"):
+            self.file(name).unlink(missing_ok=True)
 
-def write_predictions(
-    run: RunFolder, index, clusters: list[str], rows_of: dict[str, np.ndarray], scores: dict[str, np.ndarray]
-) -> None:
-    """predictions.csv. cluster: what is resampled as one, where groups share identical images; else the group is."""
-    rows = []
-    joined = clusters != index.groups
-    for split, values in scores.items():
-        for i, line in zip(rows_of[split], values):
-            row = {"image": index.paths[i], "group": index.groups[i]}
-            row |= {"cluster": clusters[i]} if joined else {}
-            row |= {} if index.units is None else {index.unit_kind: index.units[i]}
-            if index.task == "multiclass":
-                row |= {"label": index.classes[index.labels[i]]}
-            else:
-                row |= {
-                    f"label_{c}": "" if np.isnan(y) else int(y)
-                    for c, y in zip(index.classes, index.labels[i])
-                }
-            rows.append(
-                row | {f"score_{c}": repr(float(x)) for c, x in zip(index.classes, line)} | {"split": split}
-            )
-    run.write_csv("predictions.csv", rows)
+    def write_predictions(
+        self, index, clusters: list[str], rows: dict[str, np.ndarray], scores: dict[str, np.ndarray]
+    ) -> None:
+        """predictions.csv. index: a datasets.Index. clusters: what is resampled as one, where groups share
+        identical images; else the group is. rows, scores: by split, image numbers (N,) and (N, C) float."""
+        joined, classes, lines = clusters != index.groups, index.classes, []
+        for split, values in scores.items():
+            for i, line in zip(rows[split], values, strict=True):
+                row = {"image": index.paths[i], "group": index.groups[i]}
+                row |= {"cluster": clusters[i]} if joined else {}
+                row |= {} if index.units is None else {index.unit_kind: index.units[i]}
+                if index.task == "multiclass":
+                    row["label"] = classes[index.labels[i]]
+                else:
+                    known = ["" if np.isnan(y) else int(y) for y in index.labels[i]]
+                    row |= {f"label_{c}": y for c, y in zip(classes, known, strict=True)}
+                row |= {f"score_{c}": repr(float(x)) for c, x in zip(classes, line, strict=True)}
+                lines.append(row | {"split": split})
+        self.write_csv("predictions.csv", lines)
 
+    def write_hardest(
+        self, names: Sequence[str], right: np.ndarray, pixels_of: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        """hardest.npz: the images whose truth got the lowest probability, small, so that a report made
+        without the data can show them. right: (N,) that probability. pixels_of(places in names) ->
+        (n, C, S, S) uint8. Written: image (n,) str, pixels (n, C, s, s) uint8."""
+        worst = np.argsort(right, kind="stable")[:HARDEST]
+        pixels, image = shrunk(pixels_of(worst), THUMBNAIL), np.array([names[i] for i in worst])
+        write_atomically(
+            self.file("hardest.npz"), lambda out: np.savez_compressed(out, image=image, pixels=pixels)
+        )
 
-NAN = float("nan")
-
-
-def write_hardest(run: RunFolder, names: list[str], pixels: np.ndarray) -> None:
-    """hardest.npz: image (n,) str, pixels (n, C, h, w) uint8."""
-    out = io.BytesIO()
-    np.savez_compressed(out, image=np.array(names), pixels=pixels)
-    write_atomically(run.file("hardest.npz"), out.getvalue())
-
-
-@dataclass
-class Scored:
-    """The test split of a run: of every image, and of every unit of evaluation (study, patient) where they differ."""
-
-    images: list[str]
-    image_labels: np.ndarray  # (N,) int, or (N, L) 0, 1, nan
-    image_scores: np.ndarray  # (N, C)
-    labels: np.ndarray
-    scores: np.ndarray
-    groups: np.ndarray  # (U,) str: what is resampled, groups that share an identical image being one
-    named: frozenset[str]  # the groups as the data names them
+    def hardest(self) -> dict[str, np.ndarray]:
+        """image -> (C, s, s) uint8. Empty where the file is missing or damaged: no report fails for want of a
+        thumbnail."""
+        try:
+            with np.load(self.file("hardest.npz"), allow_pickle=False) as held:
+                return dict(zip(held["image"].tolist(), held["pixels"], strict=True))
+        except (ValueError, KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile):
+            return {}
 
 
-@dataclass
-class Resampled:
-    """What a bootstrap over groups gave for a run: the metric on every resample, and what was drawn."""
+def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(n, C, S, S) uint8 -> (n, C, side, side) uint8 where S is larger: every new pixel the rounded mean of
+    those that it covers or cuts, as torch's interpolate(mode="area") has it, which computes in float32."""
+    if pixels.shape[-1] <= side:
+        return pixels
+    means = pixels.astype(np.int64)
+    lengths = []
+    for axis in (2, 3):
+        length, places = pixels.shape[axis], np.arange(side)
+        starts, ends = places * length // side, -(-(places + 1) * length // side)
+        edges = np.insert(means.cumsum(axis), 0, 0, axis)
+        means = edges.take(ends, axis) - edges.take(starts, axis)
+        lengths.append((ends - starts).astype(np.float32))
+    return (means.astype(np.float32) / lengths[0][:, None] / lengths[1]).round().astype(np.uint8)
 
-    values: np.ndarray  # (B,)
-    drawn: tuple[int, int]  # (stratum, number of groups): runs of one stratum have the same draws
+
+# -------------------------------------------------------------------------------------- a folder that is read
+
+# What the report takes of config.json and metrics.json. What later versions added is optional.
+CONFIG = {
+    str: "strategy settings.cell.data settings.cell.arch settings.cell.strategy settings.task settings.metric"
+    " data.group_kind data.unit_kind",
+    int: "settings.cell.seed settings.cell.fold settings.epochs",
+    list: "settings.classes data.leave_out",
+    dict: "settings.hyperparameters data.splits environment arguments",
+    int | float | None: "settings.lr",
+    str | None: "data.unit_score",
+}
+RESULT = {
+    dict: "val.values test.values test.per_class",
+    int: "epochs optimizer_steps parameters trainable_parameters",
+    int | float: "minutes",
+    int | None: "peak_memory_bytes",
+}
+
+
+def demand(content: dict, needed: dict, file: str) -> None:
+    """RunError where the content lacks an entry, or has another kind of it. needed: kind -> "name a.b"."""
+    for kind, names in needed.items():
+        for name in names.split():
+            value = content
+            for part in name.split("."):
+                if not isinstance(value, dict) or part not in value:
+                    raise RunError(f"{file} lacks {name}")
+                value = value[part]
+            if not isinstance(value, kind):
+                raise RunError(f"{file}: {name} is {value!r}")
 
 
 @dataclass
 class Run:
-    """A run folder. status: done, failed or unfinished; reason: why it is not done. result: its metrics.json."""
+    """A run folder, read. status: done, failed or unfinished; reason: why it is not done. config, result: its
+    config.json and metrics.json."""
 
     folder: Path
-    cell: dict
-    strategy: str  # the paper's name
     config: dict
     status: str
     reason: str = ""
     result: dict = field(default_factory=dict)
+    log: list[dict] = field(default_factory=list)  # as read_table has it
+
+    @property
+    def files(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    @property
+    def strategy(self) -> str:
+        """The paper's name."""
+        return self.config["strategy"]
+
+    @property
+    def cell(self) -> dict:
+        return self.config["settings"]["cell"]
 
     @property
     def block(self) -> tuple[str, str]:
@@ -315,14 +482,24 @@ class Run:
     @property
     def place(self) -> str:
         """Where its config.json says that it lies, below the folder of the runs."""
-        return "/".join([*self.block, self.cell["strategy"], "seed{}-fold{}".format(*self.at)])
+        seed, fold = self.at
+        return run_path("", *self.block, self.cell["strategy"], seed, fold).as_posix()
+
+    def rows(self, name: str) -> list[dict]:
+        """A CSV of the folder as text; to be deleted when report/views.py reads log and files.ratios()."""
+        file = self.folder / name
+        if not file.is_file():
+            return []
+        with open(file, encoding="utf-8", newline="") as lines:
+            return list(csv.DictReader(lines))
 
     def value(self, split: str, metric: str) -> float:
         value = self.result[split]["values"].get(metric)
         return NAN if value is None else value
 
     def averaged_over(self, split: str, metric: str) -> tuple[int, int] | None:
-        """(how many classes or labels the metric is a mean over there, out of how many); None where it is no mean."""
+        """(how many classes or labels the metric is a mean over there, out of how many); None where it is no
+        mean."""
         part = self.result.get(split, {})
         count = part.get("averaged_over", {}).get(metric)
         if count is None:
@@ -332,12 +509,12 @@ class Run:
 
     @property
     def stages(self) -> dict[str, int]:
-        """The stages that had an epoch, in their order: name -> first epoch. Read from log.csv, since stages merge
+        """The stages that had an epoch, in their order: name -> first epoch. Of log.csv, since stages merge
         where there are fewer epochs than stages."""
         stages: dict[str, int] = {}
-        for row in self.rows("log.csv"):
+        for row in self.log:
             if row.get("stage"):
-                stages.setdefault(row["stage"], int(row["epoch"]))
+                stages.setdefault(row["stage"], row["epoch"])
         return stages
 
     @property
@@ -346,27 +523,17 @@ class Run:
         stage, stages = self.result.get("best_stage"), list(self.stages)
         return stage if stages and stage in stages[:-1] else ""
 
-    def rows(self, name: str) -> list[dict]:
-        """A CSV of the folder; none where it is missing."""
-        file = self.folder / name
-        if not file.is_file():
-            return []
-        with open(file, encoding="utf-8", newline="") as lines:
-            return list(csv.DictReader(lines))
-
 
 def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
-    """(runs, warnings): every run folder below. Left out and named: a damaged one, and a
-    copy, which would count twice; of two folders with the same run the one that lies where its config.json says stays.
-    The trials of --tune are no runs."""
+    """(runs, warnings): every run folder below, in the order of the tables. Left out and named: a damaged
+    one, and a copy, which would count twice; of two folders with the same run the one that lies where its
+    config.json says stays. The trials of --tune are no runs."""
     found, warnings = {}, []
-    for file in sorted(Path(folder).glob("*/*/*/seed*-fold*/config.json")):
-        if file.parent.parent.name == "tune":
-            continue
+    for place in folders_below(folder):
         try:
-            run = read_run(file.parent)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            warnings.append(f"left out, {file.parent} is damaged: {type(error).__name__}: {error}")
+            run = read_run(place)
+        except (RunError, OSError) as error:
+            warnings.append(f"left out, {place} is damaged: {error}")
             continue
         found.setdefault((*run.block, run.strategy, *run.at), []).append(run)
     kept = []
@@ -376,29 +543,104 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         warnings += [
             f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]
         ]
+    order = strategies_in_order(kept)
+    kept.sort(key=lambda run: (*run.block, order.index(run.strategy), *run.at))
     return kept, warnings
 
 
+def strategies_in_order(runs: list[Run]) -> list[str]:
+    """Their names, as config.json numbers them; those of earlier versions, which have no number, in the order
+    of their command."""
+    order: dict[str, float] = {}
+    for run in runs:
+        key, asked = run.cell["strategy"], run.config["arguments"].get("strategy") or ()
+        rank = asked.index(key) if key in asked else math.inf
+        rank = run.config.get("about", {}).get("order", rank)
+        order[run.strategy] = min(rank, order.get(run.strategy, rank))
+    return sorted(order, key=order.get)
+
+
 def read_run(folder: Path) -> Run:
-    """One run. ValueError, TypeError or KeyError where its files are damaged."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    cell = config["settings"]["cell"]
-    config["data"]["splits"], config["environment"], config["arguments"]  # all of them are needed
-    if not isinstance(config["settings"]["lr"], (int, float, type(None))):
-        raise TypeError(f"lr is {config['settings']['lr']!r}")
-    run = Run(folder, cell, config["strategy"], config, "unfinished")
-    if (folder / "metrics.json").is_file():
-        run.result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        run.result["test"]["values"], run.result["val"]["values"], run.result["minutes"]
-        if not (folder / "predictions.csv").is_file():
-            raise ValueError("predictions.csv is missing")
-        run.status = "done"
-    elif (folder / "failed.json").is_file():
-        run.status = "failed"
-        run.reason = json.loads((folder / "failed.json").read_text(encoding="utf-8"))["reason"]
+    """One run. RunError where a file of it is damaged or lacks what a report needs."""
+    files = RunFolder(folder)
+    config, log = files.config(), files.log()
+    demand(config, CONFIG, "config.json")
+    if files.done():
+        result = files.result()
+        demand(result, RESULT, "metrics.json")
+        if not files.has("predictions.csv"):
+            raise RunError("predictions.csv is missing")
+        return Run(folder, config, "done", result=result, log=log)
+    if files.has("failed.json"):
+        reason = files.read_json("failed.json")
+        demand(reason, {str: "reason"}, "failed.json")
+        return Run(folder, config, "failed", reason["reason"], log=log)
+    return Run(folder, config, "unfinished", f"{len(log)} of {config['settings']['epochs']} epochs", log=log)
+
+
+@dataclass
+class Scored:
+    """The test split of a run: of every image, and of every unit of evaluation (study, patient) where they
+    differ."""
+
+    images: list[str]
+    image_labels: np.ndarray  # (N,) int, or (N, L) 0, 1, nan
+    image_scores: np.ndarray  # (N, C)
+    labels: np.ndarray
+    scores: np.ndarray
+    groups: np.ndarray  # (U,) str: what is resampled, groups that share an identical image being one
+    named: frozenset[str]  # the groups as the data names them
+
+
+def read_scored(run: Run) -> Scored:
+    """The run's test predictions. RunError where predictions.csv is damaged or does not fit config.json."""
+    file = run.folder / "predictions.csv"
+    try:
+        with open(file, encoding="utf-8", newline="") as lines:
+            reader = csv.reader(lines)
+            head = next(reader)
+            column = {name: i for i, name in enumerate(head)}
+            return scored_of([row for row in reader if row[column["split"]] == "test"], column, run.config)
+    except (ValueError, KeyError, IndexError, StopIteration, csv.Error) as error:
+        raise RunError(f"{file} is damaged ({type(error).__name__}: {error})") from None
+
+
+def scored_of(rows: list[list[str]], column: dict[str, int], config: dict) -> Scored:
+    """rows: of predictions.csv, those of the test split. column: name -> place in a row."""
+    settings, data = config["settings"], config["data"]
+    classes = settings["classes"]
+    if not rows:
+        raise ValueError("no test image is in it")
+    scores = np.array([[float(row[column[f"score_{c}"]]) for c in classes] for row in rows])
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite")
+    if settings["task"] == "multiclass":
+        place = {c: i for i, c in enumerate(classes)}
+        labels = np.array([place[row[column["label"]]] for row in rows])
     else:
-        run.reason = f"{len(run.rows('log.csv'))} of {config['settings']['epochs']} epochs"
-    return run
+        places = [column[f"label_{c}"] for c in classes]
+        labels = np.array([[float(row[i]) if row[i] else NAN for i in places] for row in rows])
+    images, named = [row[column["image"]] for row in rows], frozenset(row[column["group"]] for row in rows)
+    groups = np.array([row[column.get("cluster", column["group"])] for row in rows])
+    how = data["unit_score"]
+    if how in (None, "video"):
+        return Scored(images, labels, scores, labels, scores, groups, named)
+    units = np.array([row[column[data["unit_kind"]]] for row in rows])
+    unit_scores, unit_labels, names = metrics.aggregate(scores, labels, units, how)
+    group_of = dict(zip(units.tolist(), groups.tolist(), strict=True))
+    groups = np.array([group_of[unit] for unit in names.tolist()])
+    return Scored(images, labels, scores, unit_labels, unit_scores, groups, named)
+
+
+# ---------------------------------------- statistics, which report/ has of its own: to be deleted when it has
+
+
+@dataclass
+class Resampled:
+    """What a bootstrap over groups gave for a run: the metric on every resample, and what was drawn."""
+
+    values: np.ndarray  # (B,)
+    drawn: tuple[int, int]  # (stratum, number of groups): runs of one stratum have the same draws
 
 
 def at_an_end(tuning: dict) -> list[str]:
@@ -406,38 +648,6 @@ def at_an_end(tuning: dict) -> list[str]:
     failed too: a better one may lie beyond it. tuning: of config.json."""
     tried = {name: [trial[name] for trial in tuning["trials"]] for name in ("lr", "alpha") if name in tuning}
     return [name for name, values in tried.items() if tuning[name] in (min(values), max(values))]
-
-
-def read_scored(run: Run) -> Scored:
-    """The run's test predictions. ValueError where predictions.csv does not fit config.json."""
-    settings, data = run.config["settings"], run.config["data"]
-    classes, multiclass = settings["classes"], settings["task"] == "multiclass"
-    with open(run.folder / "predictions.csv", encoding="utf-8", newline="") as lines:
-        reader = csv.reader(lines)
-        head = next(reader)
-        at = {name: i for i, name in enumerate(head)}
-        rows = [row for row in reader if row[at["split"]] == "test"]
-    if not rows:
-        raise ValueError("no test image is in it")
-    scores = np.array([[float(row[at[f"score_{c}"]]) for c in classes] for row in rows])
-    if not np.isfinite(scores).all():
-        raise ValueError("a score is not finite")
-    if multiclass:
-        number = {c: i for i, c in enumerate(classes)}
-        labels = np.array([number[row[at["label"]]] for row in rows])
-    else:
-        columns = [at[f"label_{c}"] for c in classes]
-        labels = np.array([[float(row[i]) if row[i] else NAN for i in columns] for row in rows])
-    images, named = [row[at["image"]] for row in rows], frozenset(row[at["group"]] for row in rows)
-    groups = np.array([row[at.get("cluster", at["group"])] for row in rows])
-    how = data["unit_score"]
-    if how in (None, "video"):
-        return Scored(images, labels, scores, labels, scores, groups, named)
-    units = np.array([row[at[data["unit_kind"]]] for row in rows])
-    unit_scores, unit_labels, names = metrics.aggregate(scores, labels, units, how)
-    group_of = dict(zip(units.tolist(), groups.tolist()))
-    of_units = np.array([group_of[u] for u in names.tolist()])
-    return Scored(images, labels, scores, unit_labels, unit_scores, of_units, named)
 
 
 def spread(values: Iterable[float]) -> dict:

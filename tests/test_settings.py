@@ -1,0 +1,162 @@
+"""The command line's settings: what is parsed, and what is refused in one line."""
+
+import re
+import shlex
+
+import pytest
+import torch
+from conftest import ROOT
+from toys import ARCH, SMALL, Toy
+
+import ftcompare
+import strategies
+import train
+
+BAD = [
+    (["--report", "runs", "--predict", "new"], "--report stands alone"),
+    (["--report", "nowhere"], "nowhere is no folder"),
+    (["--run", "runs/x"], "--run and --out go with --predict or --export"),
+    (
+        ["--data", "demo-tiny", "--export", "m.pt2", "--run", "r"],
+        "--export use a finished run (--run), not --data",
+    ),
+    (["--export", "m.pt2", "--run", "nowhere"], "nowhere: no such run folder"),
+    (["--data", "demo-tiny", "--strategy", "lpfft"], "unknown strategy 'lpfft'; choose from ft, lp, glf"),
+    (["--data", "demo-tiny", "--arch", "resnet5000"], "unknown --arch resnet5000; torchvision has resnet"),
+    (["--data", "demo-huge"], "neither a file or folder nor a dataset"),
+    (["--data", "no/such/place"], "neither a file or folder nor a dataset; the datasets are"),
+    (["--data", "demo-tiny", "--epochs", "0"], "'0' is not a whole number of 1 or more"),
+    (["--data", "demo-tiny", "--lr", "nan"], "'nan' is not a number of 0 or more"),
+    (["--data", "demo-tiny", "-b", "1"], "BatchNorm cannot normalise a single image"),
+    (["--data", "demo-tiny", "--threshold", "high"], "--threshold high"),
+    (["--data", "demo-tiny", "--opt", "lion"], "invalid choice: 'lion'"),
+    (["--data", "demo-tiny", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
+    (["--data", "demo-tiny", "--metric", "acuracy"], "unknown --metric acuracy"),
+    (["--data", "demo-tiny", "--resize", "16"], "--resize 16 is smaller than --img-size 32"),
+    (["--data", "demo-tiny", "--val-fraction", "0.9"], "leave nothing to train on"),
+    (["--data", "demo-tiny", "--splits-file", "nowhere.csv"], "--splits-file nowhere.csv"),
+    (
+        ["--data", "demo-tiny", "--strategy", "lpft", "--stage-shares", "1", "2", "3"],
+        "2 stages, but stage_shares has 3",
+    ),
+    (["--data", "demo-tiny", "--data-dirr", "x"], "unrecognized arguments"),
+    ([], "say what to train on"),
+    (["--data", "cholect50", "--arch", "resnet50", "--strategy", "autorgn"], "cholect50"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a) or "nothing" for a, _ in BAD])
+def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, run, monkeypatch):
+    monkeypatch.delenv("FTCOMPARE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    small = ["--arch", ARCH] * ("--arch" not in arguments) + ["--weights", "none"] * (
+        "--weights" not in arguments
+    )
+    code, _, err = run(*arguments, *small * bool(arguments), "--output-dir", tmp_path / "runs")
+    assert code == 2 and message in err, err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert not list(tmp_path.glob("runs/*/*/*/*/config.json"))
+
+
+def test_davila_protocol_sets_its_values_below_what_is_said():
+    """The follow-up code: Adam without weight decay, every rate 1e-3, a cosine over 100 epochs without warmup."""
+    by_hand = {
+        "opt": "adam",
+        "lr": 1e-3,
+        "lp_lr": 1e-3,
+        "weight_decay": 0.0,
+        "epochs": 30,
+        "schedule_epochs": 100,
+    }
+    by_hand |= {"warmup": 0.0, "patience": 3, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232}
+    by_hand |= {"img_size": 224, "augment": "none"}
+    command = ["--data", "demo", "--protocol", "davila"]
+    s = ftcompare.parse_arguments(command)
+    assert {name: getattr(s, name) for name in by_hand} == by_hand
+    said = {
+        "epochs": 5,
+        "weight_decay": 0.3,
+        "warmup": 0.1,
+        "metric": "auroc",
+        "lp_lr": 0.5,
+        "augment": "strong",
+    }
+    flags = [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    s = ftcompare.parse_arguments([*command, *flags])
+    assert {name: getattr(s, name) for name in by_hand} == by_hand | said
+    groups = strategies.make_plan("lpft", Toy(), epochs=2, hyper=ftcompare.hyperparameters(s)).groups
+    assert {group["weight_decay"] for group in groups} == {0.3}
+
+
+def test_every_command_in_the_readme_parses():
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"ftcompare\.py (--.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 5
+    for line in commands:
+        ftcompare.parse_arguments(shlex.split(line.replace("`", "")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "sensitivity"], "hangs on a threshold"),
+        (["--arch", "inception_v3"], "inception_v3 does not take pictures of 32 px"),
+        (["--seed", "-1"], "'-1' is not a whole number of 0 or more"),
+        (["--threshold", "sensitivity=0.0"], "--threshold sensitivity=0.0"),
+        (["--val-fraction", "0"], "--val-fraction 0.0: give a share"),
+        (["--warmup", "3"], "--warmup is at most 1"),
+    ],
+)
+def test_settings_that_would_fail_later_are_refused_at_once(arguments, message, folder, tmp_path, run):
+    code, _, err = run("--data", folder, *SMALL, *arguments, "--output-dir", tmp_path / "runs")
+    assert code == 2 and message in err and err.count("\n") == 1, err
+    assert not list(tmp_path.glob("runs/*/*/*/*/config.json"))
+
+
+def test_a_seed_sets_head_order_and_augmentation_and_the_recipe_is_what_was_said(tmp_path, run, monkeypatch):
+    """Training replaced by a look at what it was given: two seeds, every setting unlike its default."""
+    given = []
+
+    def look(model, plan, data, folder, recipe, *rest, **more):
+        given.append(
+            (recipe, plan, [p.detach().clone() for p in strategies.find_head(model)[1].parameters()])
+        )
+        raise train.Diverged("only looked at")
+
+    monkeypatch.setattr(train, "run", look)
+    said = {
+        "epochs": 7,
+        "batch_size": 12,
+        "opt": "sgd",
+        "augment": "strong",
+        "class_weights": "balanced",
+        "warmup": 0.2,
+    }
+    said |= {
+        "schedule_epochs": 9,
+        "patience": 4,
+        "grad_accum": 3,
+        "clip_grad": 0.5,
+        "split_seed": 3,
+        "weight_decay": 0.2,
+    }
+    flags = [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    base = ["--data", "demo-tiny", "--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu"]
+    code, _, _ = run(*base, *flags, "--strategy", "ft", "l2sp", "--seed", "4", "5", "--output-dir", tmp_path)
+    assert code == 1 and [recipe.seed for recipe, _, _ in given] == [4, 4, 5, 5]
+    for recipe, plan, _ in given:
+        assert {name: getattr(recipe, name) for name in said if hasattr(recipe, name)} == {
+            name: value for name, value in said.items() if name not in ("split_seed", "weight_decay")
+        }
+        assert {g["weight_decay"] for g in plan.groups} == {0.2 if plan.strategy == "ft" else 0.0}
+    heads = [head for _, _, head in given]
+    alike = [[all(map(torch.equal, a, b)) for b in heads] for a in heads]
+    assert alike == [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
+
+
+def test_the_output_cannot_lie_in_the_data_or_on_a_file(folder, tmp_path, run):
+    code, _, err = run("--data", folder, *SMALL, "--output-dir", folder / "runs")
+    assert code == 2 and "lies in the data folder" in err
+    (tmp_path / "file").write_text("")
+    code, _, err = run("--data", folder, *SMALL, "--output-dir", tmp_path / "file")
+    assert code == 2 and "Traceback" not in err

@@ -19,7 +19,7 @@ import numpy as np
 import metrics
 from report import notes, stats, views
 from report.across import headline_claims, ranks_across
-from report.evidence import Evidence, Place, gather, over_runs
+from report.evidence import Evidence, Repeat, gather, over_runs
 from report.experiment import (
     NAN,
     Analysis,
@@ -36,7 +36,7 @@ from report.experiment import (
 )
 from report.pairs import compare_pairs
 from report.wording import over_how_many
-from runs import Run, Scored, read_runs
+from runs import Run, Scored, at_an_end, read_runs, strategies_in_order
 
 FROM_CALLS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # of the class called, whatever its score
 OWN_TO_A_ROW = "cell hyperparameters split_hash lr alpha strategy data arch seed fold".split()
@@ -53,32 +53,13 @@ class ReportError(ValueError):
 def analyse(folder: str | Path, progress: Callable[[str], None] = lambda doing: None) -> Analysis:
     """Everything that a report says, from the run folders below. progress(what is being done). Raises
     ReportError without a run."""
-    return analyse_runs(folder, *read_in_order(folder), progress)
-
-
-def read_in_order(folder: str | Path) -> tuple[list[Run], list[str]]:
-    """(runs, warnings) of the folder, by dataset, backbone, strategy in its order, seed and fold."""
-    runs, warnings = read_runs(folder)
-    order = strategies_in_order(runs)
-    return sorted(runs, key=lambda run: (*run.block, order.index(run.strategy), *run.at)), warnings
-
-
-def strategies_in_order(runs: list[Run]) -> list[str]:
-    """As config.json numbers them; those of earlier versions, which have no number, in the order of their
-    command."""
-    place: dict[str, float] = {}
-    for run in runs:
-        asked = run.config["arguments"].get("strategy") or ()
-        key = run.cell["strategy"]
-        last = asked.index(key) if key in asked else math.inf
-        place.setdefault(run.strategy, run.config.get("about", {}).get("order", last))
-    return sorted(place, key=place.get)
+    return analyse_runs(folder, *read_runs(folder), progress)
 
 
 def analyse_runs(
     folder: str | Path, runs: list[Run], warnings: list[str], progress: Callable[[str], None]
 ) -> Analysis:
-    """The analysis of runs that read_in_order gave. Those whose predictions are damaged become unfinished,
+    """The analysis of runs that read_runs gave. Those whose predictions are damaged become unfinished,
     and are named in warnings."""
     if not runs:
         more = f"; and {len(warnings) - 2} more" if len(warnings) > 2 else ""
@@ -86,11 +67,11 @@ def analyse_runs(
         above = "give the folder above <data>/<arch>/<strategy>/seed0-fold0"
         raise ReportError(f"no run below {folder}{also}; {above}")
     names = {run.cell["strategy"]: run.strategy for run in runs}
-    keys = list(dict.fromkeys(run.block for run in runs))
+    keys = list(dict.fromkeys(run.experiment for run in runs))
     experiments = []
     for i, key in enumerate(keys, 1):
         progress(f"{i} of {len(keys)}: {', '.join(key)}")
-        evidence = gather([run for run in runs if run.block == key], warnings)
+        evidence = gather([run for run in runs if run.experiment == key], warnings)
         experiments.append(analyse_experiment(evidence, names))
     order = strategies_in_order(runs)
     across, note = ranks_across(experiments, order)
@@ -112,7 +93,9 @@ def analyse_experiment(evidence: Evidence, names: dict[str, str]) -> Experiment:
     pairs, pair_notes = compare_pairs(evidence, design)
     rows = rows if design.differ else marked(rows, pairs, design.higher_is_better)
     compared = next((row.cells for row in rows if row.ranked), [])
-    groups = {g for (_, at), test in evidence.scored.items() if at in compared for g in test.groups.tolist()}
+    groups = {
+        g for (_, repeat), test in evidence.scored.items() if repeat in compared for g in test.groups.tolist()
+    }
     return Experiment(
         **vars(design),
         rows=rows,
@@ -154,8 +137,8 @@ def design_of(evidence: Evidence, names: dict[str, str]) -> Design:
         unit_kind=data["unit_kind"] if by_unit else "image",
         group_kind=data["group_kind"],
         **test_counts(evidence.scored),
-        seeds=sorted({run.at[0] for run in runs}),
-        folds=sorted({run.at[1] for run in runs}),
+        seeds=sorted({run.repeat[0] for run in runs}),
+        folds=sorted({run.repeat[1] for run in runs}),
         planned=planned(runs, names),
         lost_cells=lost_cells(runs, names),
         positive=first.result.get("positive"),
@@ -173,7 +156,7 @@ def design_of(evidence: Evidence, names: dict[str, str]) -> Design:
     )
 
 
-def test_counts(scored: dict[tuple[str, Place], Scored]) -> dict[str, int | float]:
+def test_counts(scored: dict[tuple[str, Repeat], Scored]) -> dict[str, int | float]:
     """Distinct images, units and groups that were tested, over all folds, by the names of Design's fields."""
     images = {image for test in scored.values() for image in test.images}
     groups = {group for test in scored.values() for group in test.groups.tolist()}
@@ -196,7 +179,7 @@ def planned(runs: list[Run], names: dict[str, str]) -> Planned:
     fewer."""
     seeds, folds, keys = set(), set(), {}
     for run in runs:
-        arguments, (seed, fold) = run.config["arguments"], run.at
+        arguments, (seed, fold) = run.config["arguments"], run.repeat
         seeds |= {seed, *(arguments.get("seed") or ())}
         folds |= {fold, *range(run.config["data"].get("folds") or arguments.get("folds") or 1)}
         keys |= dict.fromkeys(arguments.get("strategy") or ())
@@ -208,8 +191,10 @@ def planned(runs: list[Run], names: dict[str, str]) -> Planned:
 def lost_cells(runs: list[Run], names: dict[str, str]) -> list[LostCell]:
     """Those without a result: failed, unfinished, or never begun though the command has that seed and
     fold."""
-    found = [LostCell(run.strategy, *run.at, run.status, run.reason) for run in runs if run.status != "done"]
-    there, wanted = {(run.strategy, run.at) for run in runs}, planned(runs, names)
+    found = [
+        LostCell(run.strategy, *run.repeat, run.status, run.reason) for run in runs if run.status != "done"
+    ]
+    there, wanted = {(run.strategy, run.repeat) for run in runs}, planned(runs, names)
     for strategy in dict.fromkeys(run.strategy for run in runs):
         for seed in wanted.seeds:
             for fold in wanted.folds:
@@ -221,7 +206,7 @@ def lost_cells(runs: list[Run], names: dict[str, str]) -> list[LostCell]:
 def fold_splits(runs: list[Run]) -> list[FoldSplits]:
     """What is in train, val and test of each fold, as its first run has it."""
     found = []
-    for fold, run in {run.at[1]: run for run in reversed(runs)}.items():
+    for fold, run in {run.repeat[1]: run for run in reversed(runs)}.items():
         data = run.config["data"]
         counts = {
             side: SplitCounts(**{name: part[name] for name in ("images", "groups", "units", "classes")})
@@ -278,7 +263,7 @@ def incomparable(runs: list[Run]) -> list[str]:
         alike |= {name: hyper[name] for name in ("bn", "stage_shares", "weight_decay") if name in hyper}
         alike |= {f"{name} of {run.strategy}": value for name, value in hyper.items()}
         alike[f"lr of {run.strategy}"] = settings["lr"]
-        alike[f"split of fold {run.at[1]}"] = settings.get("split_hash")
+        alike[f"split of fold {run.repeat[1]}"] = settings.get("split_hash")
         for name, value in alike.items():
             found.setdefault(name, set()).add(json.dumps(value))
     differ = [name for name, values in found.items() if len(values) > 1]
@@ -309,7 +294,7 @@ def strategy_row(strategy: str, evidence: Evidence, design: Design) -> Row:
         failed=counts["failed"],
         unfinished=counts["unfinished"],
         missing=wanted - len(begun),
-        cells=[run.at for run in finished],
+        cells=[run.repeat for run in finished],
         val=mean_of(finished, "val", design.metric, design.task),
         test=estimate(finished, evidence, design.metric, design),
         second=estimate(finished, evidence, design.second, design),
@@ -348,7 +333,7 @@ def mean_of(runs: list[Run], split: str, metric: str, task: str) -> Estimate:
 
 def estimate(runs: list[Run], evidence: Evidence, metric: str, design: Design) -> Estimate:
     """The metric on test with its interval over groups."""
-    resampled = [evidence.resampled[run.strategy, run.at, metric] for run in runs]
+    resampled = [evidence.resampled[run.strategy, run.repeat, metric] for run in runs]
     over_groups = stats.group_t(
         [run.value("test", metric) for run in runs],
         [found.values for found in resampled],
@@ -361,7 +346,7 @@ def estimate(runs: list[Run], evidence: Evidence, metric: str, design: Design) -
 def tuning_and_time(begun: list[Run], finished: list[Run]) -> dict[str, object]:
     """What was tried and chosen, and the minutes that it took, by the names of Row's fields."""
     tuned = {
-        run.at[1]: run.config["tuning"] for run in begun if run.config.get("tuning")
+        run.repeat[1]: run.config["tuning"] for run in begun if run.config.get("tuning")
     }  # seeds share a fold's
     settings = [run.config["settings"] for run in begun]
     used = [
@@ -383,20 +368,13 @@ def tuning_and_time(begun: list[Run], finished: list[Run]) -> dict[str, object]:
     }
 
 
-def at_an_end(tuning: dict) -> list[str]:
-    """Of lr and alpha those whose chosen value is the least or the greatest that was tried, in a trial that
-    failed too: a better one may lie beyond it. tuning: of config.json."""
-    tried = {name: [trial[name] for trial in tuning["trials"]] for name in ("lr", "alpha") if name in tuning}
-    return [name for name, values in tried.items() if tuning[name] in (min(values), max(values))]
-
-
 def calls(runs: list[Run], evidence: Evidence, metric: str) -> tuple[dict[str, int], bool]:
     """What is called of every test unit -> in how many runs, though the test set has more than that; and
     whether half of the runs or more treat all units alike as far as the metric sees: they call one class, or,
     where the metric ranks scores, give one score. Nothing was learnt there, however high the value."""
     found, alike = Counter(), 0
     for run in runs:
-        test, classes = evidence.scored[run.strategy, run.at], run.config["settings"]["classes"]
+        test, classes = evidence.scored[run.strategy, run.repeat], run.config["settings"]["classes"]
         if (test.labels == test.labels[0]).all():
             continue  # the truth is one and the same
         if test.labels.ndim == 1:

@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from report import figures, page, tables
-from report.analysis import ReportError, analyse_runs, read_in_order
+from report.analysis import ReportError, analyse_runs
 from report.experiment import Analysis, Experiment
 from report.wording import counted, distinct, estimate, lost_runs, problems
-from runs import Run, to_csv, write_atomically
+from runs import Run, read_runs, to_csv, write_atomically
 
 SETTINGS = "epochs batch_size grad_accum opt img_size augment tune weights_sha256 data_hash".split()
 BUDGET = "best_epoch best_stage epochs optimizer_steps minutes peak_memory_bytes trainable_parameters".split()
@@ -43,7 +43,7 @@ def build(folder: str | Path) -> Analysis:
         if sys.stderr.isatty():
             print(f"\r\033[K  report, {doing}", end="", file=sys.stderr, flush=True)
 
-    runs, warnings = read_in_order(folder)
+    runs, warnings = read_runs(folder)
     analysis = analyse_runs(folder, runs, warnings, progress)
     write_atomically(folder / "results.csv", to_csv(results_rows(runs)))
     if rows := comparison_rows(analysis):

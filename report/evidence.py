@@ -14,11 +14,11 @@ import numpy as np
 
 from report import stats
 from report.experiment import NAN, Estimate
-from runs import Run, Scored, read_scored
+from runs import Run, RunError, Scored, read_scored
 
 RESAMPLES = 2000  # of the bootstrap over groups
 MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1")
-Place = tuple[int, int]  # (seed, fold)
+Repeat = tuple[int, int]  # (seed, fold)
 MOSTLY = 0.9  # share of resamples without some class from which on they are not drawn again
 
 
@@ -36,8 +36,8 @@ class Evidence:
 
     runs: list[Run]
     finished: dict[str, list[Run]]  # of every strategy, also of one without a finished run
-    scored: dict[tuple[str, Place], Scored]
-    resampled: dict[tuple[str, Place, str], Resampled]  # and by metric
+    scored: dict[tuple[str, Repeat], Scored]
+    resampled: dict[tuple[str, Repeat, str], Resampled]  # and by metric
     drawn_again: float  # share of the resamples that lacked a class
 
     @property
@@ -51,10 +51,9 @@ def gather(runs: list[Run], warnings: list[str]) -> Evidence:
     scored = {}
     for run in (run for run in runs if run.status == "done"):
         try:
-            scored[run.strategy, run.at] = read_scored(run)
-        except (ValueError, KeyError, IndexError, StopIteration) as error:
-            found = f"{type(error).__name__}: {error}"
-            warnings.append(f"left out, {run.folder}/predictions.csv is damaged: {found}")
+            scored[run.strategy, run.repeat] = read_scored(run)
+        except RunError as error:
+            warnings.append(f"left out, {error}")
             run.status, run.reason = "unfinished", "damaged"
     done = [run for run in runs if run.status == "done"]
     names = dict.fromkeys(run.strategy for run in runs)
@@ -74,8 +73,8 @@ def metrics_of(runs: list[Run]) -> tuple[str, str]:
 
 
 def bootstrap(
-    done: list[Run], scored: dict[tuple[str, Place], Scored], metric: str, second: str
-) -> tuple[dict[tuple[str, Place, str], Resampled], float]:
+    done: list[Run], scored: dict[tuple[str, Repeat], Scored], metric: str, second: str
+) -> tuple[dict[tuple[str, Repeat, str], Resampled], float]:
     """(strategy, (seed, fold), metric) -> Resampled, and the share of resamples drawn again. Groups are drawn
     once for a test set, so that all strategies and seeds see the same resamples: what is compared is paired.
     Folds whose test sets share no group are drawn apart; where they share some, the groups of all are drawn
@@ -93,15 +92,15 @@ def bootstrap(
         counts = np.concatenate([classes_of_groups(test, names) for test in within.values()], axis=1)
         plain = stats.resample_groups(len(names), RESAMPLES, seed=stratum).astype(np.int16)
         whole, share = with_all_classes(plain, counts, seed=stratum)
-        for run in (run for run in done if sets[run.strategy, run.at] == groups):
+        for run in (run for run in done if sets[run.strategy, run.repeat] == groups):
             for name in dict.fromkeys((metric, second)):
                 values = np.full(RESAMPLES, NAN)
                 if name != "ece" and len(names) >= 2:
                     over_classes = name in MEANS_OVER_CLASSES
                     again = max(again, share) if over_classes else again
                     weights = whole if over_classes else plain
-                    values = resampled_values(run, scored[run.strategy, run.at], name, names, weights)
-                found[run.strategy, run.at, name] = Resampled(values, (stratum, len(names)))
+                    values = resampled_values(run, scored[run.strategy, run.repeat], name, names, weights)
+                found[run.strategy, run.repeat, name] = Resampled(values, (stratum, len(names)))
     return found, again
 
 

@@ -241,7 +241,7 @@ def coverage_notes(evidence: Evidence, design: Design) -> list[str]:
             counts = {}
             for run in evidence.done:
                 if (count := run.averaged_over(split, metric)) is not None:
-                    counts[run.strategy, run.at] = count
+                    counts[run.strategy, run.repeat] = count
             if any(defined < whole for defined, whole in counts.values()):
                 said = f"{metric_name(metric)} on {where} is a mean over {coverage(counts, design)}"
                 lost = undefined_in(evidence.done, split, metric)

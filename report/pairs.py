@@ -10,10 +10,10 @@ import numpy as np
 
 import metrics
 from report import stats
-from report.evidence import Evidence, Place, over_runs
+from report.evidence import Evidence, Repeat, over_runs
 from report.experiment import NAN, Design, Pair
 from report.wording import distinct, plural, several
-from runs import Run
+from runs import Run, Scored
 
 ALPHA = 0.05
 # Without the assumption that differences of groups are normal no test on n groups falls below 2 / 2^n: 0.03
@@ -30,7 +30,7 @@ def compare_pairs(evidence: Evidence, design: Design) -> tuple[list[Pair], list[
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             comparison = Comparison(a, b, evidence, design)
-            if comparison.common:
+            if comparison.tests:
                 pairs.append(comparison.pair())
             notes += [(test, text, f"{a} − {b}") for test, text in comparison.said.items()]
     pairs = with_verdicts(pairs, design.higher_is_better)
@@ -90,53 +90,56 @@ def joined_notes(notes: list[tuple[str, str, str]]) -> list[str]:
 
 @dataclass
 class Comparison:
-    """One pair, a minus b, on the places (seed, fold) that both have with the same test images."""
+    """One pair, a minus b, on the (seed, fold) that both have with the same test images."""
 
     a: str
     b: str
     evidence: Evidence
     design: Design
-    common: list[Place] = field(init=False)
+    tests: dict[Repeat, tuple[Scored, Scored]] = field(
+        init=False
+    )  # what a and b were tested on, the first seed first
     said: dict[str, str] = field(default_factory=dict)  # test -> how it was done, or why it is left out
 
     def __post_init__(self) -> None:
-        self.runs_a, self.runs_b = ({r.at: r for r in self.evidence.finished[s]} for s in (self.a, self.b))
-        both = sorted(set(self.runs_a) & set(self.runs_b))
+        runs_a, runs_b = ({run.repeat: run for run in self.evidence.finished[x]} for x in (self.a, self.b))
+        self.runs = {repeat: (runs_a[repeat], runs_b[repeat]) for repeat in sorted(set(runs_a) & set(runs_b))}
         scored = self.evidence.scored
-        self.common = [at for at in both if scored[self.a, at].images == scored[self.b, at].images]
-        if lost := len(both) - len(self.common):
+        tests = {repeat: (scored[self.a, repeat], scored[self.b, repeat]) for repeat in self.runs}
+        self.tests = {repeat: (a, b) for repeat, (a, b) in tests.items() if a.images == b.images}
+        if lost := len(tests) - len(self.tests):
             self.said["images"] = f"{several(lost, 'run')} left out, tested on different images."
 
     def pair(self) -> Pair:
         """The pair, its verdict still undefined: that depends on the other pairs too."""
-        metric, design, resampled = self.design.metric, self.design, self.evidence.resampled
+        metric, design = self.design.metric, self.design
         values_a, values_b = (
-            {at: runs[at].value("test", metric) for at in self.common} for runs in (self.runs_a, self.runs_b)
+            [self.runs[repeat][side].value("test", metric) for repeat in self.tests] for side in (0, 1)
         )
-        difference = {at: values_a[at] - values_b[at] for at in self.common}
+        difference = [a - b for a, b in zip(values_a, values_b, strict=True)]
+        resampled_a, resampled_b = (
+            [self.evidence.resampled[name, repeat, metric] for repeat in self.tests]
+            for name in (self.a, self.b)
+        )
         least, most = metrics.value_range(metric, design.task, len(design.classes))
-        drawn = [resampled[self.a, at, metric].drawn for at in self.common]
         over_groups = stats.group_t(
-            list(difference.values()),
-            [
-                resampled[self.a, at, metric].values - resampled[self.b, at, metric].values
-                for at in self.common
-            ],
-            drawn,
+            difference,
+            [a.values - b.values for a, b in zip(resampled_a, resampled_b, strict=True)],
+            [found.drawn for found in resampled_a],
             (least - most, most - least),
             difference=True,
         )
-        p = self.trusted_p(over_groups, min(groups for _, groups in drawn))
-        sides = self.first_seed()
-        mcnemar, delong = self.mcnemar(sides), self.delong(sides)
-        t, wilcoxon = self.over_folds(difference)
+        p = self.trusted_p(over_groups, min(groups for _, groups in (found.drawn for found in resampled_a)))
+        tests = self.of_first_seed()
+        mcnemar, delong = self.mcnemar(tests), self.delong(tests)
+        t, wilcoxon = self.over_folds(dict(zip(self.tests, difference, strict=True)))
         return Pair(
             a=self.a,
             b=self.b,
-            runs=len(self.common),
-            mean_a=over_runs(values_a.values()).mean,
-            mean_b=over_runs(values_b.values()).mean,
-            difference=over_runs(difference.values()).mean,
+            runs=len(self.tests),
+            mean_a=over_runs(values_a).mean,
+            mean_b=over_runs(values_b).mean,
+            difference=over_runs(difference).mean,
             low=over_groups.low,
             high=over_groups.high,
             standard_error=over_groups.standard_error,
@@ -150,97 +153,90 @@ class Comparison:
 
     def trusted_p(self, over_groups: stats.GroupT, fewest: int) -> float:
         """The p over groups, nan where there are too few of them. fewest: groups in a test set."""
-        design, scored = self.design, self.evidence.scored
         if fewest < 2:
-            alone = f"a test set of a single {design.group_kind} shows no spread"
+            alone = f"a test set of a single {self.design.group_kind} shows no spread"
             self.said["single"] = f"No interval and no verdict: {alone}."
-        groups = {group for at in self.common for group in scored[self.a, at].groups.tolist()}
+        groups = {group for a, _ in self.tests.values() for group in a.groups.tolist()}
         if len(groups) < FEWEST_GROUPS:
-            tested = distinct(design, len(groups))
+            tested = distinct(self.design, len(groups))
             self.said["groups"] = f"No verdict: {tested} cannot tell two strategies apart."
             return NAN
         if over_groups.standard_error == 0:
             self.said["constant"] = "No interval, and p is 1: the difference is the same in every resample."
         return over_groups.p
 
-    def first_seed(self) -> list[Place]:
-        """The places of the first seed, each test set once."""
-        sides: dict[tuple[str, ...], Place] = {}
-        for at in (at for at in self.common if at[0] == self.common[0][0]):
-            sides.setdefault(tuple(self.evidence.scored[self.a, at].images), at)
-        return list(sides.values())
+    def of_first_seed(self) -> dict[Repeat, tuple[Scored, Scored]]:
+        """The tests of the first seed, each test set once."""
+        first = min(seed for seed, _ in self.tests)
+        found = {}
+        for (seed, fold), (a, b) in self.tests.items():
+            if seed == first and not any(a.images == other.images for other, _ in found.values()):
+                found[seed, fold] = a, b
+        return found
 
-    def has_groups(self, sides: list[Place]) -> bool:
-        """Whether a group has several of the units that are tested."""
-        groups = [group for at in sides for group in self.evidence.scored[self.a, at].groups.tolist()]
-        return len(set(groups)) < len(groups)
-
-    def mcnemar(self, sides: list[Place]) -> stats.McNemar | None:
+    def mcnemar(self, tests: dict[Repeat, tuple[Scored, Scored]]) -> stats.McNemar | None:
         """McNemar's test of who is right, the folds of a seed together where their test sets lie apart."""
-        design, scored = self.design, self.evidence.scored
+        design = self.design
         if design.task != "multiclass":
             self.said["mcnemar"] = (
                 "McNemar: left out, it compares one called class an image; these have several labels."
             )
             return None
-        images = [image for at in sides for image in scored[self.a, at].images]
+        images = [image for a, _ in tests.values() for image in a.images]
         if len(images) > len(set(images)):
             self.said["mcnemar"] = "McNemar: left out, test sets of several folds overlap."
             return None
         warning = ""
-        if self.has_groups(sides):
+        if has_groups(tests):
             kind = design.group_kind
             together = (
                 f"{plural(design.unit_kind)} of one {kind}" if kind != "image" else "byte-identical images"
             )
             warning = f"; it takes {together} for independent, which the bootstrap does not"
-        self.said["mcnemar"] = f"McNemar: {named(sides)}{warning}."
-        right = [
-            np.concatenate([scored[name, at].scores.argmax(1) == scored[name, at].labels for at in sides])
-            for name in (self.a, self.b)
-        ]
-        return stats.mcnemar(*right)
+        self.said["mcnemar"] = f"McNemar: {named(tests)}{warning}."
+        right = [[test.scores.argmax(1) == test.labels for test in pair] for pair in tests.values()]
+        return stats.mcnemar(*map(np.concatenate, zip(*right, strict=True)))
 
-    def delong(self, sides: list[Place]) -> stats.DeLong | None:
+    def delong(self, tests: dict[Repeat, tuple[Scored, Scored]]) -> stats.DeLong | None:
         """DeLong's test of two AUROCs, where its assumptions hold."""
-        design, scored = self.design, self.evidence.scored
+        design = self.design
         if design.task != "multiclass" or len(design.classes) != 2:
             self.said["delong"] = "DeLong: left out, it compares AUROCs of two classes."
-        elif self.has_groups(sides):
+        elif has_groups(tests):
             some = f"some {plural(design.group_kind)} "
             some += "have several" if design.group_kind != "image" else "are byte-identical"
             self.said["delong"] = (
                 f"DeLong: left out, it needs independent images, and {some}; the bootstrap over groups "
                 "stands in its place."
             )
-        elif len(sides) > 1:
+        elif len(tests) > 1:
             self.said["delong"] = (
                 "DeLong: left out, the folds were scored by different models, whose scores share no scale."
             )
         else:
-            self.said["delong"] = f"DeLong: AUROC, {named(sides)}."
-            a, b = (scored[name, sides[0]] for name in (self.a, self.b))
+            self.said["delong"] = f"DeLong: AUROC, {named(tests)}."
+            ((a, b),) = tests.values()
             return stats.delong(a.scores[:, 1], b.scores[:, 1], a.labels == 1)
         return None
 
     def over_folds(
-        self, difference: dict[Place, float]
+        self, difference: dict[Repeat, float]
     ) -> tuple[stats.ResampledT | None, stats.Wilcoxon | None]:
         """(corrected resampled t-test, Wilcoxon) over folds, the seeds of a fold averaged: they share its
         test set."""
-        common = [at for at in self.common if math.isfinite(difference[at])]
-        folds = sorted({at[1] for at in common})
-        mean = [np.mean([difference[at] for at in common if at[1] == fold]) for fold in folds]
+        common = [repeat for repeat in self.tests if math.isfinite(difference[repeat])]
+        folds = sorted({repeat[1] for repeat in common})
+        mean = [np.mean([difference[repeat] for repeat in common if repeat[1] == fold]) for fold in folds]
         if len(folds) < 2:
             self.said["t"] = (
                 "Corrected resampled t-test, Wilcoxon: left out, there is one fold (--folds 5 gives them)."
             )
             return None, None
-        share = float(np.mean([test_share(self.runs_a[at]) for at in common]))
-        one_test = len({tuple(self.evidence.scored[self.a, at].images) for at in common}) == 1
+        share = float(np.mean([test_share(self.runs[repeat][0]) for repeat in common]))
+        one_test = len({tuple(self.tests[repeat][0].images) for repeat in common}) == 1
         said = f"t: corrected resampled t-test (Nadeau and Bengio) over {len(folds)} folds, "
         said += f"n_test / n_train = {share:.3g}"
-        said += ", seeds averaged within a fold" if len({at[0] for at in common}) > 1 else ""
+        said += ", seeds averaged within a fold" if len({repeat[0] for repeat in common}) > 1 else ""
         said += "; all folds share one test set and differ in what they train on" if one_test else ""
         self.said["t"] = said + "."
         least = 2 / 2 ** len(folds)
@@ -258,10 +254,16 @@ def test_share(run: Run) -> float:
     return counts["test"]["images"] / counts["train"]["images"]
 
 
-def named(sides: list[Place]) -> str:
+def has_groups(tests: dict[Repeat, tuple[Scored, Scored]]) -> bool:
+    """Whether a group has several of the units that are tested."""
+    groups = [group for a, _ in tests.values() for group in a.groups.tolist()]
+    return len(set(groups)) < len(groups)
+
+
+def named(tests: dict[Repeat, tuple[Scored, Scored]]) -> str:
     """Which runs a test used: those of one seed, a fold where there is one test set."""
-    seed, fold = sides[0]
-    where = f"test sets of {len(sides)} folds together" if len(sides) > 1 else f"fold {fold}"
+    seed, fold = next(iter(tests))
+    where = f"test sets of {len(tests)} folds together" if len(tests) > 1 else f"fold {fold}"
     return f"runs of seed {seed}, {where}"
 
 

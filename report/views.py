@@ -8,7 +8,6 @@ import functools
 import io
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -44,15 +43,13 @@ def learning_curves(evidence: Evidence, metric: str) -> dict[str, list[EpochPoin
 
 
 def learning_curve(runs: list[Run], metric: str) -> list[EpochPoint]:
-    by_epoch: dict[int, list[dict[str, str]]] = {}
-    for run in runs:
-        for row in run.rows("log.csv"):
-            by_epoch.setdefault(int(row["epoch"]), []).append(row)
+    by_epoch: dict[int, list[dict[str, float]]] = {}
+    for row in (row for run in runs for row in run.log):
+        by_epoch.setdefault(row["epoch"], []).append(row)
     curve = []
     for epoch, rows in sorted(by_epoch.items()):
         train_loss, val_loss, values = (
-            [float(row.get(column) or NAN) for row in rows]
-            for column in ("train_loss", "val_loss", f"val_{metric}")
+            [row.get(column, NAN) for row in rows] for column in ("train_loss", "val_loss", f"val_{metric}")
         )
         point = EpochPoint(
             epoch=epoch,
@@ -119,7 +116,7 @@ def mean_curve(
 ) -> Curve:
     means, bands, shares = [], [], []
     for run in runs:
-        test = evidence.scored[run.strategy, run.at]
+        test = evidence.scored[run.strategy, run.repeat]
         score, positive, known = of_label(test.scores, test.labels, column)
         if not positive.any() or positive.all():
             continue
@@ -164,7 +161,7 @@ def calibrations(evidence: Evidence) -> dict[str, Calibration]:
     found = {}
     for name, runs in evidence.finished.items():
         if runs:
-            tests = [evidence.scored[name, run.at] for run in runs]
+            tests = [evidence.scored[name, run.repeat] for run in runs]
             confidence, right = (
                 np.concatenate(part)
                 for part in zip(*(confidences(test.scores, test.labels) for test in tests), strict=True)
@@ -212,7 +209,7 @@ def thresholds(evidence: Evidence, design: Design) -> list[Threshold]:
             chosen = [run.result["thresholds"][k] for run in runs]
             rates = []
             for run, threshold in zip(runs, chosen, strict=True):
-                test = evidence.scored[strategy, run.at]
+                test = evidence.scored[strategy, run.repeat]
                 score, positive, _ = of_label(test.scores, test.labels, 1 if multiclass else k)
                 rates.append(metrics.binary_rates(score, positive, NAN if threshold is None else threshold))
             if chosen:
@@ -227,9 +224,9 @@ def layer_rates(evidence: Evidence) -> LayerRates | None:
     ratios.csv."""
     for strategy, runs in evidence.finished.items():
         found: dict[tuple[str, str], dict[int, list[float]]] = {}
-        for row in (row for run in runs for row in run.rows("ratios.csv")):
+        for row in (row for run in runs for row in run.files.ratios()):
             by_epoch = found.setdefault((row["layer"], row["block"]), {})
-            by_epoch.setdefault(int(row["epoch"]), []).append(float(row["lr"]))
+            by_epoch.setdefault(row["epoch"], []).append(row["lr"])
         if found:
             epochs = sorted({epoch for by_epoch in found.values() for epoch in by_epoch})
             return LayerRates(
@@ -255,7 +252,7 @@ def hardest_images(evidence: Evidence, design: Design) -> list[HardImage]:
             scores.setdefault(image, {}).setdefault(strategy, []).append(test.image_scores[i])
             truth[image] = test.image_labels[i]
     worst = sorted(right, key=lambda image: (np.mean(right[image]), image))[:HARDEST]
-    thumbnails = read_thumbnails([run.folder for run in evidence.done], set(worst))
+    thumbnails = thumbnails_of(evidence.done, set(worst))
     return [
         HardImage(
             image=image,
@@ -290,19 +287,15 @@ def call(scores: np.ndarray, truth: np.ndarray, classes: list[str]) -> Call:
     return Call(called_name(scores, classes), score=float(scores.max()), right=right)
 
 
-def read_thumbnails(folders: list[Path], wanted: set[str]) -> dict[str, str]:
-    """image -> data URI, from the hardest.npz of the runs."""
+def thumbnails_of(runs: list[Run], wanted: set[str]) -> dict[str, str]:
+    """image -> data URI, of what the runs kept."""
     found: dict[str, str] = {}
-    for file in (folder / "hardest.npz" for folder in folders):
-        if not wanted - set(found) or not file.is_file():
-            continue
-        try:
-            with np.load(file, allow_pickle=False) as held:
-                for image, pixels in zip(held["image"].tolist(), held["pixels"], strict=True):
-                    if image in wanted and image not in found:
-                        found[image] = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
-        except (ValueError, KeyError, OSError, zlib.error):
-            continue  # a damaged thumbnail is no reason to have no report
+    for run in runs:
+        if wanted <= set(found):
+            break
+        for image, pixels in run.files.hardest().items():
+            if image in wanted and image not in found:
+                found[image] = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
     return found
 
 

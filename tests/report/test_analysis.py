@@ -52,11 +52,11 @@ def test_a_row_holds_mean_standard_deviation_and_the_group_bootstrap_of_its_runs
         ).astype(int)
         looped.append(np.mean([(s.scores.argmax(1) == s.labels)[rows].mean() for s in scored]))
     resampled, again = evidence.bootstrap(
-        runs, {(r.strategy, r.at): s for r, s in zip(runs, scored, strict=True)}, "accuracy", "auroc"
+        runs, {(r.strategy, r.repeat): s for r, s in zip(runs, scored, strict=True)}, "accuracy", "auroc"
     )
     assert again == 0
-    assert {resampled["FT", r.at, "accuracy"].drawn for r in runs} == {(0, 20)}
-    ours = evidence.mean_over_runs([resampled["FT", r.at, "accuracy"].values for r in runs])
+    assert {resampled["FT", r.repeat, "accuracy"].drawn for r in runs} == {(0, 20)}
+    ours = evidence.mean_over_runs([resampled["FT", r.repeat, "accuracy"].values for r in runs])
     assert ours[:400] == pytest.approx(looped, abs=1e-12)
     mean = np.mean(accuracy)
     reach = (

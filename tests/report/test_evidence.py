@@ -59,7 +59,7 @@ def test_folds_with_patients_of_their_own_are_resampled_apart(tmp_path):
         images = [f"f{fold}-{k:02d}" for k in range(40)]
         write_run(tmp_path, "FT", right_scores(labels, right), labels, fold=fold, images=images)
     runs, _ = read_runs(tmp_path)
-    scored = {("FT", run.at): read_scored(run) for run in runs}
+    scored = {("FT", run.repeat): read_scored(run) for run in runs}
     resampled, _ = evidence.bootstrap(runs, scored, "accuracy", "brier")
     values = np.stack([resampled["FT", (0, fold), "accuracy"].values for fold in range(3)])
     assert (

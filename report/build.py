@@ -65,14 +65,15 @@ def build(folder: str | Path) -> Analysis:
 
 
 def with_gradcam(
-    analysis: Analysis, drawn: dict[tuple[str, str], list], folder: Path
-) -> tuple[Analysis, dict[tuple[str, str], list]]:
+    analysis: Analysis, drawn: dict[tuple[str, str], list[figures.Picture]], folder: Path
+) -> tuple[Analysis, dict[tuple[str, str], list[figures.Picture]]]:
     """The analysis and its figures with the panels that --gradcam left in figures/."""
     experiments = []
     for experiment in analysis.experiments:
         panel = folder / f"gradcam-{experiment.data}-{experiment.arch}.png"
         if panel.is_file():
-            drawn.setdefault(experiment.key, []).append(("Grad-CAM", panel.read_bytes()))
+            picture = figures.Picture("gradcam", "Grad-CAM", panel.read_bytes())
+            drawn.setdefault(experiment.key, []).append(picture)
         experiments.append(replace(experiment, gradcam=panel.is_file()))
     return replace(analysis, experiments=experiments), drawn
 

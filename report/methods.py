@@ -17,7 +17,6 @@ from report.wording import (
     NO_GROUPS,
     copies,
     distinct,
-    early_runs,
     experiment_name,
     known,
     lost_runs,
@@ -214,8 +213,9 @@ def strategy_text(row: Row) -> str:
     rate += f", {lp_lr:g} in its first part" if rate and is_set(lp_lr) else ""
     penalty = f"alpha {numbers(row.alpha)}" if row.alpha else ""
     penalty += f", beta {beta:g}" if penalty and is_set(beta) else ""
-    early = f"{early_runs(row)}, by a checkpoint from before the last stage" if row.early else ""
-    return "; ".join(filter(None, [row.sentence, stages_text(row), rate, penalty, early]))
+    early = [f"{n} of {several(row.done, 'run')} in stage {stage}" for stage, n in row.early.items()]
+    scored = f"scored by a checkpoint from before the last stage: {spoken(early)}" if early else ""
+    return "; ".join(filter(None, [row.sentence, stages_text(row), rate, penalty, scored]))
 
 
 def stages_text(row: Row) -> str:

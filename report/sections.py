@@ -341,7 +341,8 @@ def area_table(experiment: Experiment) -> Html:
         {(strategy, curve.name): curve for strategy, curves in by_strategy.items() for curve in curves}
         for by_strategy in (experiment.roc, experiment.pr)
     )
-    prevalence = {name: pr.get((strategy, name), nothing).prevalence for strategy, name in roc}
+    prevalence = dict.fromkeys((name for _, name in roc), math.nan)
+    prevalence |= {name: curve.prevalence for (_, name), curve in pr.items() if known(curve.prevalence)}
     if not prevalence:
         return Html("")
     rows = []

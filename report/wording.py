@@ -347,9 +347,11 @@ def friedman_line(across: Across) -> str:
     test = across.friedman
     chi2 = f"chi² = {number(test.chi2, 2)} ({whole(test.df)} df), p = {p_value(test.p)}"
     f = f"Iman-Davenport F = {number(test.f, 2)}, p = {p_value(test.f_p)}"
-    line = f"Friedman over {several(len(across.experiments), 'row')}: {chi2}; {f}. ".replace("p = <", "p < ")
+    rows = several(len(across.experiments), "row")
+    parts = [f"Friedman over {rows}: {chi2}; {f}.".replace("p = <", "p < ")]
     if known(across.cd):
         cliques = "; ".join(", ".join(clique) for clique in across.cliques) or "none"
-        line += f"Nemenyi critical difference at {across.alpha:g}: {number(across.cd, 2)} ranks. "
-        line += f"Groups within it: {cliques}."
-    return line
+        difference = f"{number(across.cd, 2)} ranks"
+        parts.append(f"Nemenyi critical difference at {across.alpha:g}: {difference}.")
+        parts.append(f"Groups within it: {cliques}.")
+    return " ".join(parts)

@@ -715,10 +715,10 @@ def make_analysis(experiments, warnings=(), across=None):
     """across: made where there are three experiments or more, unless it is given."""
     across = across or (make_across(experiments) if len(experiments) > 2 else None)
     note = "One dataset and backbone: ranks over datasets need at least two."
-    rows = [row for experiment in experiments for row in experiment.rows]
+    names = dict.fromkeys(row.strategy for experiment in experiments for row in experiment.rows)
     return typed.Analysis(
         folder="runs",
-        strategies=[name for name in NAMES if name in {row.strategy for row in rows}],
+        strategies=sorted(names, key=lambda name: NAMES.index(name) if name in NAMES else len(NAMES)),
         experiments=list(experiments),
         across=across,
         across_note=f"over {len(experiments)} datasets and backbones" if across else note,

@@ -221,8 +221,8 @@ def test_a_model_that_calls_one_class_is_never_the_best(tmp_path, metric, value)
     assert rows["LP"].test.mean == pytest.approx(value, abs=1e-12)
     assert (rows["FT"].best, rows["LP"].best, rows["LP"].beside_best) == (True, False, False)
     assert (
-        texts.verdict.startswith("FT has the highest")
-        and "LP left aside, whose runs call every test image alike" in texts.verdict
+        experiment.verdict.startswith("FT has the highest")
+        and "LP left aside, whose runs call every test image alike" in experiment.verdict
     )
     assert (
         "LP: 1 of 1 run calls every test image malignant. It is no candidate for the best."

@@ -7,10 +7,11 @@ from collections import Counter
 
 import numpy as np
 
+import metrics
 from report import stats
 from report.experiment import NAN, Across, Beaten, Claim, Experiment, Gain, RankPair
 from report.pairs import ALPHA, oriented
-from report.wording import measured, metric_name, several, shown_name, spoken
+from report.wording import measured, several, shown_name, spoken
 
 MOST_RANKED = 10  # strategies, in the table of the critical difference
 MANY = 10  # experiments; with fewer the tests say little
@@ -77,7 +78,7 @@ def doubts(experiment: Experiment, strategies: list[str]) -> list[str]:
     earlier stage, one class called."""
     found = []
     if experiment.over:
-        found.append(f"{metric_name(experiment.metric)} is a mean over {experiment.over}.")
+        found.append(f"{metrics.label(experiment.metric)} is a mean over {experiment.over}.")
     rows = [row for row in experiment.rows if row.strategy in strategies]
     found += [f"{shown_name(row)}." for row in rows if row.early]
     return found + [f"{row.strategy} calls every test image alike." for row in rows if row.collapsed]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import metrics
 from report import methods
 from report.experiment import Analysis, Experiment
 from report.methods import author, ran, span
@@ -18,7 +19,6 @@ from report.wording import (
     experiment_name,
     lost_runs,
     measured,
-    metric_name,
     plural,
     several,
     spoken,
@@ -94,8 +94,8 @@ def ensembling(experiment: Experiment) -> str:
 
 def metrics_used(experiment: Experiment) -> str:
     names = dict.fromkeys(name for row in ran(experiment) for name in row.metrics)
-    others = [metric_name(name) for name in names if name not in (experiment.metric, experiment.second)]
-    text = f"Primary: {measured(experiment)}; secondary: {metric_name(experiment.second)}"
+    others = [metrics.label(name) for name in names if name not in (experiment.metric, experiment.second)]
+    text = f"Primary: {measured(experiment)}; secondary: {metrics.label(experiment.second)}"
     return text + (f"; also {spoken(others)}" if others else "") + f". Unit: {experiment.unit_kind}."
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import metrics
 from report.drawing import (
     ASIDE,
     BASELINE,
@@ -55,7 +56,6 @@ from report.wording import (
     interval,
     known,
     measured,
-    metric_name,
     number,
     plural,
     scientific,
@@ -151,10 +151,10 @@ def heat_map(figure: Figure, analysis: Analysis, styles: Styles) -> None:
     strategies = [strategy for strategy in analysis.strategies if strategy in found]
     values, behind, framed = values_and_distances(experiments, strategies)
     names = [f"{cut(one.data, 20)}, {cut(one.arch, 18)}" for one in experiments]
-    metrics = [measured(experiment) for experiment in experiments]
-    what = metrics[0]
-    if len(set(metrics)) > 1:
-        names, what = list(map("\n".join, zip(names, metrics, strict=True))), "metric"
+    measures = [measured(experiment) for experiment in experiments]
+    what = measures[0]
+    if len(set(measures)) > 1:
+        names, what = list(map("\n".join, zip(names, measures, strict=True))), "metric"
     left = 0.15 + text_width((line for name in names for line in name.split("\n")), 7)
     height = max(1.2, 0.27 * len(experiments))
     (axes,) = panels(figure, 1, 1, PAGE, height, left=left, right=0.85, top=0.3, bottom=0.1)
@@ -255,7 +255,7 @@ def learning_curves(figure: Figure, experiment: Experiment, styles: Styles) -> N
     """Validation metric, training loss and validation loss by epoch; the band is the runs' lowest and
     highest."""
     curves = {strategy: points for strategy, points in experiment.curves.items() if points}
-    names = {"val_metric": f"validation {metric_name(experiment.metric)}"}
+    names = {"val_metric": f"validation {metrics.label(experiment.metric)}"}
     names |= {"train_loss": "training loss", "val_loss": "validation loss"}
     every = list(itertools.chain.from_iterable(curves.values()))
     filled = [name for name in names if not np.isnan(column(every, name)).all()]

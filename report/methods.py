@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
+import metrics
 from report.evidence import RESAMPLES
 from report.experiment import Analysis, Experiment, Row
 from report.wording import (
@@ -20,7 +21,6 @@ from report.wording import (
     experiment_name,
     known,
     lost_runs,
-    metric_name,
     plural,
     several,
     spoken,
@@ -239,7 +239,7 @@ def tuning_text(experiment: Experiment) -> str:
     text = (
         f"For {whose} {what} was tuned with {many} in each fold, the default first and then others of the "
         "strategy's grid, on a further split inside the training part of each fold, by "
-        f"{metric_name(experiment.metric)}; the validation and test parts took no part in it."
+        f"{metrics.label(experiment.metric)}; the validation and test parts took no part in it."
     )
     edges = spoken(row.strategy for row in rows if row.edge)
     return text + (f" The chosen value lay at an end of those tried for {edges}." if edges else "")
@@ -302,12 +302,12 @@ def as_sentence(parts: list[str]) -> str:
 
 
 def selection_text(experiment: Experiment) -> str:
-    metric, rule = metric_name(experiment.metric), experiment.threshold_rule
+    metric, rule = metrics.label(experiment.metric), experiment.threshold_rule
     unit = "video" if experiment.metric == "video_map" else experiment.unit_kind
     text = (
         f"The epoch with the best {metric} on the validation part was kept, and the test part was scored "
         f"once, with that checkpoint. The primary metric was {metric}, the secondary "
-        f"{metric_name(experiment.second)}, computed per {unit}."
+        f"{metrics.label(experiment.second)}, computed per {unit}."
     )
     if not experiment.thresholds:
         return text

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 
+import metrics
 from report.evidence import MOSTLY, Evidence
 from report.experiment import Design, Pair, Row, pair_of
 from report.pairs import ALPHA, oriented
@@ -15,7 +16,6 @@ from report.wording import (
     beside,
     copies,
     distinct,
-    metric_name,
     p_value,
     plural,
     several,
@@ -53,7 +53,7 @@ def verdict(design: Design, rows: list[Row], pairs: list[Pair], compared_groups:
             f"{design.unit_kind} alike (the notes say what, and in how many runs): nothing was learnt."
         )
     if best is None:
-        metric = metric_name(design.metric)
+        metric = metrics.label(design.metric)
         return f"No run has finished with a defined {metric}: there is nothing to compare yet."
     against = {row.strategy: pair_of(pairs, best.strategy, row.strategy) for row in ranked if not row.best}
     said = best_value(design, ranked, best) + beside_the_rest(rows, best, against)
@@ -65,7 +65,7 @@ def best_value(design: Design, ranked: list[Row], best: Row) -> str:
     """LP-FT has the highest AUROC, 0.871 [0.840, 0.902]"""
     test, tied = best.test, tied_with(ranked, best)
     said = f"{best.strategy} has" if len(tied) == 1 else f"{spoken(tied)} tie for"
-    said += f" the {'highest' if design.higher_is_better else 'lowest'} {metric_name(design.metric)}"
+    said += f" the {'highest' if design.higher_is_better else 'lowest'} {metrics.label(design.metric)}"
     said += f", {test.mean:.3f}"
     said += f" [{test.low:.3f}, {test.high:.3f}]" if math.isfinite(test.low) else ""
     said += beside(test)
@@ -243,7 +243,7 @@ def coverage_notes(evidence: Evidence, design: Design) -> list[str]:
                 if (count := run.averaged_over(split, metric)) is not None:
                     counts[run.strategy, run.repeat] = count
             if any(defined < whole for defined, whole in counts.values()):
-                said = f"{metric_name(metric)} on {where} is a mean over {coverage(counts, design)}"
+                said = f"{metrics.label(metric)} on {where} is a mean over {coverage(counts, design)}"
                 lost = undefined_in(evidence.done, split, metric)
                 found.append(said + (f" (undefined somewhere: {spoken(lost)})" if lost else "") + ".")
     return found
@@ -345,7 +345,7 @@ def chance_note(evidence: Evidence, design: Design, rows: list[Row]) -> list[str
     if best.low > level:
         return []
     said = f"No strategy is above {what} ({level:.3f}) for sure: the interval of the best "
-    return [f"{said}{metric_name(design.metric)} begins at {best.low:.3f}."]
+    return [f"{said}{metrics.label(design.metric)} begins at {best.low:.3f}."]
 
 
 def resampling_note(evidence: Evidence, design: Design) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import metrics
 from report import checklist, methods
 from report.experiment import Across, Analysis, Experiment, Row
 from report.figures import Picture
@@ -35,7 +36,6 @@ from report.wording import (
     experiment_name,
     friedman_line,
     known,
-    metric_name,
     number,
     p_value,
     problems,
@@ -141,7 +141,7 @@ def overview(analysis: Analysis) -> Html:
             for row, tint in zip(experiment.rows, tints, strict=True)
         }
         columns.append(cells)
-        metric = tag("small", metric_name(experiment.metric))
+        metric = tag("small", metrics.label(experiment.metric))
         heads.append(join([named(experiment.data), named(experiment.arch), metric], tag("br")))
     nothing = words("not run")
     rows = [[name, *(cells.get(name, nothing) for cells in columns)] for name in analysis.strategies]

@@ -43,7 +43,6 @@ from report.wording import (
     known,
     lost_runs,
     measured,
-    metric_name,
     number,
     p_value,
     plural,
@@ -182,7 +181,7 @@ def results_table(experiment: Experiment) -> Html:
             words(", ".join(lost) or "0", also="wrap lost" if lost else ""),
         ]
         body.append(line)
-    metric, other = metric_name(experiment.metric), metric_name(experiment.second)
+    metric, other = metrics.label(experiment.metric), metrics.label(experiment.second)
     columns = ["Strategy", metric, "Beside the best", "Runs", other, "Validation (chose the epoch)"]
     groups = [("", 1), ("Test", 4), ("", 1), ("Budget", len(budget) + 1)]
     runs = "± standard deviation over runs (seeds, folds)"
@@ -216,7 +215,7 @@ def pair_matrix(experiment: Experiment) -> Html:
     better = "higher" if experiment.higher_is_better else "lower"
     reading = (
         "▲ the row is better, ▼ worse, ≈ not separable, at a Holm-adjusted 0.05 over the "
-        f"{several(len(pairs), 'pair')}. The {better} the {metric_name(experiment.metric)}, the better. An "
+        f"{several(len(pairs), 'pair')}. The {better} the {metrics.label(experiment.metric)}, the better. An "
         "interval is for its pair alone, so it can exclude 0 where the verdict, which is for all pairs, is ≈."
     )
     return table(caption, ["", *names], rows, class_="matrix") + note(reading)
@@ -278,7 +277,7 @@ def curves_table(experiment: Experiment) -> Html:
     if not epochs:
         return Html("")
     rows = [[str(epoch), *(curve.get(epoch, LEFT_OUT) for curve in curves.values())] for epoch in epochs]
-    caption = f"Validation {metric_name(experiment.metric)} by epoch, mean over runs"
+    caption = f"Validation {metrics.label(experiment.metric)} by epoch, mean over runs"
     return table(caption, ["Epoch", *curves], rows)
 
 
@@ -305,7 +304,7 @@ def metrics_table(experiment: Experiment) -> Html:
     some = "(n) where a metric is undefined in some of the runs"
     caption = f"Every metric on test, mean ± standard deviation over runs; {some}"
     caption += f". {calls_text(experiment)}" if calls_text(experiment) else ""
-    return table(caption, ["Strategy", *map(metric_name, names)], body)
+    return table(caption, ["Strategy", *map(metrics.label, names)], body)
 
 
 def metric_cell(found: Estimate, tint: float | None, runs: int) -> Cell:
@@ -328,7 +327,7 @@ def per_class_tables(experiment: Experiment) -> list[Html]:
             values = (one.get(measure) for one in found)
             cells = (td(number(x), tint=x if known(x) and 0 <= x <= 1 else None) for x in values)
             body.append([named(name), whole(support), *cells])
-        title = metric_name(measure)
+        title = metrics.label(measure)
         caption = f"{title[0].upper()}{title[1:]} on test, mean over runs (tint: 0 to 1)"
         tables.append(table(caption, columns, body, class_="tall"))
     return tables
@@ -431,7 +430,7 @@ def thresholds_table(experiment: Experiment) -> Html:
     for one in experiment.thresholds:
         cut = " ".join(filter(None, [number(one.threshold), plus_minus(one.sd)]))
         rows.append([one.strategy, words(named(one.name)), cut, *(number(one.rates[name]) for name in rates)])
-    heads = [name[0].upper() + name[1:] for name in map(metric_name, rates)]
+    heads = [name[0].upper() + name[1:] for name in map(metrics.label, rates)]
     caption = f"At the threshold chosen on validation ({experiment.threshold_rule}), mean over runs"
     return table(caption, ["Strategy", "Positive", "Threshold", *heads], rows, class_="tall")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import metrics
 from report import checklist, methods
 from report.experiment import Across, Analysis, Experiment, Pair
 from report.wording import (
@@ -19,7 +20,6 @@ from report.wording import (
     file_stems,
     friedman_line,
     measured,
-    metric_name,
     number,
     p_value,
     plural,
@@ -70,7 +70,7 @@ def markdown(analysis: Analysis) -> str:
 
 
 def md_experiment(experiment: Experiment) -> list[str]:
-    metric, second = metric_name(experiment.metric), metric_name(experiment.second)
+    metric, second = metrics.label(experiment.metric), metrics.label(experiment.second)
     results = []
     for row in experiment.rows:
         test, validation = estimate(row.test), number(row.val.mean) + beside(row.val)
@@ -203,7 +203,7 @@ def tex_results(experiment: Experiment, stem: str) -> str:
     caption += r"$\approx$: not separable from it (Holm-adjusted $p \geq 0.05$)."
     if any(row.collapsed for row in experiment.rows):
         caption += r" $\dagger$: calls every test image alike, no candidate for the best."
-    head = ["Strategy", tex(metric_name(experiment.metric)), tex(metric_name(experiment.second)), "Runs"]
+    head = ["Strategy", tex(metrics.label(experiment.metric)), tex(metrics.label(experiment.second)), "Runs"]
     return tex_table(caption, f"results-{stem}", "lllr", head, rows)
 
 

@@ -5,7 +5,7 @@
     estimate(row.test)               # 0.871 [0.840, 0.902] ± 0.012
     problems(analysis.experiments[0])
 
-Standard library only."""
+Needs the standard library and metrics.py."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import math
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+import metrics
 
 if TYPE_CHECKING:
     from report.experiment import Across, Design, Estimate, Experiment, Gain, Pair, Row
@@ -24,18 +26,6 @@ NO_GROUPS = "no patient ids were given"
 SYMBOL = {"better": "▲", "worse": "▼", "not separable": "≈", "undefined": "–"}
 CALIBRATED = {"multiclass": ("confidence", "accuracy"), "multilabel": ("score", "share with the label")}
 IRREGULAR = {"class": "classes", "dataset and backbone": "datasets and backbones"}
-METRIC_NAMES = {
-    "auroc": "AUROC",
-    "ap": "AP",
-    "ece": "expected calibration error",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "f1": "F1",
-    "macro_f1": "macro-F1",
-    "kappa": "Cohen's kappa",
-    "brier": "Brier score",
-    "video_map": "video mAP",
-}
 
 # ---- words ----
 
@@ -60,10 +50,6 @@ def spoken(items: Iterable[object]) -> str:
     """a, b and c"""
     *first, last = [str(item) for item in items] or [""]
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def metric_name(key: str) -> str:
-    return METRIC_NAMES.get(key, key.replace("_", " "))
 
 
 # The last ones turn text round.
@@ -183,7 +169,7 @@ def over_how_many(counts: Iterable[tuple[int, int] | None], noun: str) -> str:
 
 def measured(found: Design | Gain) -> str:
     """The metric as it was measured: AUROC, or AUROC (1 of 2 labels)."""
-    return metric_name(found.metric) + beside(found)
+    return metrics.label(found.metric) + beside(found)
 
 
 def change(found: Pair | Gain | DeLong) -> str:

@@ -1,10 +1,9 @@
-"""The eight fine-tuning strategies of Davila, Colan and Hasegawa (Image and Vision Computing 146, 2024,
-105012), as builders of optimizer param groups. Imports torch and nothing else: copy this file into your
-project.
+"""The fine-tuning strategies of Davila, Colan and Hasegawa (Image and Vision Computing 146, 2024, 105012),
+as builders of optimizer param groups. Imports torch and nothing else: copy this file into your project.
 
     model = torchvision.models.resnet50(weights="IMAGENET1K_V2")
     head = replace_head(model, classes=4)
-    plan = make_plan("autorgn", model, head, epochs=20)         # or ft, lp, glf, gfl, lpft, l1sp, l2sp
+    plan = make_plan("autorgn", model, head, epochs=20)         # or another key of STRATEGIES
     for epoch in range(20):
         if plan.begin_epoch(epoch):                             # freezes, opens; True: a new optimizer
             optimizer = torch.optim.AdamW(plan.groups)
@@ -16,7 +15,8 @@ project.
             plan.after_step(optimizer)                          # SP in proximal mode
             optimizer.zero_grad()
 
-Top to bottom: blocks and the head, the plan, the eight strategies, Auto-RGN's ratios, the table of all.
+Top to bottom: blocks and the head, the plan, the strategies, Auto-RGN's ratios, the table of all. To add a
+strategy, write a function (blocks, lr, hyper) -> Parts like `ft` and give it an entry in STRATEGIES.
 Terms: w0 is the pretrained value of a weight, the head the newly initialised classifier layer, the backbone
 the rest, a block a part of the backbone that is frozen and opened as one, a layer a module with parameters
 of its own.
@@ -27,7 +27,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,8 @@ class Block:
 
 
 def find_head(model: nn.Module) -> tuple[str, nn.Module]:
-    """The classifier layer and its name: the last Linear, or the last Conv2d where there is none
-    (SqueezeNet)."""
+    """The classifier layer and its name: the last Linear, or the last Conv2d where there is none (as in
+    SqueezeNet)."""
     for kind in (nn.Linear, nn.Conv2d):
         found = [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
         if found:
@@ -81,8 +82,7 @@ def replace_head(model: nn.Module, classes: int) -> nn.Module:
 def blocks_of(model: nn.Module, head: nn.Module | None = None) -> list[Block]:
     """The model's blocks from input to head; the last is the head. Every parameter is in exactly one block.
 
-    ResNet: stem, layer1 to layer4. DenseNet: stem, denseblock1 (with transition1) to denseblock4 (with
-    norm5).
+    ResNet: stem, layer1 to layer4. DenseNet: stem, denseblock1 (with transition1) to denseblock4 (and norm5).
     VGG: stage1 to stage5 between poolings, fc6+fc7. Anything else: the children with parameters; while there
     are fewer than four, the largest gives way to its own children. A norm, and a module without parameters,
     goes with the layer before it; bare parameters (class token, position embedding) go with the first block.
@@ -91,33 +91,28 @@ def blocks_of(model: nn.Module, head: nn.Module | None = None) -> list[Block]:
     if not any(module is head for module in model.modules()):
         raise ValueError(f"the head {head} is not a part of this {type(model).__name__}")
     family = _family(model)
-    units, bare_allowed = (_general(model, head), True) if family is None else (family(model, head), False)
-    # A part of the backbone may be called head: the strategies tell the head by its block's name.
-    blocks = [Block("backbone.head" if name == "head" else name, modules) for name, modules in units]
+    blocks = (family or _general)(model, head)
+    for block in blocks:  # the strategies tell the head by its block's name
+        block.name = "backbone.head" if block.name == "head" else block.name
     blocks.append(Block("head", [head]))
 
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     owner: dict[int, Block] = {}
     for block in blocks:
-        for parameter in {id(p): p for module in block.modules for p in module.parameters()}.values():
-            if id(parameter) in owner:
-                name = next(n for n, p in model.named_parameters() if p is parameter)
-                raise ValueError(
-                    f"parameter {name} is in two blocks: {owner[id(parameter)].name} and {block.name}"
-                )
-            owner[id(parameter)] = block
+        for i in {id(p) for module in block.modules for p in module.parameters()}:
+            if i in owner:
+                raise ValueError(f"parameter {names[i]} is in two blocks: {owner[i].name} and {block.name}")
+            owner[i] = block
     for name, parameter in model.named_parameters():
-        block = owner.get(id(parameter), blocks[0] if bare_allowed else None)
+        block = owner.get(id(parameter), None if family else blocks[0])
         if block is None:
             raise ValueError(f"parameter {name} of {type(model).__name__} is in no block")
         block.parameters[name] = parameter
     return blocks
 
 
-Unit = tuple[str, list[nn.Module]]  # name of the block, its modules in order
-
-
-def _family(model: nn.Module) -> Callable[[nn.Module, nn.Module], list[Unit]] | None:
-    """torchvision's own classes, told by name and parts: others of the same name (timm's) get the general
+def _family(model: nn.Module) -> Callable[[nn.Module, nn.Module], list[Block]] | None:
+    """For torchvision's own classes, told by name and parts: others of the same name (timm's) get the general
     rule."""
     families = {
         "ResNet": (_resnet, ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")),
@@ -131,134 +126,123 @@ def _family(model: nn.Module) -> Callable[[nn.Module, nn.Module], list[Unit]] | 
     return None
 
 
-def _resnet(model, head) -> list[Unit]:
-    stem = [model.conv1, model.bn1, model.relu, model.maxpool]
-    return [
-        ("stem", stem),
-        *((name, [getattr(model, name)]) for name in ("layer1", "layer2", "layer3", "layer4")),
-    ]
+def _resnet(model, head) -> list[Block]:
+    stem = Block("stem", [model.conv1, model.bn1, model.relu, model.maxpool])
+    return [stem, *(Block(name, [getattr(model, name)]) for name in "layer1 layer2 layer3 layer4".split())]
 
 
-def _densenet(model, head) -> list[Unit]:
-    units: list[Unit] = [("stem", [])]
+def _densenet(model, head) -> list[Block]:
+    blocks = [Block("stem", [])]
     for name, child in model.features.named_children():
         if name.startswith("denseblock"):
-            units.append((name, []))
-        units[-1][1].append(child)
-    return units
+            blocks.append(Block(name, []))
+        blocks[-1].modules.append(child)
+    return blocks
 
 
-def _vgg(model, head) -> list[Unit]:
-    units: list[Unit] = [("stage1", [])]
+def _vgg(model, head) -> list[Block]:
+    blocks = [Block("stage1", [])]
     for layer in model.features:
-        units[-1][1].append(layer)
+        blocks[-1].modules.append(layer)
         if isinstance(layer, nn.MaxPool2d):
-            units.append((f"stage{len(units) + 1}", []))
-    units[-1] = ("fc6+fc7", [layer for layer in model.classifier if layer is not head])
-    return units
+            blocks.append(Block(f"stage{len(blocks) + 1}", []))
+    blocks[-1] = Block("fc6+fc7", [layer for layer in model.classifier if layer is not head])
+    return blocks
 
 
-def _general(model: nn.Module, head: nn.Module) -> list[Unit]:
-    units = _units(model, "", head)
-    while len(units) < FEWEST_BLOCKS:
-        for unit in sorted(units, key=_size, reverse=True):
-            parts = _split(unit, head)
-            if parts:
-                at = units.index(unit)
-                units[at : at + 1] = parts
+def _general(model: nn.Module, head: nn.Module) -> list[Block]:
+    blocks = _children_as_blocks(model, "", head)
+    while len(blocks) < FEWEST_BLOCKS:
+        for block in sorted(blocks, key=_size, reverse=True):
+            if parts := _split(block, head):
+                place = blocks.index(block)
+                blocks[place : place + 1] = parts
                 break
         else:
             break
-    return units
+    return blocks
 
 
-def _size(unit: Unit) -> int:
-    return sum(p.numel() for module in unit[1] for p in module.parameters())
+def _size(block: Block) -> int:
+    return sum(p.numel() for module in block.modules for p in module.parameters())
 
 
-def _units(module: nn.Module, prefix: str, head: nn.Module) -> list[Unit]:
+def _children_as_blocks(module: nn.Module, prefix: str, head: nn.Module) -> list[Block]:
     """The children with parameters, each with the norms and parameterless modules that follow it."""
-    units: list[Unit] = []
+    blocks: list[Block] = []
     leading: list[nn.Module] = []  # parameterless modules before the first layer go with it
     for name, child in _children(module, prefix, head):
         if child is head:
             continue
         owners = [m for m in child.modules() if any(True for _ in m.parameters(recurse=False))]
-        follows = all(isinstance(m, NORMS) for m in owners)
-        if follows and units:
-            units[-1][1].append(child)
+        if blocks and all(isinstance(m, NORMS) for m in owners):
+            blocks[-1].modules.append(child)
         elif not owners:
             leading.append(child)
         else:
-            units.append((name, [*leading, child]))
+            blocks.append(Block(name, [*leading, child]))
             leading = []
-    return units
+    return blocks
 
 
 def _children(module: nn.Module, prefix: str, head: nn.Module):
+    """Names and modules. What holds the head is opened: the head stands alone."""
     for name, child in module.named_children():
         if child is not head and any(m is head for m in child.modules()):
-            yield from _children(
-                child, f"{prefix}{name}.", head
-            )  # what holds the head is opened: the head stands alone
+            yield from _children(child, f"{prefix}{name}.", head)
         else:
             yield prefix + name, child
 
 
-def _split(unit: Unit, head: nn.Module) -> list[Unit] | None:
+def _split(block: Block, head: nn.Module) -> list[Block] | None:
     """The block's children as blocks, or None where it has no two of them."""
-    name, modules = unit
-    at = next(i for i, m in enumerate(modules) if any(True for _ in m.parameters()))
-    parts = _units(modules[at], f"{name}.", head)
+    first = next(i for i, m in enumerate(block.modules) if any(True for _ in m.parameters()))
+    parts = _children_as_blocks(block.modules[first], f"{block.name}.", head)
     if not parts:
         return None
-    parts[0] = (parts[0][0], [*modules[:at], *parts[0][1]])
-    parts[-1] = (parts[-1][0], [*parts[-1][1], *modules[at + 1 :]])
+    parts[0].modules[:0] = block.modules[:first]
+    parts[-1].modules.extend(block.modules[first + 1 :])
     return parts if len(parts) > 1 else _split(parts[0], head)
 
 
 # --------------------------------------------------------------------------------------------------- the plan
 
 
+def flag(default: object, help: str, **more: object) -> object:
+    """A field that is a flag of the command line, with what --help says of it. more: choices, least (of a
+    number), short."""
+    return field(default=default, metadata={"help": help} | more)
+
+
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What a strategy may be told besides its learning rate. None: the strategy's default from STRATEGIES."""
+    """What a strategy may be told besides its learning rate. None: the strategy's default from STRATEGIES.
+    ValueError for a value that is not among the choices, or not a finite number of at least `least`."""
 
-    weight_decay: float = 0.01  # on every parameter that no SP penalty holds
-    bn: str = (
-        "train"  # BatchNorm in the parts that train: train, or eval (as in the LP-FT authors' vision runs)
-    )
-    stage_shares: tuple[float, ...] | None = None  # share of the epochs for each stage; None: equal
-    lp_lr: float | None = None  # LP-FT's first part
-    alpha: float | None = None  # SP penalty of the backbone
-    beta: float = 0.01  # SP penalty of the head, always quadratic
-    sp_mode: str = "loss"  # loss: in the gradient. proximal: after the step, decoupled from the optimizer
-    rgn_source: str = "backward"  # backward: the step's own gradients. probe: extra batches before each epoch
-    rgn_every: int = 0  # with backward: new ratios every so many steps; 0: every epoch
-    rgn_batches: int = 5  # with probe: how many extra batches
-    rgn_unit: str = "layer"  # layer, tensor (the authors' code) or block
-    rgn_norm: str = (
-        "backbone"  # backbone: the head's ratio is 1, the maximum is the backbone's. all: the authors'
-    )
-    rgn_reset: bool = False  # a new optimizer every epoch (the authors' code)
+    weight_decay: float = flag(0.01, "on all that no SP penalty holds", least=0, short="--wd")
+    bn: str = flag("train", "BatchNorm in the parts that train", choices=("train", "eval"))
+    stage_shares: tuple[float, ...] | None = flag(None, "share of the epochs for each stage (equal)", least=0)
+    lp_lr: float | None = flag(None, "rate of LP-FT's first part (that of LP)", least=0)
+    alpha: float | None = flag(None, "L1-SP, L2-SP: penalty of the backbone (the strategy's own)", least=0)
+    beta: float = flag(0.01, "L1-SP, L2-SP: penalty of the head, always quadratic", least=0)
+    sp_mode: str = flag("loss", "in the gradient, or after the step", choices=("loss", "proximal"))
+    rgn_source: str = flag("backward", "Auto-RGN: whose gradients", choices=("backward", "probe"))
+    rgn_every: int = flag(0, "Auto-RGN: steps between new ratios; 0: an epoch", least=0)
+    rgn_batches: int = flag(5, "Auto-RGN: batches of a probe", least=1)
+    rgn_unit: str = flag("layer", "Auto-RGN: what has a rate", choices=("layer", "tensor", "block"))
+    rgn_norm: str = flag("backbone", "Auto-RGN: of what maximum", choices=("backbone", "all"))
+    rgn_reset: bool = flag(False, "Auto-RGN: a new optimizer each epoch")
 
     def __post_init__(self):
-        choices = {
-            "bn": ("train", "eval"),
-            "sp_mode": ("loss", "proximal"),
-            "rgn_source": ("backward", "probe"),
-            "rgn_unit": ("layer", "tensor", "block"),
-            "rgn_norm": ("backbone", "all"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}")
-        for name in ("weight_decay", "alpha", "beta", "lp_lr", "rgn_every", "rgn_batches"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be a finite number, 0 or more")
-        if self.rgn_batches < 1:
-            raise ValueError(f"rgn_batches is {self.rgn_batches}; at least 1 is needed")
+        for known in fields(self):
+            value, least = getattr(self, known.name), known.metadata.get("least")
+            choices = known.metadata.get("choices", (value,))
+            if value not in choices:
+                raise ValueError(f"{known.name} is {value!r}; choose from {', '.join(choices)}")
+            if least is not None and value is not None:
+                numbers = value if isinstance(value, tuple | list) else (value,)
+                if not all(least <= number < math.inf for number in numbers):
+                    raise ValueError(f"{known.name} is {value}; a finite number of {least} or more is needed")
 
 
 @dataclass(frozen=True)
@@ -280,51 +264,80 @@ def stage_starts(epochs: int, shares: Iterable[float]) -> list[int]:
     shares = list(shares)
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; at least 1 is needed")
-    if any(not 0 <= share < math.inf for share in shares) or sum(shares) <= 0:
-        raise ValueError(f"stage shares {shares} must be 0 or more, with a positive sum")
+    if sum(shares) <= 0:
+        raise ValueError(f"stage shares {shares}: one above 0 is needed")
     before = [epochs * sum(shares[:i]) / sum(shares) for i in range(len(shares))]
     return [min(math.floor(start + 0.5), epochs - 1) for start in before]
 
 
+Probe = Callable[[int], Iterable[Tensor]]  # probe(n) yields the losses of n training batches
+
+
+class Hooks:
+    """What a strategy does besides its groups and stages: here, nothing. The plan calls these, and they hold
+    no reference to it: in a cycle a run's weights would live on into the next run.
+
+    before_epoch, after_backward and load_state_dict return the ratios in force from then on: (groups,)
+    factors on the learning rates, None where all are 1."""
+
+    new_optimizer = False  # True: every epoch starts one
+    measures_norms = False  # True: use_kernel makes a difference
+
+    def before_epoch(self, model: nn.Module, probe: Probe | None) -> Tensor | None: ...
+    def after_backward(self) -> Tensor | None: ...
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None: ...
+    def use_kernel(self, kernel) -> None: ...
+
+    def table(self) -> list[dict]:
+        return []
+
+    def skipped_steps(self) -> int:
+        return 0
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> Tensor | None: ...
+
+
+class Parts(NamedTuple):
+    """What a strategy chooses of a plan. groups: optimizer param groups, dicts with name, block, params, lr
+    (the real learning rate) and weight_decay; parameters in none of them stay frozen."""
+
+    groups: list[dict]
+    stages: list[Stage]
+    hooks: Hooks = Hooks()
+
+
+@dataclass(eq=False, repr=False)
 class Plan:
-    """What a training loop needs to know of a strategy, and all that it needs.
+    """What a training loop needs to know of a strategy, and all that it needs. Built by make_plan.
 
-    groups: optimizer param groups, dicts with name, block, params, lr (its real learning rate) and
-    weight_decay.
-    Copies: an optimizer keeps the dicts it is given, and set_rates would multiply onto what it wrote there
-    before.
-    stages: see Stage. Parameters that are in no group stay frozen. Built by make_plan."""
+    stages, starts: the stages and the first epoch of each. stage: the one that runs. ratios: (groups,)
+    factors on the learning rates, None where all are 1."""
 
-    def __init__(self, groups: list[dict], stages: list[Stage]):
-        self._groups, self.stages = groups, stages
-        self.ratios: Tensor | None = None  # (groups,) factors on the learning rates; None: all 1
-        # An object with any of before_epoch(probe), after_backward(), after_step(optimizer), and
-        # new_optimizer: True where each epoch starts one.
-        self.hooks = None
+    strategy: str  # its key
+    model: nn.Module
+    blocks: list[Block]
+    epochs: int
+    hyper: Hyperparameters
+    parts: InitVar[Parts]
+
+    def __post_init__(self, parts: Parts):
+        self._groups, self.stages, self.hooks = parts
+        shares = self.hyper.stage_shares or [stage.share for stage in self.stages]
+        if len(shares) != len(self.stages):
+            known = f"{self.strategy} has {len(self.stages)} stages"
+            raise ValueError(f"{known}, but stage_shares has {len(shares)} numbers")
+        self.starts = stage_starts(self.epochs, shares)
+        self.ratios: Tensor | None = None
+        self._on_host: tuple[Tensor, list[float]] | None = None  # the ratios and their copy
+        self.begin_stage(self.stage_at(0))
 
     @property
     def groups(self) -> list[dict]:
+        """For an optimizer, which keeps and writes to the dicts it is given: copies."""
         return [dict(group) for group in self._groups]
-
-    def _attach(
-        self, strategy: str, model: nn.Module, blocks: list[Block], epochs: int, hyper: Hyperparameters
-    ):
-        shares = hyper.stage_shares or [stage.share for stage in self.stages]
-        if len(shares) != len(self.stages):
-            raise ValueError(
-                f"{strategy} has {len(self.stages)} stages, but stage_shares has {len(shares)} numbers"
-            )
-        self.strategy, self.model, self.blocks, self.epochs, self.hyper = (
-            strategy,
-            model,
-            blocks,
-            epochs,
-            hyper,
-        )
-        self.starts = stage_starts(epochs, shares)
-        self._on_host: tuple[Tensor, list[float]] | None = None  # the ratios and their copy
-        self.begin_stage(self.stage_at(0))
-        return self
 
     # -- stages
 
@@ -337,31 +350,28 @@ class Plan:
 
     def schedule_span(self, epoch: int) -> tuple[int, int]:
         """(first epoch, number of epochs) of the learning rate schedule that the epoch belongs to."""
-        restarts = [0] + [s for s, stage in zip(self.starts, self.stages) if stage.restart] + [self.epochs]
-        first = max(start for start in restarts[:-1] if start <= epoch)
-        return first, min(start for start in restarts if start > epoch) - first
+        anew = [start for start, stage in zip(self.starts, self.stages, strict=True) if stage.restart]
+        first = max(start for start in [0, *anew] if start <= epoch)
+        return first, min(start for start in [*anew, self.epochs] if start > epoch) - first
 
     def begin_stage(self, number: int) -> None:
         """Opens the stage's groups, freezes everything else. Gradients of frozen tensors become None, not
         zero: AdamW moves a tensor whose gradient is zero."""
         self.stage, self._base = self.stages[number], None
-        training = {
-            id(p) for group in self._groups if group["name"] in self.stage.trains for p in group["params"]
-        }
+        groups = [group for group in self._groups if group["name"] in self.stage.trains]
+        training = {id(p) for group in groups for p in group["params"]}
         for parameter in self.model.parameters():
             parameter.requires_grad_(id(parameter) in training)
             if id(parameter) not in training:
                 parameter.grad = None
 
-    def begin_epoch(self, epoch: int, probe: Callable[[int], Iterable[Tensor]] | None = None) -> bool:
+    def begin_epoch(self, epoch: int, probe: Probe | None = None) -> bool:
         """Call before each epoch (0-based). Returns True where the optimizer must be built anew from
-        `groups`. probe(n): yields the losses of n training batches; Auto-RGN with rgn_source="probe" needs
-        it."""
+        `groups`. Auto-RGN with rgn_source="probe" needs a probe."""
         self.begin_stage(self.stage_at(epoch))
         self.train_mode()
-        if hasattr(self.hooks, "before_epoch"):
-            self.hooks.before_epoch(probe)
-        return epoch == self.schedule_span(epoch)[0] or getattr(self.hooks, "new_optimizer", False)
+        self.ratios = self.hooks.before_epoch(self.model, probe)
+        return epoch == self.schedule_span(epoch)[0] or self.hooks.new_optimizer
 
     def train_mode(self) -> None:
         """model.train(), then eval() for every block without a trainable parameter: requires_grad=False alone
@@ -377,30 +387,23 @@ class Plan:
 
     def after_backward(self) -> None:
         """Call once per optimizer step: after unscaling and all-reduce, before clipping."""
-        if hasattr(self.hooks, "after_backward"):
-            self.hooks.after_backward()
+        self.ratios = self.hooks.after_backward()
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Call after each step that was taken, not after one that a GradScaler skipped: what shrinks the
         weights belongs to the step."""
-        if hasattr(self.hooks, "after_step"):
-            self.hooks.after_step(optimizer)
-
-    def base_rate(self, group: dict) -> float:
-        return group["lr"] if self.stage.lr is None else self.stage.lr
+        self.hooks.after_step(optimizer)
 
     def set_rates(self, optimizer: torch.optim.Optimizer, factor: float = 1.0) -> None:
         """lr of each group = its own lr * factor (the schedule's value now) * Auto-RGN's ratio. In closed
         form: nothing is multiplied up from step to step, so a resumed run has the same rates."""
-        base = [self.base_rate(group) for group in self._groups]
-        if self.ratios is not None and takes_tensor_rates(
-            optimizer
-        ):  # stays on the device, no synchronisation
+        base = [group["lr"] if self.stage.lr is None else self.stage.lr for group in self._groups]
+        if self.ratios is not None and takes_tensor_rates(optimizer):  # no synchronisation
             if self._base is None:  # copied to the device once a stage, not once a step
                 self._base = torch.tensor(base, dtype=torch.float32, device=self.ratios.device)
             rates: Iterable = (self._base * self.ratios * factor).float().unbind()
         else:
-            rates = [lr * factor * ratio for lr, ratio in zip(base, self._ratio_list())]
+            rates = [lr * factor * ratio for lr, ratio in zip(base, self._ratio_list(), strict=True)]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
@@ -408,20 +411,16 @@ class Plan:
         if self.ratios is None:
             return [1.0] * len(self._groups)
         if self._on_host is None or self._on_host[0] is not self.ratios:
-            self._on_host = (
-                self.ratios,
-                self.ratios.tolist(),
-            )  # the one synchronisation per update of the ratios
+            self._on_host = self.ratios, self.ratios.tolist()  # the one synchronisation per new ratios
         return self._on_host[1]
 
     def measures_norms(self) -> bool:
         """Whether use_kernel makes a difference: Auto-RGN."""
-        return hasattr(self.hooks, "use_kernel")
+        return self.hooks.measures_norms
 
     def use_kernel(self, kernel) -> None:
         """Measures with the compiled kernel that csrc/loader.py loads, in place of grad_weight_norms."""
-        if self.measures_norms():
-            self.hooks.use_kernel(kernel)
+        self.hooks.use_kernel(kernel)
 
     # -- what to print, save and restore
 
@@ -433,20 +432,19 @@ class Plan:
     def table(self) -> list[dict]:
         """Auto-RGN: per unit the norms of gradient and weight behind the ratio in force, the ratio and the
         rate before the schedule. Other strategies: no rows."""
-        return self.hooks.table() if hasattr(self.hooks, "table") else []
+        return self.hooks.table()
 
     def skipped_steps(self) -> int:
         """Auto-RGN: steps so far whose gradients were not finite, or all zero, and gave no ratio."""
-        return self.hooks.skipped_steps() if hasattr(self.hooks, "skipped_steps") else 0
+        return self.hooks.skipped_steps()
 
     def state_dict(self) -> dict:
         """What begin_epoch and the hooks need to go on after a restart. w0 is not in it: it is the weights as
         loaded."""
-        return self.hooks.state_dict() if hasattr(self.hooks, "state_dict") else {}
+        return self.hooks.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        if hasattr(self.hooks, "load_state_dict"):
-            self.hooks.load_state_dict(state)
+        self.ratios = self.hooks.load_state_dict(state)
 
 
 def takes_tensor_rates(optimizer: torch.optim.Optimizer) -> bool:
@@ -455,50 +453,47 @@ def takes_tensor_rates(optimizer: torch.optim.Optimizer) -> bool:
     return on_gpu and all(group.get("fused") for group in optimizer.param_groups)
 
 
-# --------------------------------------------------------------------------------------- the eight strategies
+# --------------------------------------------------------------------------------------------- the strategies
 
 
-def _groups(blocks: list[Block], lr: float, weight_decay: float) -> list[dict]:
-    return [
-        {
-            "name": block.name,
-            "block": block.name,
-            "params": list(block.parameters.values()),
-            "lr": lr,
-            "weight_decay": weight_decay,
-        }
-        for block in blocks
-    ]
+def _group(name: str, block: str, params: list[nn.Parameter], lr: float, weight_decay: float) -> dict:
+    return {"name": name, "block": block, "params": params, "lr": lr, "weight_decay": weight_decay}
 
 
-def _names(groups: list[dict]) -> frozenset[str]:
+def groups_of(blocks: list[Block], lr: float, weight_decay: float) -> list[dict]:
+    """A group for each block."""
+    some = [(block.name, list(block.parameters.values())) for block in blocks]
+    return [_group(name, name, parameters, lr, weight_decay) for name, parameters in some]
+
+
+def names_of(groups: list[dict]) -> frozenset[str]:
     return frozenset(group["name"] for group in groups)
 
 
-def ft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
+def ft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """FT, full fine-tuning: every parameter trains."""
-    groups = _groups(blocks, lr, hyper.weight_decay)
-    return Plan(groups, [Stage("all", _names(groups))])
+    groups = groups_of(blocks, lr, hyper.weight_decay)
+    return Parts(groups, [Stage("all", names_of(groups))])
 
 
-def lp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
+def lp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """LP, linear probing: the head trains, the backbone is bit-identical afterwards."""
-    groups = _groups(blocks[-1:], lr, hyper.weight_decay)
-    return Plan(groups, [Stage("head", _names(groups))])
+    groups = groups_of(blocks[-1:], lr, hyper.weight_decay)
+    return Parts(groups, [Stage("head", names_of(groups))])
 
 
-def glf(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
+def glf(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """G-LF, gradual unfreezing from the last block to the first (Howard and Ruder, ACL 2018): the head, then
     with each stage one more block."""
-    groups = _groups(blocks, lr, hyper.weight_decay)
-    return Plan(groups, _gradual(groups[-1], groups[-2::-1]))
+    groups = groups_of(blocks, lr, hyper.weight_decay)
+    return Parts(groups, _gradual(groups[-1], groups[-2::-1]))
 
 
-def gfl(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
+def gfl(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """G-FL, gradual unfreezing from the first block to the last (Lee et al., ICLR 2023). The head trains from
     the first stage on, being random."""
-    groups = _groups(blocks, lr, hyper.weight_decay)
-    return Plan(groups, _gradual(groups[-1], groups[:-1]))
+    groups = groups_of(blocks, lr, hyper.weight_decay)
+    return Parts(groups, _gradual(groups[-1], groups[:-1]))
 
 
 def _gradual(head: dict, order: list[dict]) -> list[Stage]:
@@ -508,60 +503,46 @@ def _gradual(head: dict, order: list[dict]) -> list[Stage]:
     return stages
 
 
-def lpft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
+def lpft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """LP-FT (Kumar et al., ICLR 2022): the head at hyper.lp_lr, then everything at lr from that solution,
     with a fresh optimizer and schedule."""
-    groups = _groups(blocks, lr, hyper.weight_decay)
-    stages = [Stage("lp", frozenset(["head"]), lr=hyper.lp_lr), Stage("ft", _names(groups), restart=True)]
-    return Plan(groups, stages)
+    groups = groups_of(blocks, lr, hyper.weight_decay)
+    probing = Stage("lp", names_of(groups[-1:]), lr=hyper.lp_lr)
+    return Parts(groups, [probing, Stage("ft", names_of(groups), restart=True)])
 
 
-def l1sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
+def l1sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """L1-SP (Li, Grandvalet, Davoine, ICML 2018): L + alpha sum |w - w0| on the backbone + beta/2 sum w^2 on
-    the head."""
-    return _starting_point(blocks, lr, hyper, order=1)
+    the head. No weight decay: it would pull away from w0."""
+    groups = groups_of(blocks, lr, weight_decay=0.0)
+    return Parts(groups, [Stage("all", names_of(groups))], StartingPoint(blocks, hyper, order=1))
 
 
-def l2sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
-    """L2-SP (Li et al. 2018, eq. 2): L + alpha/2 sum (w - w0)^2 on the backbone + beta/2 sum w^2 on the
-    head."""
-    return _starting_point(blocks, lr, hyper, order=2)
+def l2sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
+    """L2-SP (Li et al. 2018, eq. 2): L + alpha/2 sum (w - w0)^2 on the backbone + beta/2 sum w^2 on the head.
+    No weight decay: it would move the target from w0 to w0 * alpha / (alpha + weight decay)."""
+    groups = groups_of(blocks, lr, weight_decay=0.0)
+    return Parts(groups, [Stage("all", names_of(groups))], StartingPoint(blocks, hyper, order=2))
 
 
-def _starting_point(blocks: list[Block], lr: float, hyper: Hyperparameters, order: int) -> Plan:
-    # No weight decay: it would move the target of L2-SP from w0 to w0 * alpha / (alpha + weight decay).
-    groups = _groups(blocks, lr, weight_decay=0.0)
-    plan = Plan(groups, [Stage("all", _names(groups))])
-    plan.hooks = StartingPoint(blocks, hyper, order)
-    return plan
-
-
-def autorgn(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Plan:
+def autorgn(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """Auto-RGN (Lee et al., ICLR 2023): every parameter trains; lr of layer i = lr * RGN_i / max_j RGN_j,
     with RGN_i = norm2(gradient of layer i) / norm2(weight of layer i). Deviates from the authors' code by
     default, each by its switch: rgn_source, rgn_unit, rgn_norm, rgn_reset."""
-    units: dict[str, list[tuple[str, str, nn.Parameter]]] = {}
+    groups: dict[str, dict] = {}
+    layers: dict[str, str] = {}  # of each group, the first where it has several
     for block in blocks:
         for name, parameter in block.parameters.items():
             layer = name.rpartition(".")[0] or name  # weight and bias of one module
             unit = {"layer": layer, "tensor": name, "block": block.name}[hyper.rgn_unit]
-            units.setdefault(unit, []).append((layer, block.name, parameter))
-    groups = [
-        {
-            "name": unit,
-            "block": members[0][1],
-            "params": [p for _, _, p in members],
-            "lr": lr,
-            "weight_decay": hyper.weight_decay,
-        }
-        for unit, members in units.items()
-    ]
-    plan = Plan(groups, [Stage("all", _names(groups))])
-    plan.hooks = RelativeGradientNorm(plan, [members[0][0] for members in units.values()], hyper)
-    return plan
+            group = groups.setdefault(unit, _group(unit, block.name, [], lr, hyper.weight_decay))
+            group["params"].append(parameter)
+            layers.setdefault(unit, layer)
+    groups = list(groups.values())
+    return Parts(groups, [Stage("all", names_of(groups))], RelativeGradientNorm(groups, layers, hyper))
 
 
-class StartingPoint:
+class StartingPoint(Hooks):
     """The penalties of L1-SP and L2-SP. w0 is copied when the plan is built, from the weights as loaded.
 
     loss: their gradient is added to the gradient of the loss, as in the paper. proximal: after the step the
@@ -573,41 +554,36 @@ class StartingPoint:
         self.backbone = [p for block in blocks[:-1] for p in block.parameters.values()]
         self.head = list(blocks[-1].parameters.values())
         self.w0 = [p.detach().clone() for p in self.backbone]
-        self.alpha, self.beta, self.order = hyper.alpha, hyper.beta, order
-        setattr(
-            self,
-            *(
-                ("after_backward", self._add_gradient)
-                if hyper.sp_mode == "loss"
-                else ("after_step", self._shrink)
-            ),
-        )
+        self.alpha, self.beta, self.order, self.mode = hyper.alpha, hyper.beta, order, hyper.sp_mode
 
-    def _with_grad(self, parameters: list[Tensor]) -> list[int]:
-        if (
-            self.w0 and self.w0[0].device != self.backbone[0].device
-        ):  # the model was moved after the plan was built
-            self.w0 = [w0.to(p.device) for w0, p in zip(self.w0, self.backbone)]
-        return [i for i, p in enumerate(parameters) if p.grad is not None]
+    def _with_grad(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """(backbone, its w0, head), of the parameters that have a gradient."""
+        if self.w0 and self.w0[0].device != self.backbone[0].device:  # the model was moved since
+            self.w0 = [w0.to(p.device) for w0, p in zip(self.w0, self.backbone, strict=True)]
+        some = [i for i, p in enumerate(self.backbone) if p.grad is not None]
+        head = [p for p in self.head if p.grad is not None]
+        return [self.backbone[i] for i in some], [self.w0[i] for i in some], head
 
     @torch.no_grad()
-    def _add_gradient(self) -> None:
-        some = self._with_grad(self.backbone)
-        if some:
-            pull = torch._foreach_sub([self.backbone[i] for i in some], [self.w0[i] for i in some])
+    def after_backward(self) -> None:
+        if self.mode == "proximal":
+            return
+        weights, w0, head = self._with_grad()
+        if weights:
+            pull = torch._foreach_sub(weights, w0)
             if self.order == 1:
                 torch._foreach_sign_(pull)
-            torch._foreach_add_([self.backbone[i].grad for i in some], pull, alpha=self.alpha)
-        head = [self.head[i] for i in self._with_grad(self.head)]
+            torch._foreach_add_([p.grad for p in weights], pull, alpha=self.alpha)
         if head:
             torch._foreach_add_([p.grad for p in head], head, alpha=self.beta)
 
     @torch.no_grad()
-    def _shrink(self, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.mode == "loss":
+            return
         lr = optimizer.param_groups[0]["lr"]  # the SP strategies have one rate for all groups
-        some = self._with_grad(self.backbone)
-        if some:
-            weights, w0 = [self.backbone[i] for i in some], [self.w0[i] for i in some]
+        weights, w0, head = self._with_grad()
+        if weights:
             away = torch._foreach_sub(weights, w0)
             if self.order == 1:
                 size = torch._foreach_abs(away)
@@ -618,7 +594,6 @@ class StartingPoint:
             else:
                 torch._foreach_div_(away, 1 + lr * self.alpha)
             torch._foreach_copy_(weights, torch._foreach_add(w0, away))
-        head = [self.head[i] for i in self._with_grad(self.head)]
         if head:
             torch._foreach_div_(head, 1 + lr * self.beta)
 
@@ -635,15 +610,12 @@ def grad_weight_norms(
     (tensors,) int64, the unit of each tensor, on the weights' device. Returns two (units,) tensors, float64
     where the device has it, with a relative error below 1e-6. No host synchronisation."""
     dtype = torch.float32 if weights[0].device.type == "mps" else torch.float64
-    present = [g for g in grads if g is not None]
-    squares = sum_of_squares([*weights, *present], dtype)
-    grad_squares = iter(squares[len(weights) :])
+    squares = iter(sum_of_squares([*weights, *(g for g in grads if g is not None)], dtype))
     zero = torch.zeros((), dtype=dtype, device=weights[0].device)
-    by_tensor = [
-        torch.stack([zero if g is None else next(grad_squares) for g in grads]),
-        torch.stack(squares[: len(weights)]),
-    ]
-    grad_norms, weight_norms = (zero.new_zeros(units).index_add_(0, unit, s).sqrt_() for s in by_tensor)
+    weight_squares = torch.stack([next(squares) for _ in weights])
+    grad_squares = torch.stack([zero if g is None else next(squares) for g in grads])
+    sums = (zero.new_zeros(units).index_add_(0, unit, each) for each in (grad_squares, weight_squares))
+    grad_norms, weight_norms = (sum_of_unit.sqrt_() for sum_of_unit in sums)
     return grad_norms, weight_norms
 
 
@@ -667,7 +639,8 @@ def sum_of_squares(tensors: list[Tensor], dtype: torch.dtype = torch.float64) ->
             sums[i] = norms.square_().sum()
             flat = flat[whole:]
         small[i] = flat
-    for i, norm in zip(small, torch._foreach_norm(list(small.values()), 2, dtype=dtype)):
+    norms = torch._foreach_norm(list(small.values()), 2, dtype=dtype)
+    for i, norm in zip(small, norms, strict=True):
         sums[i] = norm.square_() + sums[i] if i in sums else norm.square_()
     return [sums[i] for i in range(len(tensors))]
 
@@ -676,7 +649,7 @@ def relative_ratios(
     grad_norms: Tensor, weight_norms: Tensor, layer: Tensor, head: Tensor, norm: str = "backbone"
 ) -> tuple[Tensor, Tensor]:
     """RGN_i / max_j RGN_j per unit, and whether it can be trusted. All (units,), on one device, no
-    synchronisation.
+    synchronisation. The reference of the compiled kernel in csrc/.
 
     layer: int64, the layer that a unit belongs to: a unit whose weight has norm zero (a fresh bias, a
     BatchNorm beta) takes its layer's ratio; where the layer's norm is zero too the unit is left out of the
@@ -696,54 +669,56 @@ def relative_ratios(
     return torch.where(head, 1.0, result) if norm == "backbone" else result, trusted
 
 
-class RelativeGradientNorm:
-    """Auto-RGN's ratios, measured and applied. Norms are summed over steps on the device; their means give a
-    new set of ratios before each epoch, or every rgn_every steps. The first epoch has none before it: its
-    ratios are those of its first usable step.
+class RelativeGradientNorm(Hooks):
+    """Auto-RGN's ratios, measured. Norms are summed over steps on the device; their means give a new set of
+    ratios before each epoch, or every rgn_every steps. The first epoch has none before it: its ratios are
+    those of its first usable step.
 
-    norms: the function that measures, grad_weight_norms above or the compiled kernel (use_kernel)."""
+    groups: the plan's, one a unit. layers: name of the unit -> name of its layer. norms, ratios_of: the
+    functions that measure, those above or the compiled kernel's (use_kernel)."""
 
-    def __init__(self, plan: Plan, layer_names: list[str], hyper: Hyperparameters):
-        self.plan, self.hyper, self.norms = plan, hyper, grad_weight_norms
-        self.new_optimizer = hyper.rgn_reset
+    measures_norms = True
+
+    def __init__(self, groups: list[dict], layers: dict[str, str], hyper: Hyperparameters):
+        self.groups, self.hyper, self.new_optimizer = groups, hyper, hyper.rgn_reset
+        self.norms, self.ratios_of = grad_weight_norms, relative_ratios
+        self.held = None  # the kernel's own list of the parameters, whose .grad it reads without a call each
         self.every = hyper.rgn_every if hyper.rgn_source == "backward" else 0  # steps between new ratios
-        self.weights = [p for group in plan.groups for p in group["params"]]
-        first = {name: i for i, name in reversed(list(enumerate(layer_names)))}
-        self._unit = torch.tensor([i for i, group in enumerate(plan.groups) for _ in group["params"]])
-        self._layer = torch.tensor([first[name] for name in layer_names])
-        self._head = torch.tensor([group["block"] == "head" for group in plan.groups])
+        self.weights = [p for group in groups for p in group["params"]]
+        names = list(layers.values())
+        self._unit = torch.tensor([i for i, group in enumerate(groups) for _ in group["params"]])
+        self._layer = torch.tensor([names.index(name) for name in names])
+        self._head = torch.tensor([group["block"] == "head" for group in groups])
         self.steps, self.provisional = 0, True  # provisional: no window of steps has been closed yet
         self.state: dict[str, Tensor] = {}
-        self.held = (
-            None  # the kernel's own list of the parameters: it reads their .grad without a call for each
-        )
-        if hyper.rgn_source == "backward":
-            self.after_backward = self._after_backward
 
     def use_kernel(self, kernel) -> None:
-        self.norms = kernel
+        self.norms, self.ratios_of = kernel, kernel.relative_ratios
         self.held = kernel.hold(self.weights, self._unit.to(self.weights[0].device), len(self._layer))
 
-    def before_epoch(self, probe: Callable[[int], Iterable[Tensor]] | None) -> None:
+    def before_epoch(self, model: nn.Module, probe: Probe | None) -> Tensor | None:
         if self.hyper.rgn_source == "probe":
             if probe is None:
                 raise ValueError("rgn_source='probe' needs begin_epoch(epoch, probe)")
-            self._probe(probe)
+            self._probe(model, probe)
         if self.state and not self.every:
             self._update()
+        return self.state.get("ratios")
 
-    def _after_backward(self) -> None:
-        self._measure(None)
-        self.steps += 1
-        if self.every and self.steps % self.every == 0:
-            self._update()
-        elif self.provisional:
-            self._update(provisional=True)
+    def after_backward(self) -> Tensor | None:
+        if self.hyper.rgn_source == "backward":
+            self._measure(None)
+            self.steps += 1
+            if self.every and self.steps % self.every == 0:
+                self._update()
+            elif self.provisional:
+                self._update(provisional=True)
+        return self.state.get("ratios")
 
-    def _probe(self, probe: Callable[[int], Iterable[Tensor]]) -> None:
+    def _probe(self, model: nn.Module, probe: Probe) -> None:
         """As the authors' code does, but with BatchNorm in eval, so that nothing is left behind by it."""
-        modes = {module: module.training for module in self.plan.model.modules()}
-        self.plan.model.eval()
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
         try:
             for loss in probe(self.hyper.rgn_batches):
                 self._measure(torch.autograd.grad(loss, self.weights, allow_unused=True))
@@ -756,7 +731,7 @@ class RelativeGradientNorm:
 
     @torch.no_grad()
     def _measure(self, grads: list[Tensor | None] | None) -> None:
-        """grads: None for the parameters' own."""
+        """Adds the norms of a step to the window. grads: None for the parameters' own."""
         device = self.weights[0].device
         self._unit, self._layer, self._head = (x.to(device) for x in (self._unit, self._layer, self._head))
         if grads is None and self.held is not None:
@@ -766,20 +741,11 @@ class RelativeGradientNorm:
             weights = [p.detach() for p in self.weights]
             grad, weight = self.norms(weights, grads, self._unit, len(self._layer))
         if not self.state:
-            zeros, zero = torch.zeros_like(grad), grad.new_zeros(())
-            self.state = {
-                "grad": zeros,
-                "weight": zeros.clone(),
-                "count": zero,
-                "seen": zero.clone(),
-                "skipped": zero.clone(),
-                "known": torch.zeros_like(zero, dtype=torch.bool),
-                "ratios": torch.ones_like(grad),
-                "behind_grad": torch.full_like(grad, math.nan),
-                "behind_weight": torch.full_like(grad, math.nan),
-            }
-        # Overflowed fp16 steps and all-zero gradients say nothing about the layers: they are left out and
-        # counted.
+            starts = {"grad": 0, "weight": 0, "ratios": 1, "behind_grad": math.nan, "behind_weight": math.nan}
+            self.state = {name: torch.full_like(grad, start) for name, start in starts.items()}
+            self.state |= {name: grad.new_zeros(()) for name in ("count", "seen", "skipped")}
+            self.state["known"] = grad.new_zeros((), dtype=torch.bool)
+        # Overflowed fp16 steps and all-zero gradients say nothing about the layers: left out and counted.
         usable = torch.isfinite(grad).all() & torch.isfinite(weight).all() & (grad > 0).any()
         self.state["grad"] += torch.where(usable, grad, 0.0)
         self.state["weight"] += torch.where(usable, weight, 0.0)
@@ -793,17 +759,11 @@ class RelativeGradientNorm:
         open."""
         state = self.state
         means = state["grad"] / state["count"], state["weight"] / state["count"]
-        if self.held is None:
-            ratios, trusted = relative_ratios(*means, self._layer, self._head, self.hyper.rgn_norm)
-        else:
-            backbone, ones = self.hyper.rgn_norm == "backbone", torch.ones_like(means[0], dtype=torch.float32)
-            arguments = (*means, self._layer, self._head, state["ratios"], ones, 1.0, backbone)
-            ratios, _, trusted = self.norms.relative_rates(*arguments)
-        replace = trusted & ~state["known"] if provisional else trusted
+        ratios, trusted = self.ratios_of(*means, self._layer, self._head, self.hyper.rgn_norm)
+        takes = trusted & ~state["known"] if provisional else trusted
         for name, value in (("ratios", ratios), ("behind_grad", means[0]), ("behind_weight", means[1])):
-            state[name] = torch.where(replace, value, state[name])
+            state[name] = torch.where(takes, value, state[name])
         state["known"] = state["known"] | trusted
-        self.plan.ratios = state["ratios"]
         if not provisional:
             self.provisional = False
             state["skipped"] = state["skipped"] + state["seen"] - state["count"]
@@ -816,27 +776,21 @@ class RelativeGradientNorm:
     def table(self) -> list[dict]:
         if not self.state:
             return []
-        columns = [self.state[name].tolist() for name in ("behind_grad", "behind_weight", "ratios")]
+        columns = (self.state[name].tolist() for name in ("behind_grad", "behind_weight", "ratios"))
         return [
-            {
-                "layer": group["name"],
-                "block": group["block"],
-                "grad_norm": grad,
-                "weight_norm": weight,
-                "ratio": ratio,
-                "lr": group["lr"] * ratio,
-            }
-            for group, grad, weight, ratio in zip(self.plan.groups, *columns)
+            {"layer": group["name"], "block": group["block"], "grad_norm": grad, "weight_norm": weight}
+            | {"ratio": ratio, "lr": group["lr"] * ratio}
+            for group, grad, weight, ratio in zip(self.groups, *columns, strict=True)
         ]
 
     def state_dict(self) -> dict:
         return {"state": self.state, "steps": self.steps, "provisional": self.provisional}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict) -> Tensor | None:
         device = self.weights[0].device
         self.state = {name: value.to(device) for name, value in state["state"].items()}
         self.steps, self.provisional = state["steps"], state["provisional"]
-        self.plan.ratios = self.state.get("ratios")
+        return self.state.get("ratios")
 
 
 # ------------------------------------------------------------------------------------------- the table of all
@@ -844,17 +798,22 @@ class RelativeGradientNorm:
 
 @dataclass(frozen=True)
 class Strategy:
-    """name: the paper's. rates: half-decade grids of the learning rate for AdamW (and Adam) and for SGD with
-    momentum 0.9. default: the grid's centre, of two the lower. alphas: grid of the SP penalties by decades,
-    alpha its default. No default stands at an end of its grid."""
+    """name: the paper's. sentence: what it does, for a methods text. source: a key of SOURCES. staged: it
+    trains in stages. adamw, sgd: half-decade grids of the learning rate for AdamW (and Adam) and for SGD with
+    momentum 0.9; the default is the grid's centre, of two the lower. alphas: grid of the SP penalties by
+    decades, alpha its default. No default stands at an end of its grid. uses: the Hyperparameters, besides bn
+    and stage_shares, that matter."""
 
     name: str
-    build: Callable[[list[Block], float, Hyperparameters], Plan]
+    build: Callable[[list[Block], float, Hyperparameters], Parts]
+    sentence: str
     adamw: tuple[float, ...]
     sgd: tuple[float, ...]
+    source: str = ""
+    staged: bool = False
     alphas: tuple[float, ...] = ()
     alpha: float | None = None
-    uses: tuple[str, ...] = ("weight_decay",)  # the Hyperparameters, besides bn and stage_shares, that matter
+    uses: tuple[str, ...] = ("weight_decay",)
 
     def rates(self, opt: str) -> tuple[float, ...]:
         if opt not in ("adamw", "adam", "sgd"):
@@ -873,20 +832,85 @@ LPFT_RATES = {"adamw": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4), "sgd": (1e-4, 3e-4, 1e-3,
 RGN_RATES = {"adamw": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
 
 SP_USES = ("alpha", "beta", "sp_mode")
-RGN_USES = (
-    "weight_decay",
-    *(name for name in Hyperparameters.__dataclass_fields__ if name.startswith("rgn_")),
-)
+RGN_USES = ("weight_decay", *(f.name for f in fields(Hyperparameters) if f.name.startswith("rgn_")))
+
+SOURCES = {
+    "Howard and Ruder 2018": "Howard J, Ruder S. Universal language model fine-tuning for text "
+    "classification. ACL 2018.",
+    "Li et al. 2018": "Li X, Grandvalet Y, Davoine F. Explicit inductive bias for transfer learning with "
+    "convolutional networks. ICML 2018, PMLR 80.",
+    "Kumar et al. 2022": "Kumar A, Raghunathan A, Jones R, Ma T, Liang P. Fine-tuning can distort "
+    "pretrained features and underperform out-of-distribution. ICLR 2022.",
+    "Lee et al. 2023": "Lee Y, Chen AS, Tajwar F, Kumar A, Yao H, Liang P, Finn C. Surgical fine-tuning "
+    "improves adaptation to distribution shifts. ICLR 2023.",
+}
+
+GRADUAL_SENTENCE = "gradual unfreezing of the blocks from the {}, the classifier trained throughout"
+SP_SENTENCE = "all weights trained with an {} penalty on the backbone's distance from its pretrained weights"
 
 STRATEGIES: dict[str, Strategy] = {
-    "ft": Strategy("FT", ft, **FT_RATES),
-    "lp": Strategy("LP", lp, **LP_RATES),
-    "glf": Strategy("G-LF", glf, **FT_RATES),
-    "gfl": Strategy("G-FL", gfl, **FT_RATES),
-    "lpft": Strategy("LP-FT", lpft, **LPFT_RATES, uses=("weight_decay", "lp_lr")),
-    "l1sp": Strategy("L1-SP", l1sp, **FT_RATES, alphas=(1e-5, 1e-4, 1e-3), alpha=1e-4, uses=SP_USES),
-    "l2sp": Strategy("L2-SP", l2sp, **FT_RATES, alphas=(1e-3, 1e-2, 1e-1, 1.0), alpha=1e-1, uses=SP_USES),
-    "autorgn": Strategy("Auto-RGN", autorgn, **RGN_RATES, uses=RGN_USES),
+    "ft": Strategy("FT", ft, sentence="all weights trained", **FT_RATES),
+    "lp": Strategy(
+        "LP",
+        lp,
+        sentence="only the new classifier layer trained, the backbone frozen, BatchNorm statistics included",
+        **LP_RATES,
+    ),
+    "glf": Strategy(
+        "G-LF",
+        glf,
+        sentence=GRADUAL_SENTENCE.format("last to the first"),
+        source="Howard and Ruder 2018",
+        staged=True,
+        **FT_RATES,
+    ),
+    "gfl": Strategy(
+        "G-FL",
+        gfl,
+        sentence=GRADUAL_SENTENCE.format("first to the last"),
+        source="Lee et al. 2023",
+        staged=True,
+        **FT_RATES,
+    ),
+    "lpft": Strategy(
+        "LP-FT",
+        lpft,
+        sentence="the classifier alone for the first part of the epochs, then all weights with a fresh "
+        "optimizer and schedule",
+        source="Kumar et al. 2022",
+        staged=True,
+        uses=("weight_decay", "lp_lr"),
+        **LPFT_RATES,
+    ),
+    "l1sp": Strategy(
+        "L1-SP",
+        l1sp,
+        sentence=SP_SENTENCE.format("L1"),
+        source="Li et al. 2018",
+        alphas=(1e-5, 1e-4, 1e-3),
+        alpha=1e-4,
+        uses=SP_USES,
+        **FT_RATES,
+    ),
+    "l2sp": Strategy(
+        "L2-SP",
+        l2sp,
+        sentence=SP_SENTENCE.format("L2"),
+        source="Li et al. 2018",
+        alphas=(1e-3, 1e-2, 1e-1, 1.0),
+        alpha=1e-1,
+        uses=SP_USES,
+        **FT_RATES,
+    ),
+    "autorgn": Strategy(
+        "Auto-RGN",
+        autorgn,
+        sentence="all weights trained, each layer's learning rate in proportion to its relative gradient "
+        "norm",
+        source="Lee et al. 2023",
+        uses=RGN_USES,
+        **RGN_RATES,
+    ),
 }
 
 
@@ -897,6 +921,15 @@ def strategy_key(name: str) -> str:
     if key not in STRATEGIES:
         raise ValueError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
     return key
+
+
+def about(strategy: str) -> dict:
+    """What a report needs of a strategy: its place among all, what it does, a full reference ("" where there
+    is none) and whether it trains in stages."""
+    key = strategy_key(strategy)
+    entry, order = STRATEGIES[key], list(STRATEGIES).index(key)
+    citation = SOURCES[entry.source] if entry.source else ""
+    return {"order": order, "sentence": entry.sentence, "citation": citation, "staged": entry.staged}
 
 
 def trials(strategy: str, opt: str, n: int) -> list[dict]:
@@ -963,4 +996,5 @@ def make_plan(
     if not 0 <= lr < math.inf:
         raise ValueError(f"lr is {lr}; it must be a finite number, 0 or more")
     blocks = blocks_of(model, head)
-    return STRATEGIES[key].build(blocks, lr, hyper)._attach(key, model, blocks, epochs, hyper)
+    parts = STRATEGIES[key].build(blocks, lr, hyper)
+    return Plan(key, model, blocks, epochs=epochs, hyper=hyper, parts=parts)

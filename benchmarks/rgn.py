@@ -57,7 +57,8 @@ def contenders(parameters, native):
 def largest_error(norms, parameters):
     """Of all norms, relative to float64; a norm of zero is left out."""
     worst = 0.0
-    for got, tensors in zip(norms, ([p.grad for p in parameters], [p.detach() for p in parameters])):
+    measured = [p.grad for p in parameters], [p.detach() for p in parameters]
+    for got, tensors in zip(norms, measured, strict=True):
         want = torch.stack([t.double().norm() for t in tensors]).cpu()
         error = (torch.as_tensor(got, dtype=torch.float64).cpu() / want - 1)[want > 0]
         worst = max(worst, error.abs().max().item())
@@ -152,13 +153,8 @@ def measure(arch, repeats, device):
 def ptxas_report(architectures=("80", "90")):
     """What nvcc says of csrc/rgn_cuda.cu's kernels: its output, and for each (architecture, kernel,
     registers, bytes of spill stores, of spill loads). RuntimeError with nvcc's message if it fails."""
-    command = [
-        loader.cuda_home() / "bin" / "nvcc",
-        "-std=c++20",
-        *loader.NVCC_FLAGS,
-        "-DFTCOMPARE_KERNELS_ONLY",
-    ]
-    command += ["--expt-relaxed-constexpr", "-Xptxas", "-v", "--threads", "2"]
+    command = [loader.cuda_home() / "bin" / "nvcc", *loader.NVCC_FLAGS]
+    command += "-std=c++20 -DFTCOMPARE_KERNELS_ONLY --expt-relaxed-constexpr -Xptxas -v --threads 2".split()
     command += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     command += [f"-I{path}" for path in loader.cpp_extension().include_paths()]
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +164,7 @@ def ptxas_report(architectures=("80", "90")):
     if done.returncode:
         raise RuntimeError(output)
     kernel = re.compile(
-        r"entry function '\w*?\d(chunk_squares|unit_norms|relative_rates)(?:ILi(\d+)E)?\w*' for '(sm_\d+)'"
+        r"entry function '\w*?\d(chunk_squares|unit_norms|relative_ratios)(?:ILi(\d+)E)?\w*' for '(sm_\d+)'"
         r".*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
         re.DOTALL,
     )
@@ -179,9 +175,8 @@ def ptxas_report(architectures=("80", "90")):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--arch", nargs="+", default=ARCHS, help="torchvision's names")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=50)

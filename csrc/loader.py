@@ -5,12 +5,13 @@
     grad_norms, weight_norms = native(weights, grads, unit, units)    # as strategies.grad_weight_norms
     held = native.hold(parameters, unit, units)                       # the same, without passing the tensors
     grad_norms, weight_norms = held.norms()                           # of their .grad as it is now
+    ratios, trusted = native.relative_ratios(grad_norms, weight_norms, layer, head)
     native.ran                                                        # "csrc cpu 1f3c9a2b7d40", for records
 
-auto takes the reference where a toolchain or a folder to build in is missing, and says so once; a build that starts and fails is an
-error in auto as in on. off never builds. A library is built once for each content of the sources, version of
-torch and set of flags: in $FTCOMPARE_CACHE if that is set, else in csrc/build, or where that cannot be
-written in ~/.cache/ftcompare.
+auto takes the reference where a toolchain or a folder to build in is missing, and says so once; a build that
+starts and fails is an error in auto as in on. off never builds. A library is built once for each content of
+the sources, version of torch and set of flags: in $FTCOMPARE_CACHE if that is set, else in csrc/build, or
+where that cannot be written in ~/.cache/ftcompare.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ NVCC_FLAGS = ["-O3"]
 
 @dataclass(frozen=True)
 class Native:
-    """The loaded operators; the head of rgn.cpp says what goes in and out of them."""
+    """The loaded operators, called like strategies.grad_weight_norms and strategies.relative_ratios."""
 
     ran: str
 
@@ -49,10 +50,10 @@ class Native:
     ) -> tuple[Tensor, Tensor]:
         return torch.ops.ftcompare.grad_weight_norms(weights, grads, unit, units)
 
-    def relative_rates(self, *arguments) -> tuple[Tensor, Tensor, Tensor]:
-        """(grad_norms, weight_norms, layer, head, previous, base, factor, backbone)
-        -> (ratios, rates, trusted)"""
-        return torch.ops.ftcompare.relative_rates(*arguments)
+    def relative_ratios(
+        self, grad_norms: Tensor, weight_norms: Tensor, layer: Tensor, head: Tensor, norm: str = "backbone"
+    ) -> tuple[Tensor, Tensor]:
+        return torch.ops.ftcompare.relative_ratios(grad_norms, weight_norms, layer, head, norm == "backbone")
 
     def hold(self, parameters: list[Tensor], unit: Tensor, units: int):
         """An object with norms(): as a call with the parameters and their gradients of that moment."""
@@ -73,7 +74,7 @@ def load(mode: str = "auto", device_type: str = "cpu") -> Native | None:
         return None
     reason = obstacle(device_type)
     if reason and mode == "on":
-        raise RuntimeError(f"the native kernels cannot be had: {reason}")
+        raise RuntimeError(f"the native kernels are not available: {reason}")
     if reason:
         if reason not in _told:
             print(f"native kernels: {reason}; the PyTorch reference does the work", flush=True)
@@ -212,19 +213,16 @@ def _cxx_flags() -> list[str]:
 def _architectures() -> str:
     """Those of the devices here, as torch.utils.cpp_extension wants them: "8.0;9.0"."""
     found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return (
-        os.environ.get("TORCH_CUDA_ARCH_LIST") or ";".join(f"{a}.{b}" for a, b in sorted(found)) or "8.0;9.0"
-    )
+    here = ";".join(f"{major}.{minor}" for major, minor in sorted(found))
+    return os.environ.get("TORCH_CUDA_ARCH_LIST") or here or "8.0;9.0"
 
 
 def _folders() -> list[Path]:
     if chosen := os.environ.get("FTCOMPARE_CACHE"):
         return [Path(chosen)]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return [
-        SOURCES / "build",
-        *([cache / "ftcompare"] if cache.is_absolute() else []),
-    ]  # "~": there is no home
+    homes = [cache / "ftcompare"] if cache.is_absolute() else []  # "~": there is no home
+    return [SOURCES / "build", *homes]
 
 
 def _existing(source: str) -> Path | None:

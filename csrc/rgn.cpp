@@ -1,6 +1,5 @@
-// Auto-RGN's norms and learning rates in one pass over all weights and gradients: the operators, and their
-// CPU kernels. The reference stands in strategies.py: grad_weight_norms and relative_ratios. CUDA:
-// rgn_cuda.cu.
+// Auto-RGN's norms, in one pass over all weights and gradients, and its ratios: the operators, and their CPU
+// kernels. The reference stands in strategies.py, by the same names. CUDA: rgn_cuda.cu.
 //
 //   ftcompare::grad_weight_norms
 //     grad_norms[u] = sqrt(sum of squares of the gradients of unit u), weight_norms[u] likewise
@@ -10,12 +9,12 @@
 //              an error on the CPU; on CUDA, where the host does not look, the tensor counts nowhere
 //     returns  grad_norms, weight_norms, each (units,) float64
 //
-//   ftcompare::relative_rates
-//     ratios[u] = r[u] / max r, with r[u] = grad_norms[u] / weight_norms[u]: see relative_ratios
-//     grad_norms, weight_norms, previous  (units,) float64    layer  (units,) int64    head  (units,) bool
-//     base     (units,) float32, learning rates before the schedule's factor
-//     returns  ratios (units,) float64, `previous` where they cannot be trusted (gradients not finite, or all
-//              zero); rates (units,) float32 = base * factor * ratios; trusted, 0-d bool
+//   ftcompare::relative_ratios
+//     ratios[u] = r[u] / max r, with r[u] = grad_norms[u] / weight_norms[u]
+//     grad_norms, weight_norms  (units,) float64    layer  (units,) int64    head  (units,) bool
+//     backbone  the maximum runs over the backbone, and the head gets 1
+//     returns   ratios, (units,) float64, and whether they can be trusted, 0-d bool: not where a norm is not
+//               finite or the maximum is 0
 //
 // The CPU kernel: every tensor is cut into chunks, chunks are dealt to the threads as these become free, and
 // each sum is combined in an order that depends on the sizes only: the same bits for any number of threads.
@@ -23,7 +22,7 @@
 // bounds the relative error of a norm by 1e-6.
 //
 // Top to bottom: what the operators check, the CPU kernels, the operators, the registration. The operators
-// hand the work to _norms and _rates, which each device implements: rgn_cuda.cu is a library of its own that
+// hand the work to _norms and _ratios, which each device implements: rgn_cuda.cu is a library of its own that
 // adds them.
 
 #include "rgn.h"
@@ -53,7 +52,7 @@ namespace {
 
 using at::Tensor;
 using Norms = std::tuple<Tensor, Tensor>;
-using Rates = std::tuple<Tensor, Tensor, Tensor>;
+using Ratios = std::tuple<Tensor, Tensor>;
 
 // ---------------------------------------------------------------------------------------------------- checks
 
@@ -110,15 +109,13 @@ void check_unit(const Tensor& unit, size_t tensors, int64_t units) {
   TORCH_CHECK_VALUE(units > 0, "units is ", units, "; at least 1 is needed");
 }
 
-void check_rates(const Tensor& grad_norms, const Tensor& weight_norms, const Tensor& layer,
-                 const Tensor& head, const Tensor& previous, const Tensor& base) {
+void check_ratios(const Tensor& grad_norms, const Tensor& weight_norms, const Tensor& layer,
+                  const Tensor& head) {
   const std::tuple<const char*, const Tensor&, at::ScalarType> expected[] = {
       {"grad_norms", grad_norms, at::kDouble},
       {"weight_norms", weight_norms, at::kDouble},
       {"layer", layer, at::kLong},
-      {"head", head, at::kBool},
-      {"previous", previous, at::kDouble},
-      {"base", base, at::kFloat}};
+      {"head", head, at::kBool}};
   for (const auto& [name, t, type] : expected) {
     TORCH_CHECK_VALUE(t.dim() == 1 && t.numel() == grad_norms.numel() && t.scalar_type() == type &&
                           t.is_contiguous() && t.device() == grad_norms.device(),
@@ -181,7 +178,7 @@ double sum_of_squares(const void* x, Kind kind, int64_t begin, int64_t n) {
   }
 }
 
-// --------------------------------------------------------------------------------- CPU kernels: norms, rates
+// -------------------------------------------------------------------------------- CPU kernels: norms, ratios
 
 struct Chunk {
   int64_t pair, begin, count;  // elements begin .. begin + count of a weight and of its gradient
@@ -237,14 +234,16 @@ Norms norms_cpu(int64_t pairs_address, const Tensor& unit, int64_t units) {
   return {grad_norms, weight_norms};
 }
 
-Rates rates_cpu(const Tensor& grad_norms, const Tensor& weight_norms, const Tensor& layer, const Tensor& head,
-                const Tensor& previous, const Tensor& base, double factor, bool backbone) {
+Ratios ratios_cpu(const Tensor& grad_norms, const Tensor& weight_norms, const Tensor& layer,
+                  const Tensor& head, bool backbone) {
   const int64_t units = grad_norms.numel();
   const double *grad = grad_norms.const_data_ptr<double>(), *weight = weight_norms.const_data_ptr<double>();
   const int64_t* layer_of = layer.const_data_ptr<int64_t>();
   const bool* is_head = head.const_data_ptr<bool>();
 
-  std::vector<double> layer_grad(units), layer_weight(units), ratio(units);  // layers: sums of squares
+  Tensor ratios = at::empty_like(grad_norms);
+  double* ratio = ratios.mutable_data_ptr<double>();
+  std::vector<double> layer_grad(units), layer_weight(units);  // sums of squares
   for (int64_t u = 0; u < units; ++u) {
     TORCH_CHECK_VALUE(0 <= layer_of[u] && layer_of[u] < units, "layer[", u, "] is ", layer_of[u],
                       "; there are ", units, " units");
@@ -262,15 +261,10 @@ Rates rates_cpu(const Tensor& grad_norms, const Tensor& weight_norms, const Tens
   }
   trusted = trusted && maximum > 0;
 
-  Tensor ratios = at::empty_like(previous), rates = at::empty_like(base);
   for (int64_t u = 0; u < units; ++u) {
-    const bool whole = ratio[u] == kUndefined || (backbone && is_head[u]);
-    const double result = !trusted ? previous.const_data_ptr<double>()[u] : whole ? 1.0 : ratio[u] / maximum;
-    ratios.mutable_data_ptr<double>()[u] = result;
-    rates.mutable_data_ptr<float>()[u] =
-        static_cast<float>(base.const_data_ptr<float>()[u] * factor * result);
+    ratio[u] = ratio[u] == kUndefined || (backbone && is_head[u]) ? 1.0 : ratio[u] / maximum;
   }
-  return {ratios, rates, at::scalar_tensor(trusted, at::kBool)};
+  return {ratios, at::scalar_tensor(trusted, at::kBool)};
 }
 
 // ------------------------------------------------------------------------------------------------- operators
@@ -294,17 +288,15 @@ Norms grad_weight_norms(at::TensorList weights, const c10::List<std::optional<Te
   return dispatch_norms(pairs, unit, units);
 }
 
-Rates relative_rates(const Tensor& grad_norms, const Tensor& weight_norms, const Tensor& layer,
-                     const Tensor& head, const Tensor& previous, const Tensor& base, double factor,
-                     bool backbone) {
+Ratios relative_ratios(const Tensor& grad_norms, const Tensor& weight_norms, const Tensor& layer,
+                       const Tensor& head, bool backbone) {
   static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("ftcompare::_rates", "").typed<decltype(rates_cpu)>();
-  check_rates(grad_norms, weight_norms, layer, head, previous, base);
-  return op.call(grad_norms, weight_norms, layer, head, previous, base, factor, backbone);
+      c10::Dispatcher::singleton().findSchemaOrThrow("ftcompare::_ratios", "").typed<decltype(ratios_cpu)>();
+  check_ratios(grad_norms, weight_norms, layer, head);
+  return op.call(grad_norms, weight_norms, layer, head, backbone);
 }
 
-// Passing hundreds of tensors from Python costs 100 us a call: this holds them and reads their gradients
-// here.
+// Passing hundreds of tensors from Python costs 100 us a call: this holds them and reads their gradients.
 struct HeldNorms : torch::CustomClassHolder {
   std::vector<Tensor> parameters;
   Tensor unit;
@@ -335,9 +327,9 @@ Norms grad_weight_norms_meta(at::TensorList, const c10::List<std::optional<Tenso
   return {at::empty({units}, options), at::empty({units}, options)};
 }
 
-Rates relative_rates_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor& head,
-                          const Tensor& previous, const Tensor& base, double, bool) {
-  return {at::empty_like(previous), at::empty_like(base), at::empty({}, head.options())};
+Ratios relative_ratios_meta(const Tensor& grad_norms, const Tensor&, const Tensor&, const Tensor& head,
+                            bool) {
+  return {at::empty_like(grad_norms), at::empty({}, head.options())};
 }
 
 }  // namespace
@@ -347,12 +339,11 @@ Rates relative_rates_meta(const Tensor&, const Tensor&, const Tensor&, const Ten
 TORCH_LIBRARY(ftcompare, m) {
   m.def("grad_weight_norms(Tensor[] weights, Tensor?[] grads, Tensor unit, int units) -> (Tensor, Tensor)");
   m.def("_norms(int pairs_address, Tensor unit, int units) -> (Tensor, Tensor)");
-  const std::string rates =
-      "(Tensor grad_norms, Tensor weight_norms, Tensor layer, Tensor head, Tensor previous, Tensor base, "
-      "float factor,"
-      " bool backbone) -> (Tensor, Tensor, Tensor)";
-  m.def(("relative_rates" + rates).c_str());
-  m.def(("_rates" + rates).c_str());
+  const std::string ratios =
+      "(Tensor grad_norms, Tensor weight_norms, Tensor layer, Tensor head, bool backbone)"
+      " -> (Tensor, Tensor)";
+  m.def(("relative_ratios" + ratios).c_str());
+  m.def(("_ratios" + ratios).c_str());
   m.class_<HeldNorms>("HeldNorms")
       .def(torch::init<std::vector<Tensor>, Tensor, int64_t>())
       .def("norms", &HeldNorms::norms);
@@ -360,17 +351,17 @@ TORCH_LIBRARY(ftcompare, m) {
 
 TORCH_LIBRARY_IMPL(ftcompare, CompositeExplicitAutograd, m) {
   m.impl("grad_weight_norms", grad_weight_norms);
-  m.impl("relative_rates", relative_rates);
+  m.impl("relative_ratios", relative_ratios);
 }
 
 TORCH_LIBRARY_IMPL(ftcompare, CPU, m) {
   m.impl("_norms", norms_cpu);
-  m.impl("_rates", rates_cpu);
+  m.impl("_ratios", ratios_cpu);
 }
 
 TORCH_LIBRARY_IMPL(ftcompare, Meta, m) {
   m.impl("grad_weight_norms", grad_weight_norms_meta);
-  m.impl("relative_rates", relative_rates_meta);
+  m.impl("relative_ratios", relative_ratios_meta);
 }
 
 }  // namespace ftcompare

@@ -7,8 +7,7 @@ namespace ftcompare {
 
 enum Kind : uint8_t { kFloat32, kBFloat16, kFloat16, kFloat64 };
 
-// A weight and its gradient, each a dense run of elements as it lies in memory. grad is null where there is
-// none.
+// A weight and its gradient, each a dense run of elements as it lies in memory. grad: null without one.
 struct Pair {
   const void* weight;
   const void* grad;

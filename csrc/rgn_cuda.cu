@@ -1,12 +1,10 @@
-// Auto-RGN's norms and learning rates on CUDA. What goes in and out of the operators stands in rgn.cpp's
-// head.
+// Auto-RGN's norms and ratios on CUDA. What goes in and out of the operators stands in rgn.cpp's head.
 //
 // Formula
 //   square(x)      = sum of x_k^2 over the elements of a tensor
 //   grad_norms[u]  = sqrt(sum of square(gradient of i) over tensors i of unit u), weight_norms[u] likewise
 //   r[u]           = grad_norms[u] / weight_norms[u]; where weight_norms[u] is 0, the r of its whole layer
 //   ratios[u]      = r[u] / max r; 1 where r[u] is undefined; with `backbone` the head is left out and gets 1
-//   rates[u]       = base[u] * factor * ratios[u]
 //
 // Tensor contract
 //   Weights and gradients are read once, as they lie in memory: dense, any order of dimensions, any start,
@@ -21,7 +19,7 @@
 //                                           One launch takes 512 tensors in 15 KB of arguments; or 128 in 4
 //                                           KB, if there are no more or the driver is older than CUDA 12.1
 //   unit_norms      <<<1, 1024>>>           chunks -> tensors -> units, in double, in a fixed order
-//   relative_rates  <<<1, 1024>>>           units -> maximum -> ratios and rates
+//   relative_ratios <<<1, 1024>>>           units -> maximum -> ratios
 //
 // 256 threads and 32 registers: 8 blocks fill an SM's 2,048 threads, each with four 16-byte loads in flight.
 // FTCOMPARE_KERNELS_ONLY leaves out PyTorch's half at the end, for a look at registers and spills in seconds.
@@ -81,8 +79,7 @@ struct alignas(16) Vector {
   }
 };
 
-// This thread's share of the n elements that the block adds up. Several sums keep the chains of roundings
-// short.
+// This thread's share of the n elements that the block adds up. Several sums: short chains of roundings.
 template <typename T>
 __device__ double fast_share(const T* x, int n) {
   constexpr int kLoads = 4;
@@ -105,8 +102,7 @@ __device__ double fast_share(const T* x, int n) {
     sum[0] += loaded.sum_of_squares();
   }
   if (threadIdx.x < head) sum[1] += squared(widen(x[threadIdx.x]));
-  const int tail =
-      head + vectors * Vector<T>::kElements + threadIdx.x;  // fewer than kThreads elements are left
+  const int tail = head + vectors * Vector<T>::kElements + threadIdx.x;  // fewer than kThreads are left
   if (tail < n) sum[2] += squared(widen(x[tail]));
   return (static_cast<double>(sum[0]) + sum[1]) + (static_cast<double>(sum[2]) + sum[3]);
 }
@@ -227,9 +223,8 @@ __global__ void __launch_bounds__(kOneBlock)
 }
 
 __global__ void __launch_bounds__(kOneBlock)
-    relative_rates(const double* grad_norms, const double* weight_norms, const int64_t* layer,
-                   const bool* head, const double* previous, const float* base, double factor, bool backbone,
-                   int units, double* ratios, float* rates, bool* trusted) {
+    relative_ratios(const double* grad_norms, const double* weight_norms, const int64_t* layer,
+                    const bool* head, bool backbone, int units, double* ratios, bool* trusted) {
   constexpr double kUndefined = -1;
   double maximum = 0;
   bool finite = true;
@@ -252,10 +247,7 @@ __global__ void __launch_bounds__(kOneBlock)
   maximum = block_reduce<kOneBlock>(maximum, Maximum());
   const bool usable = __syncthreads_and(finite) && maximum > 0;
   for (int u = threadIdx.x; u < units; u += kOneBlock) {
-    const bool whole = ratios[u] == kUndefined || (backbone && head[u]);
-    const double result = !usable ? previous[u] : whole ? 1.0 : ratios[u] / maximum;
-    ratios[u] = result;
-    rates[u] = static_cast<float>(base[u] * factor * result);
+    ratios[u] = ratios[u] == kUndefined || (backbone && head[u]) ? 1.0 : ratios[u] / maximum;
   }
   if (threadIdx.x == 0) *trusted = usable;
 }
@@ -264,8 +256,8 @@ __global__ void __launch_bounds__(kOneBlock)
 
 // ------------------------------------------------------------------------------------------------- launchers
 
-inline int64_t chunks_of(const Pair& pair,
-                         int chunk_elements) {  // an empty tensor has one too, of no elements
+// An empty tensor has one too, of no elements.
+inline int64_t chunks_of(const Pair& pair, int chunk_elements) {
   return std::max<int64_t>(1, (pair.numel + chunk_elements - 1) / chunk_elements);
 }
 
@@ -311,12 +303,11 @@ void launch_norms(const Pair* pairs, int tensors, int chunk_elements, double2* p
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-void launch_relative_rates(const double* grad_norms, const double* weight_norms, const int64_t* layer,
-                           const bool* head, const double* previous, const float* base, double factor,
-                           bool backbone, int units, double* ratios, float* rates, bool* trusted,
-                           cudaStream_t stream) {
-  relative_rates<<<1, kOneBlock, 0, stream>>>(grad_norms, weight_norms, layer, head, previous, base, factor,
-                                              backbone, units, ratios, rates, trusted);
+void launch_relative_ratios(const double* grad_norms, const double* weight_norms, const int64_t* layer,
+                            const bool* head, bool backbone, int units, double* ratios, bool* trusted,
+                            cudaStream_t stream) {
+  relative_ratios<<<1, kOneBlock, 0, stream>>>(grad_norms, weight_norms, layer, head, backbone, units, ratios,
+                                               trusted);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -339,8 +330,7 @@ namespace {
 
 using at::Tensor;
 
-// Enough chunks to keep every SM busy to the end, few enough that a block's overhead (about 1 us) does not
-// count.
+// Enough chunks to keep every SM busy to the end, so few that a block's overhead (about 1 us) does not count.
 int chunk_elements_for(const Pair* pairs, int64_t tensors, int device) {
   int multiprocessors = 0;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
@@ -376,26 +366,22 @@ std::tuple<Tensor, Tensor> norms_cuda(int64_t pairs_address, const Tensor& unit,
   return {grad_norms, weight_norms};
 }
 
-std::tuple<Tensor, Tensor, Tensor> rates_cuda(const Tensor& grad_norms, const Tensor& weight_norms,
-                                              const Tensor& layer, const Tensor& head, const Tensor& previous,
-                                              const Tensor& base, double factor, bool backbone) {
+std::tuple<Tensor, Tensor> ratios_cuda(const Tensor& grad_norms, const Tensor& weight_norms,
+                                       const Tensor& layer, const Tensor& head, bool backbone) {
   const c10::cuda::CUDAGuard guard(grad_norms.device());
-  Tensor ratios = at::empty_like(previous), rates = at::empty_like(base),
-         trusted = at::empty({}, head.options());
-  launch_relative_rates(grad_norms.const_data_ptr<double>(), weight_norms.const_data_ptr<double>(),
-                        layer.const_data_ptr<int64_t>(), head.const_data_ptr<bool>(),
-                        previous.const_data_ptr<double>(), base.const_data_ptr<float>(), factor, backbone,
-                        static_cast<int>(grad_norms.numel()), ratios.mutable_data_ptr<double>(),
-                        rates.mutable_data_ptr<float>(), trusted.mutable_data_ptr<bool>(),
-                        c10::cuda::getCurrentCUDAStream());
-  return {ratios, rates, trusted};
+  Tensor ratios = at::empty_like(grad_norms), trusted = at::empty({}, head.options());
+  launch_relative_ratios(grad_norms.const_data_ptr<double>(), weight_norms.const_data_ptr<double>(),
+                         layer.const_data_ptr<int64_t>(), head.const_data_ptr<bool>(), backbone,
+                         static_cast<int>(grad_norms.numel()), ratios.mutable_data_ptr<double>(),
+                         trusted.mutable_data_ptr<bool>(), c10::cuda::getCurrentCUDAStream());
+  return {ratios, trusted};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(ftcompare, CUDA, m) {
   m.impl("_norms", norms_cuda);
-  m.impl("_rates", rates_cuda);
+  m.impl("_ratios", ratios_cuda);
 }
 
 }  // namespace ftcompare

@@ -398,20 +398,14 @@ def judge_scores(
         {"thresholds": thresholds} if index.task == "multilabel" else {"threshold": (thresholds or [0.5])[0]}
     )
 
-    def judge(rows, scores):
+    def judge(rows, scores, **videos):
         values, labels = in_units(index, rows, scores)
-        return metrics.evaluate(index.task, values, labels, index.classes, **threshold)
+        return metrics.evaluate(index.task, values, labels, index.classes, **threshold, **videos)
 
-    result = judge(rows, scores)
+    videos = {}
     if index.unit_score == "video":
-        videos = np.array(index.units)[rows]
-        mean, per_class, count = metrics.video_mean_average_precision(
-            scores, index.labels[rows], videos, index.leave_out
-        )
-        result["values"] = {"video_map": mean} | result["values"]
-        result["averaged_over"]["video_map"] = count
-        for name, value in zip(index.classes, per_class, strict=True):
-            result["per_class"][name]["video_ap"] = float(value)
+        videos = {"videos": np.array(index.units)[rows], "leave_out": index.leave_out}
+    result = judge(rows, scores, **videos)
     if index.subgroups is not None:
         parts = np.array(index.subgroups)[rows]
         result["subgroups"] = {

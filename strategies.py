@@ -283,17 +283,10 @@ class Hooks:
     new_optimizer = False  # True: every epoch starts one
     measures_norms = False  # True: use_kernel makes a difference
 
-    def before_epoch(self, model: nn.Module, probe: Probe | None) -> Tensor | None:
-        return None
-
-    def after_backward(self) -> Tensor | None:
-        return None
-
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        pass
-
-    def use_kernel(self, kernel) -> None:
-        pass
+    def before_epoch(self, model: nn.Module, probe: Probe | None) -> Tensor | None: ...
+    def after_backward(self) -> Tensor | None: ...
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None: ...
+    def use_kernel(self, kernel) -> None: ...
 
     def table(self) -> list[dict]:
         return []
@@ -304,8 +297,7 @@ class Hooks:
     def state_dict(self) -> dict:
         return {}
 
-    def load_state_dict(self, state: dict) -> Tensor | None:
-        return None
+    def load_state_dict(self, state: dict) -> Tensor | None: ...
 
 
 class Parts(NamedTuple):

@@ -329,9 +329,8 @@ def test_a_plan_that_uses_the_kernel_trains_like_one_that_does_not(native, unit,
     tables, weights = [], []
     for kernel in (None, native):
         torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 2)
-        )
+        body = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()  # a bias had noise for a gradient
+        model = nn.Sequential(*body, nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 2))
         hyper = Hyperparameters(rgn_unit=unit, rgn_norm=norm)
         plan = make_plan("autorgn", model, epochs=3, hyper=hyper)
         if kernel:

@@ -349,9 +349,8 @@ def test_auto_rgn_groups_are_layers_tensors_or_blocks():
     for unit in ("layer", "tensor", "block"):
         plan = make_plan("autorgn", model, head, epochs=1, hyper=Hyperparameters(rgn_unit=unit))
         sizes[unit] = Counter(len(group["params"]) for group in plan.groups)
-        assert [group["block"] for group in plan.groups if any(p is head.bias for p in group["params"])] == [
-            "head"
-        ]
+        holding = [group for group in plan.groups if any(p is head.bias for p in group["params"])]
+        assert [group["block"] for group in holding] == ["head"]
     assert sizes["layer"] == {2: 121 + 1, 1: 120}
     assert sizes["tensor"] == {1: 121 * 2 + 120 + 2}
     assert sizes["block"] == {3: 1, 39: 1, 75: 1, 147: 1, 98: 1, 2: 1}
@@ -422,9 +421,7 @@ def test_gradual_unfreezing_opens_the_right_blocks(key, epochs):
         fresh = plan.begin_epoch(epoch)
         assert fresh is (epoch == 0)  # optimizer and schedule are kept
         assert plan.schedule_span(epoch) == (0, epochs)
-        order = (
-            ["hidden", "conv3", "conv2", "conv1"] if key == "glf" else ["conv1", "conv2", "conv3", "hidden"]
-        )
+        order = TOY_BLOCKS[-2::-1] if key == "glf" else TOY_BLOCKS[:-1]
         layers = {n.partition(".")[0] for n, p in model.named_parameters() if p.requires_grad}
         expected = {*order[:opened], "fc"}
         expected |= {f"bn{layer[-1]}" for layer in expected if layer.startswith("conv")}
@@ -691,6 +688,10 @@ def test_sp_leaves_tensors_without_a_gradient_alone(key, mode):
 # ------------------------------------------------------------------------------------------ Auto-RGN's ratios
 
 
+def norm_by_hand(arrays):
+    return math.sqrt(sum(float((a.astype(np.float64) ** 2).sum()) for a in arrays))
+
+
 def rgn_by_hand(model, grads, unit, norm, head="fc"):
     """{unit: ratio} in float64 from the definition. grads: a list, one per step, of {name: (weight,
     gradient)}, numpy. The norms of a unit are averaged over the steps."""
@@ -703,15 +704,7 @@ def rgn_by_hand(model, grads, unit, norm, head="fc"):
     ratios = {}
     for u in dict.fromkeys(unit_of.values()):
         names = [name for name in unit_of if unit_of[name] == u]
-        w, g = (
-            np.mean(
-                [
-                    math.sqrt(sum(float((step[n][i].astype(np.float64) ** 2).sum()) for n in names))
-                    for step in grads
-                ]
-            )
-            for i in (0, 1)
-        )
+        w, g = (np.mean([norm_by_hand([step[n][i] for n in names]) for step in grads]) for i in (0, 1))
         ratios[u] = g / w
     heads = {u for name, u in unit_of.items() if layer_of[name] == head}
     if norm == "backbone":
@@ -920,12 +913,8 @@ def test_useless_gradients_keep_the_ratios_and_are_counted(norm, useless):
     assert plan.ratios.tolist() == [1.0, 0.5, 0.25, 1.0]
     assert epoch(1, useless, useless) == [1.0, 0.5, 0.25, 1.0]
     assert plan.skipped_steps() == 3
-    assert epoch(2, useless, (1.0, 2.0, 1.0, 1.0), useless) == [
-        1.0,
-        0.5,
-        0.25,
-        1.0,
-    ]  # nothing came of epoch 1
+    in_force = epoch(2, useless, (1.0, 2.0, 1.0, 1.0), useless)
+    assert in_force == [1.0, 0.5, 0.25, 1.0]  # nothing came of epoch 1
     assert plan.skipped_steps() == 5
     assert epoch(3) == [1.0, 1.0, 0.25, 1.0]
     assert [row["grad_norm"] for row in plan.table()] == [1, 2, 1, 1]  # a mean of one step, not of three
@@ -1220,6 +1209,21 @@ def test_a_resumed_run_goes_on_bit_for_bit(key, settings, stop):
     assert plan.skipped_steps() == (key == "autorgn" and settings.get("rgn_source") != "probe")
 
 
+@pytest.mark.parametrize("key", STRATEGIES)
+def test_the_names_in_a_saved_state(key):
+    """Those of half-finished runs' last.pt: another name would end them."""
+    model = toy()
+    plan = make_plan(key, model, epochs=1)
+    fit(model, plan, [0])
+    saved = plan.state_dict()
+    if key == "autorgn":
+        assert list(saved) == ["state", "steps", "provisional"]
+        names = "grad weight count seen skipped known ratios behind_grad behind_weight"
+        assert set(saved["state"]) == set(names.split())
+    else:
+        assert saved == {}
+
+
 def test_a_first_epoch_without_a_usable_step_stays_so_when_resumed():
     """Its ratios are 1, and so are those of the second epoch, whose own steps make the third's."""
     ratios = []
@@ -1474,13 +1478,8 @@ def test_a_head_that_is_not_the_last_linear_layer():
 
 def test_names_in_any_spelling():
     for key, entry in STRATEGIES.items():
-        for spelling in (
-            key,
-            entry.name,
-            entry.name.upper(),
-            entry.name.lower(),
-            entry.name.replace("-", "_"),
-        ):
+        name = entry.name
+        for spelling in (key, name, name.upper(), name.lower(), name.replace("-", "_")):
             assert strategies.strategy_key(spelling) == key
             assert make_plan(spelling, chain(1.0, 1.0), epochs=1).strategy == key
     for spelling in ("Auto-RGN", "auto_rgn", "autorgn", "AUTO_RGN", "AutoRGN", "auto rgn"):
@@ -1523,25 +1522,16 @@ def test_learning_rates_equal_the_table(key):
         optimizer = sgd(plan.groups)
         plan.set_rates(optimizer)
         assert {group["lr"] for group in optimizer.param_groups} == {expected}
-    assert entry.rates("adam") == entry.rates("adamw") and entry.default_lr("adam") == entry.default_lr(
-        "adamw"
-    )
+    assert entry.rates("adam") == entry.rates("adamw")
+    assert entry.default_lr("adam") == entry.default_lr("adamw")
 
 
 def test_default_rates_in_numbers():
-    adamw_rates = {"ft": 1e-4, "lp": 3e-3, "glf": 1e-4, "gfl": 1e-4, "lpft": 3e-5, "l1sp": 1e-4, "l2sp": 1e-4}
-    adamw_rates["autorgn"] = 1e-3
+    like_ft = ("ft", *GRADUAL, *SP)
+    adamw_rates = dict.fromkeys(like_ft, 1e-4) | {"lp": 3e-3, "lpft": 3e-5, "autorgn": 1e-3}
     assert {key: STRATEGIES[key].default_lr("adamw") for key in adamw_rates} == adamw_rates
-    sgd_rates = {
-        "ft": 3e-3,
-        "glf": 3e-3,
-        "gfl": 3e-3,
-        "lpft": 1e-3,
-        "l1sp": 3e-3,
-        "l2sp": 3e-3,
-        "autorgn": 1e-2,
-        "lp": 3e-2,  # of 3e-3 to 1 by half decades, six: the lower of the two in the middle
-    }
+    # lp: of 3e-3 to 1 by half decades, six, the lower of the two in the middle.
+    sgd_rates = dict.fromkeys(like_ft, 3e-3) | {"lp": 3e-2, "lpft": 1e-3, "autorgn": 1e-2}
     assert {key: STRATEGIES[key].default_lr("sgd") for key in sgd_rates} == sgd_rates
 
 

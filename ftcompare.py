@@ -819,7 +819,7 @@ def refuse_actions(settings: Settings) -> None:
 
 def main(arguments: list[str]) -> int:
     said = flags.parse(arguments)
-    settings = flags.make(said)
+    settings = flags.make(said, said.get("data", (None,))[0])
     if settings.show_blocks:
         show_blocks(settings.arch)
         return 0

@@ -77,7 +77,7 @@ def saved(file, content):
 
 def loaded(file, arch):
     """(the model, what was said) of a file of weights, as a sweep loads it: first checked, then built."""
-    weights = ftcompare.check_weights(models.load_weights(str(file), arch), arch)
+    weights = models.check_weights(models.load_weights(str(file), arch), arch)
     model, _, note = models.build_model(arch, weights, 2, seed=1)
     return model, note
 

@@ -100,12 +100,12 @@ def test_every_command_in_the_readme_parses():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "sensitivity"], "hangs on a threshold"),
+        (["--metric", "sensitivity"], "depends on a threshold"),
         (["--arch", "inception_v3"], "inception_v3 does not take pictures of 32 px"),
         (["--seed", "-1"], "'-1' is not a whole number of 0 or more"),
         (["--threshold", "sensitivity=0.0"], "--threshold sensitivity=0.0"),
         (["--val-fraction", "0"], "--val-fraction 0.0: give a share"),
-        (["--warmup", "3"], "--warmup is at most 1"),
+        (["--warmup", "3"], "--warmup: '3' is not a number from 0 to 1"),
     ],
 )
 def test_settings_that_would_fail_later_are_refused_at_once(arguments, message, folder, tmp_path, run):

@@ -404,7 +404,7 @@ def test_proximal_shrinks_where_a_step_was_taken_and_only_there(strategy, skippe
     ],
 )
 def test_whatever_a_strategy_does_after_a_step_it_does_after_those_that_were_taken(skipped, scale, taken):
-    class Hook:
+    class Hook(strategies.Hooks):
         calls = 0
 
         def after_step(self, optimizer):

@@ -135,9 +135,9 @@ def test_augmentation_is_described_as_it_is():
     assert set(methods.AUGMENTATION) == set(images.AUGMENT)
     for kind, of in images.AUGMENT.items():
         text = methods.AUGMENTATION[kind]
-        assert not of or all(f"{share * 100:g} %" in text for share in (of["shift"], of["brightness"]))
-        assert not of or (f"{of['rotation']:g} degrees" in text) == (of["rotation"] > 0)
-        assert not of or f"probability {of['flip']:g}" in text and of["brightness"] == of["contrast"]
+        assert not of or all(f"{share * 100:g} %" in text for share in (of.shift, of.brightness))
+        assert not of or (f"{of.rotation:g} degrees" in text) == (of.rotation > 0)
+        assert not of or f"probability {of.flip:g}" in text and of.brightness == of.contrast
 
 
 # ---- citations, limitations ----

@@ -55,7 +55,7 @@ def duplicates(items: Iterable[str]) -> list[str]:
     return [item for item, n in Counter(items).items() if n > 1]
 
 
-# -------------------------------------------------------------------------------------------------- the index
+# ---- the index ----
 
 DEFAULT_METRICS = {  # of a task: the metric, and the one that stands beside it
     "multiclass": ("balanced_accuracy", "accuracy"),
@@ -153,7 +153,7 @@ class Index:
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.labels).tobytes()).hexdigest()[:16]
 
 
-# ---------------------------------------------------------------------------------------------------- options
+# ---- options ----
 
 FORMS = ("a folder", "a CSV", "an npz")  # of the user's own data
 GROUPED = "a dataset with groups"
@@ -244,7 +244,7 @@ def variant_name(data: str, options: Options = Options()) -> str:
     return "".join(f"-{value}" if isinstance(value, str) else f"-{name}{value}" for name, value in said)
 
 
-# ---------------------------------------------------------------------------------------------------- loading
+# ---- loading ----
 
 
 def load_index(data: str, data_dir: str | None = None, options: Options = Options()) -> Index:
@@ -282,7 +282,7 @@ def is_text(name: str) -> bool:
     return True
 
 
-# -------------------------------------------------------------------------------------------------------- ids
+# ---- ids ----
 #
 # One rule for the ids of groups, whatever names them: a column, --group-regex, an archive.
 
@@ -354,7 +354,7 @@ def doubtful_ids(kind: str, groups: list[str]) -> list[str]:
     ]
 
 
-# ----------------------------------------------------------------------------------------------- the datasets
+# ---- the datasets ----
 
 CHEXPERT_FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 CHEXPERT_ALL = tuple(
@@ -1109,7 +1109,7 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-# ---------------------------------------------------------------------------------------- the user's own data
+# ---- the user's own data ----
 
 
 def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
@@ -1359,7 +1359,7 @@ def npz_split(
     return images, columns.astype(np.int64)
 
 
-# -------------------------------------------------------------------------------------------- walking folders
+# ---- walking folders ----
 
 # Folders that file servers, recycle bins and archives make, in small letters: thumbnails and deleted images
 # lie in them.
@@ -1497,7 +1497,7 @@ def natural(text: str) -> tuple:
     return (0, int(text), text) if re.fullmatch(r"-?\d+", text) else (1, 0, text)
 
 
-# --------------------------------------------------------------------------------------------- reading tables
+# ---- reading tables ----
 
 
 def read_rows(file: Path) -> Iterable[list[str]]:
@@ -1613,7 +1613,7 @@ def inside(
     return relative
 
 
-# ------------------------------------------------------------------------------------------------------- demo
+# ---- demo ----
 
 DEMO_SIZE = 32  # pixels
 

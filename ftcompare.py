@@ -10,13 +10,9 @@ flags are the fields of settings.py, the training loop is train.py."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
-import platform
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 import datasets
@@ -57,7 +52,7 @@ from report.analysis import ReportError
 from report.build import build, text, written
 from settings import VERSION, Settings, UsageError
 
-# ------------------------------------------------------------------------------------------------------ one c
+# ---- one cell ----
 
 
 @dataclass(frozen=True)
@@ -113,14 +108,14 @@ def run_cell(
         kernel, ran = load_kernel(plan, recipe.device, settings.native)
         if kernel:
             plan.use_kernel(kernel)
-        progress.cell(cell, recipe.epochs, describe_plan(plan, note))
+        progress.cell(cell, recipe.epochs, [f"weights: {note}", *plan.description()])
         record = {
             "settings": identity,
             "strategy": strategies.STRATEGIES[cell.strategy].name,
             "about": strategies.about(cell.strategy),
             "tuning": tuned,
             "data": describe_data(data),
-            "environment": environment(recipe.device) | {"native": ran, "weights": weights.source},
+            "environment": flags.environment(recipe.device) | {"native": ran, "weights": weights.source},
             "arguments": flags.flat(settings),
             "command": sys.argv,
         }
@@ -319,59 +314,7 @@ def with_trial(settings: Settings, lr: float | None, alpha: float | None) -> Set
     return replace(settings, lr=lr, hyper=replace(settings.hyper, alpha=alpha))
 
 
-def environment(device: str) -> dict:
-    """Versions and machine: kept beside the settings, not compared when a run is resumed."""
-    git = ["git", "describe", "--always", "--dirty"]
-    here = Path(__file__).resolve().parent
-    try:
-        described = subprocess.run(git, cwd=here, check=False, capture_output=True, text=True, timeout=10)
-        commit = described.stdout.strip() if described.returncode == 0 else None
-    except (OSError, subprocess.TimeoutExpired):
-        commit = None
-    return {
-        "ftcompare": VERSION,
-        "git": commit,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "device": device,
-        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def processor() -> str:
-    """The CPU's name, where the system tells."""
-    with contextlib.suppress(OSError):
-        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return found.group(1)
-    return platform.processor() or platform.machine()
-
-
-def describe_plan(plan: strategies.Plan, note: str) -> list[str]:
-    total = sum(p.numel() for p in plan.model.parameters())
-    ends = [*plan.starts[1:], plan.epochs]
-    spans = [
-        f"{stage.name} from epoch {start + 1}"
-        for stage, start, end in zip(plan.stages, plan.starts, ends, strict=True)
-        if end > start
-    ]
-    trains = f"trains {plan.trainable_parameters():,} of {total:,} parameters"
-    lines = [f"weights: {note}", f"{trains}; stages: {', '.join(spans)}"]
-    blocks: dict[tuple, list[dict]] = {}
-    for group in plan.groups:  # Auto-RGN has a group for each layer: a line a block is what can be read
-        blocks.setdefault((group["block"], group["lr"], group["weight_decay"]), []).append(group)
-    for (block, lr, decay), groups in blocks.items():
-        count = sum(p.numel() for group in groups for p in group["params"])
-        many = f", {len(groups)} groups" if len(groups) > 1 else ""
-        lines.append(f"  {block:<24} {count:>12,} parameters  lr {lr:g}  weight decay {decay:g}{many}")
-    lp = next((stage.lr for stage in plan.stages if stage.lr is not None), None)
-    return lines + ([] if lp is None else [f"  stage {plan.stages[0].name}: lr {lp:g}"])
-
-
-# -------------------------------------------------------------------------------------------------------- tun
+# ---- tuning ----
 
 
 def inner_split(index: Index, sides: np.ndarray, identical: list, how: Preparation) -> np.ndarray:
@@ -436,7 +379,7 @@ def run_trial(
     return trial | {"value": result["val"]["values"][data.index.metric]} | spent
 
 
-# ----------------------------------------------------------------------------------------------------- the sw
+# ---- the sweep ----
 
 
 class Progress:
@@ -587,7 +530,7 @@ def sweep(said: dict) -> list[dict]:
         f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epochs each"
         for key, r in ((key, one.settings.recipe) for key, one in ready.items())
     ]
-    print("".join(said_of_each) + f"; {len(cells)} runs on {device_line(common.recipe)}", flush=True)
+    print("".join(said_of_each) + f"; {len(cells)} runs on {flags.device_line(common.recipe)}", flush=True)
     refuse_other_settings(cells, ready, weights_of)
     if common.dry_run:
         return dry_run(cells, ready)
@@ -657,7 +600,7 @@ def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
     for cell in {(cell.data, cell.arch, cell.strategy): cell for cell in cells}.values():
         check_plan(cell, len(ready[cell.data].prepared.index.classes), ready[cell.data].settings)
     for cell in {(cell.data, cell.arch): cell for cell in cells}.values():
-        check_size(cell.arch, ready[cell.data].settings.preparation.img_size)
+        models.check_size(cell.arch, ready[cell.data].settings.preparation.img_size)
 
 
 def gradcam_file(settings: Settings, data: str, arch: str) -> Path:
@@ -701,18 +644,7 @@ def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
         load_kernel(plan, settings.recipe.device, settings.native)
 
 
-def check_size(arch: str, img_size: int) -> None:
-    """One forward pass without memory: whether the architecture takes pictures of that size."""
-    model = models.skeleton(arch)
-    device = next(model.parameters()).device
-    try:
-        model(torch.empty(2, 3, img_size, img_size, device=device))
-    except Exception as error:  # noqa: BLE001  each architecture says in its own way that a picture is too small
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{arch} does not take pictures of {img_size} px (--img-size): {why}") from None
-
-
-# --------------------------------------------------------------------------------------------------- the dry
+# ---- the dry run ----
 
 
 def dry_run(cells: list[Cell], ready: dict[str, Ready]) -> list[dict]:
@@ -756,24 +688,7 @@ def time_a_step(arch: str, classes: int, settings: Settings) -> tuple[float, int
     return seconds, sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 
-# ---------------------------------------------------------------------------------------------- the command l
-
-
-def device_line(recipe: train.Recipe) -> str:
-    device = recipe.device
-    threads = f"{torch.get_num_threads()} threads"
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else threads
-    return f"{device} ({name}), {'float32' if recipe.amp == 'off' else recipe.amp}"
-
-
-def show_blocks(archs: tuple[str, ...]) -> None:
-    for arch in archs:
-        blocks = strategies.blocks_of(models.skeleton(arch))
-        print(f"{arch}: {len(blocks)} blocks, input to head")
-        print(f"  {'block':<36} {'tensors':>7} {'parameters':>12}")
-        for block in blocks:
-            count = sum(p.numel() for p in block.parameters.values())
-            print(f"  {block.name:<36} {len(block.parameters):>7} {count:>12,}")
+# ---- the command line ----
 
 
 def list_data() -> None:
@@ -821,7 +736,7 @@ def main(arguments: list[str]) -> int:
     said = flags.parse(arguments)
     settings = flags.make(said, said.get("data", (None,))[0])
     if settings.show_blocks:
-        show_blocks(settings.arch)
+        models.show_blocks(settings.arch)
         return 0
     if settings.list_data:
         list_data()

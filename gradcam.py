@@ -153,7 +153,7 @@ def name_giver(model: nn.Module, givers: list[nn.Module]) -> nn.Module:
     return (known or givers)[-1]
 
 
-# ------------------------------------------------------------------------------------------------------ panel
+# ---- panel ----
 
 SIDE, LINE, GAP = 144, 18, 8  # pixels: side of a picture, height of a line of text, room between
 INK, FAINT, RIGHT, WRONG = (20, 20, 20), (110, 110, 110), (0, 100, 60), (190, 30, 30)

@@ -69,7 +69,7 @@ def read_error(refused: dict[int, str], sources: Sequence[Source]) -> ReadError:
     return ReadError(f"{many}, which need not mean damage: {'; '.join(lines[:10])}{more}; {way_out}")
 
 
-# -------------------------------------------------------------------------------------------------- one image
+# ---- one image ----
 
 
 def to_8bit(image: Image.Image, bits: int | None = None) -> Image.Image:
@@ -175,7 +175,7 @@ def header(source: Source) -> tuple[str, int, int]:
         return file_mode(image), image.width, image.height
 
 
-# ------------------------------------------------------------------------------------------------ all of them
+# ---- all of them ----
 
 
 @dataclass
@@ -406,7 +406,7 @@ def identical_images(sources: Sequence[Source], workers: int = 2) -> list[list[i
     return [same for same in rows.values() if len(same) > 1]
 
 
-# ---------------------------------------------------------------------------------------------------- batches
+# ---- batches ----
 
 
 @dataclass(frozen=True, kw_only=True)

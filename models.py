@@ -42,6 +42,28 @@ def skeleton(arch: str) -> nn.Module:
         return new_model(arch)
 
 
+def check_size(arch: str, img_size: int) -> None:
+    """One forward pass without memory: whether the architecture takes pictures of that size. RunError if
+    not."""
+    model = skeleton(arch)
+    device = next(model.parameters()).device
+    try:
+        model(torch.empty(2, 3, img_size, img_size, device=device))
+    except Exception as error:  # noqa: BLE001  each architecture says in its own way that a picture is too small
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise RunError(f"{arch} does not take pictures of {img_size} px (--img-size): {why}") from None
+
+
+def show_blocks(archs: tuple[str, ...]) -> None:
+    for arch in archs:
+        blocks = strategies.blocks_of(skeleton(arch))
+        print(f"{arch}: {len(blocks)} blocks, input to head")
+        print(f"  {'block':<36} {'tensors':>7} {'parameters':>12}")
+        for block in blocks:
+            count = sum(p.numel() for p in block.parameters.values())
+            print(f"  {block.name:<36} {len(block.parameters):>7} {count:>12,}")
+
+
 def build_model(arch: str, weights: Weights, classes: int, seed: int) -> tuple[nn.Module, nn.Module, str]:
     """(model, its new head, what was loaded). The head is the same for every strategy with the same seed."""
     torch.manual_seed(seed)
@@ -52,7 +74,7 @@ def build_model(arch: str, weights: Weights, classes: int, seed: int) -> tuple[n
     return model, strategies.replace_head(model, classes), note
 
 
-# ------------------------------------------------------------------------------------------ a file of weights
+# ---- a file of weights ----
 
 
 @dataclass(frozen=True)
@@ -181,7 +203,7 @@ def imagenet_file(arch: str) -> Path:
     return file
 
 
-# -------------------------------------------------------------------------------- its tensors into a backbone
+# ---- its tensors into a backbone ----
 
 
 def check_weights(weights: Weights, arch: str) -> Weights:
@@ -311,7 +333,7 @@ def part_of_backbone(name: str, backbone: Iterable[str], head_name: str) -> bool
     return child(name) in set(map(child, backbone))
 
 
-# --------------------------------------------------------------------------------------------- a finished run
+# ---- a finished run ----
 
 META = "arch classes task mean std img_size resize bit_depth".split()  # in best.pt, and in Finished
 

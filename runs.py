@@ -45,7 +45,7 @@ class Busy(RunError):
     """Another process is training this run."""
 
 
-# --------------------------------------------------------------------------------------------- writing a file
+# ---- writing a file ----
 
 
 def write_atomically(file: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
@@ -97,7 +97,7 @@ def to_csv(rows: list[dict]) -> str:
     return out.getvalue()
 
 
-# --------------------------------------------------------------------------------------------- reading a file
+# ---- reading a file ----
 
 
 def read_json(file: Path) -> dict:
@@ -145,7 +145,7 @@ def load_checkpoint(file: Path) -> dict:
         raise RunError(f"{file}: not a checkpoint of tensors and plain Python ({what})") from None
 
 
-# ------------------------------------------------------------------------------- a folder while it is trained
+# ---- a folder while it is trained ----
 
 
 def run_path(
@@ -413,7 +413,7 @@ def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
     return (means.astype(np.float32) / lengths[0][:, None] / lengths[1]).round().astype(np.uint8)
 
 
-# -------------------------------------------------------------------------------------- a folder that is read
+# ---- a folder that is read ----
 
 # What the report takes of config.json and metrics.json. What later versions added is optional.
 CONFIG = {

@@ -20,14 +20,19 @@ before: what a config.json that lacks the field was made with, where that is not
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import math
 import os
+import platform
 import re
+import subprocess
 import typing
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 
@@ -177,7 +182,7 @@ def flags_of(group: type) -> list[Field]:
     return [f for f in fields(group) if f.name in own and "help" in f.metadata]
 
 
-# --------------------------------------------------------------------------------- what makes two runs the sa
+# ---- what makes two runs the same ----
 
 
 def deciding(settings: Settings, used: tuple[str, ...]) -> dict:
@@ -214,7 +219,7 @@ def flat(settings: Settings) -> dict:
     return found
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# ---- the command ----
 
 
 class Parser(argparse.ArgumentParser):
@@ -352,7 +357,7 @@ def check(settings: Settings) -> None:
         )
 
 
-# -------------------------------------------------------------------------------------------------- this mach
+# ---- this machine ----
 
 
 def on_this_machine(settings: Settings, settled: Callable[[dict], dict]) -> Settings:
@@ -381,3 +386,41 @@ def check_machine(device: str, amp: str, available: dict[str, bool]) -> None:
     if (amp == "fp16" and kind != "cuda") or (amp == "bf16" and not fast):
         slow = f"this {kind} has no fast {amp} arithmetic and would be many times slower; use --amp off"
         raise UsageError(f"--amp {amp}: {slow}")
+
+
+def environment(device: str) -> dict:
+    """Versions and machine: kept beside the settings, not compared when a run is resumed."""
+    git = ["git", "describe", "--always", "--dirty"]
+    here = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(git, cwd=here, check=False, capture_output=True, text=True, timeout=10)
+        commit = described.stdout.strip() if described.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        commit = None
+    return {
+        "ftcompare": VERSION,
+        "git": commit,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def processor() -> str:
+    """The CPU's name, where the system tells."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found.group(1)
+    return platform.processor() or platform.machine()
+
+
+def device_line(recipe: Recipe) -> str:
+    device = recipe.device
+    threads = f"{torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else threads
+    return f"{device} ({name}), {'float32' if recipe.amp == 'off' else recipe.amp}"

@@ -354,7 +354,7 @@ def without_copies(identical: list[list[int]], split: np.ndarray) -> np.ndarray:
     return split
 
 
-# --------------------------------------------------------------------------------------------- the data check
+# ---- the data check ----
 
 
 CHECK_COLUMNS = ("table", "split", "class", "images", "groups", "units", "official", "note")

@@ -60,7 +60,7 @@ class Folder(Protocol):
     def write_logs(self, state: dict) -> None: ...
 
 
-# ---------------------------------------------------------------------------- the recipe
+# ---- the recipe ----
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -127,9 +127,9 @@ def parts_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
 def make_criterion(
     task: str, labels: np.ndarray, *, classes: int, class_weights: str, device: torch.device
 ) -> tuple[Callable, Callable]:
-    """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can be
-    taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out. labels: of the
-    training images. class_weights "balanced": every class weighs the same in sum; of several labels, the
+    """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can
+    be taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out. labels: of
+    the training images. class_weights "balanced": every class weighs the same in sum; of several labels, the
     positives of each as much as its negatives."""
     balanced = class_weights == "balanced"
     if task == "multiclass":
@@ -174,7 +174,7 @@ def start_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
 
 
-# ---------------------------------------------------------------------------- a step, an epoch
+# ---- a step, an epoch ----
 
 
 def step(
@@ -262,7 +262,7 @@ def infer(
     return scores.numpy(), float(total) / weight if criterion else math.nan
 
 
-# ---------------------------------------------------------------------------- a run
+# ---- a run ----
 
 
 def run(

@@ -61,7 +61,7 @@ def same_labels(labels, expected):
     np.testing.assert_array_equal(labels, np.array(expected, labels.dtype))
 
 
-# -------------------------------------------------------------------------------------- one id, two spellings
+# ---- one id, two spellings ----
 
 
 WITH_GROUPS = ["chexpert", "mura", "t1w", "isic2020", "cholect50"]  # all but bach, which names no patients
@@ -119,7 +119,7 @@ def test_figshare_patients_in_two_spellings_across_the_official_folds(tmp_path):
     assert len(make_splits(load("t1w", tmp_path, exact_ids=True), folds=5)) == 5
 
 
-# ----------------------------------------------------------------------------------------------- every layout
+# ---- every layout ----
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
@@ -142,7 +142,7 @@ def test_every_layout_is_read_split_and_decoded(written, layout, tmp_path):
     assert half.units == (index.units and index.units[::2]) and len(half.sources()) == len(half)
 
 
-# -------------------------------------------------------------------------------------------------- the index
+# ---- the index ----
 
 
 def test_keep_picks_rows_of_everything():
@@ -182,7 +182,7 @@ def test_an_index_without_groups_splits_and_metrics_has_those_of_its_task():
     assert (several.metric, several.second) == ("auroc", "f1")
 
 
-# --------------------------------------------------------------------------------------------------- CheXpert
+# ---- CheXpert ----
 
 PATIENTS = [f"patient0000{i}" for i in (1, 1, 2, 3, 4, 5)]
 STUDIES = [f"{p}/study{s}" for p, s in zip(PATIENTS, (1, 2, 1, 1, 1, 12), strict=True)]
@@ -311,7 +311,7 @@ def test_chexpert_lists_the_first_three_missing(tmp_path):
     assert text.count("view1_frontal.jpg") == 3
 
 
-# ------------------------------------------------------------------------------------------------------- MURA
+# ---- MURA ----
 
 MURA_TRAIN = "ELBOW/1/1 ELBOW/1/1 HAND/1/1 HAND/2/1 WRIST/3/1 WRIST/3/2 WRIST/4/1 WRIST/4/1 WRIST/4/1"
 MURA_TRAIN += " HUMERUS/5/1 HUMERUS/6/1"
@@ -384,7 +384,7 @@ def test_mura_kappa_over_studies_by_hand(written):
     assert metrics.evaluate("multiclass", scores, labels, index.classes)["values"]["kappa"] == 0
 
 
-# -------------------------------------------------------------------------------------------------------- T1w
+# ---- T1w ----
 
 
 @pytest.mark.parametrize("layout", ["t1w-figshare", "t1w-figshare-merged"])
@@ -500,7 +500,7 @@ def test_kaggle_t1w_of_other_classes(tmp_path):
     assert f"{found}; t1w has glioma," in message("t1w", tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------- BACH
+# ---- BACH ----
 
 
 def test_bach(written):
@@ -547,7 +547,7 @@ def test_bach_bad_input(tmp_path):
     assert "2 of 18 images are not below" in message("bach", tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------- ISIC 2020
+# ---- ISIC 2020 ----
 
 
 @pytest.mark.parametrize("form", ["v1", "v2", "kaggle", "resized"])
@@ -602,7 +602,7 @@ def test_isic2020_bad_input(tmp_path):
     assert "none of ISIC_2020_Training_GroundTruth_v2.csv" in message("isic2020", tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------- CholecT50
+# ---- CholecT50 ----
 
 FRAMES = [0, 1, 2, 10, 11, 30, 45, 60]
 VIDEOS = ["VID02", "VID05", "VID06", "VID08", "VID12", "VID31", "VID74", "VID92", "VID111"]
@@ -759,7 +759,7 @@ def test_cholect45_bad_input(tmp_path):
     assert "1 videos are in no split of CholecT45: VID111" in message("cholect50", tmp_path)
 
 
-# ------------------------------------------------------------------------------------------ finding, choosing
+# ---- finding, choosing ----
 
 
 @pytest.mark.parametrize("layout", ["mura", "bach", "cholect45", "isic2020-resized", "chexpert-A"])
@@ -793,7 +793,7 @@ def test_wrong_folders_are_named(written, tmp_path, monkeypatch):
     assert re.match(found, error(load_index, "mura"))
 
 
-# ---------------------------------------------------------------------------------------------------- options
+# ---- options ----
 
 
 def test_options_of_another_dataset_are_refused(written):
@@ -837,7 +837,7 @@ def test_another_task_or_fold_has_another_name():
     assert datasets.variant_name("my_images", options) == ""
 
 
-# ------------------------------------------------------------------------------------------- one more dataset
+# ---- one more dataset ----
 
 
 def test_one_more_dataset_is_a_function_and_an_entry_and_its_option_a_field(monkeypatch, tmp_path, written):

@@ -74,7 +74,8 @@ def test_a_run_folder_is_complete_and_its_numbers_follow_from_its_predictions(sw
 
 
 def two_class_npz(file):
-    """A MedMNIST file of 28 px greys, 70 % with a bright spot: 96 for training, 40 for validation, 48 for test."""
+    """A MedMNIST file of 28 px greys, 70 % with a bright spot: 96 for training, 40 for validation, 48 for
+    test."""
     rng = np.random.default_rng(5)
     arrays = {}
     for side, n in (("train", 96), ("val", 40), ("test", 48)):
@@ -90,11 +91,13 @@ def two_class_npz(file):
 
 
 def test_two_classes_of_a_medmnist_file_are_on_the_page_as_scikit_learn_counts_them(tmp_path, capsys):
-    """Two seeds of two strategies; every number of the page's results and metrics from predictions.csv alone."""
+    """Two seeds of two strategies; every number of the page's results and metrics from predictions.csv
+    alone."""
     sk = pytest.importorskip("sklearn.metrics")
     data, out = two_class_npz(tmp_path / "spots.npz"), tmp_path / "runs"
-    options = f"--arch {ARCH} --weights none --img-size 32 --epochs 2 -b 16 --seed 0 1 --strategy ft glf --device cpu"
-    assert ftcompare.main(["--data", str(data), "--output-dir", str(out), *options.split()]) == 0
+    options = f"--arch {ARCH} --weights none --img-size 32 --epochs 2 -b 16 --seed 0 1 --device cpu".split()
+    options += ["--strategy", "ft", "glf", "--data", str(data), "--output-dir", str(out)]
+    assert ftcompare.main(options) == 0
     (experiment,) = analysis.analyse(out).experiments
     markdown, page = (out / "report.md").read_text().replace("\\", ""), (out / "report.html").read_text()
     for row in experiment.rows:
@@ -331,8 +334,10 @@ def test_multilabel_from_a_csv(folder, tmp_path, run):
     aurocs = []
     for label in ("bright", "odd"):
         known = [r for r in rows if r[f"label_{label}"] != ""]
-        pairs = [(float(a[f"score_{label}"]), float(b[f"score_{label}"])) for a in known for b in known
-                 if a[f"label_{label}"] == "1" and b[f"label_{label}"] == "0"]  # fmt: skip
+        of = {
+            sign: [float(r[f"score_{label}"]) for r in known if r[f"label_{label}"] == sign] for sign in "01"
+        }
+        pairs = [(a, b) for a in of["1"] for b in of["0"]]
         aurocs.append(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]))
     assert result["metric"] == "auroc" and result["test"]["values"]["auroc"] == pytest.approx(
         np.mean(aurocs), abs=1e-9
@@ -385,7 +390,7 @@ def test_a_run_keeps_what_a_report_needs_when_the_data_is_gone(swept):
         names, pixels = held["image"].tolist(), held["pixels"]
     assert names == sorted(test, key=test.get)[: len(names)] and len(names) == 12
     index = datasets.load_index("demo-tiny")
-    for name, picture in zip(names, pixels):  # 32 px, as they were decoded
+    for name, picture in zip(names, pixels, strict=True):  # 32 px, as they were decoded
         assert np.array_equal(picture[0], index.arrays[index.paths.index(name)])
 
 

@@ -250,7 +250,7 @@ def test_a_trained_network_s_map_lies_on_the_blob_that_makes_the_class():
     assert min(around) > 2 * 36 / 256  # evenly spread, the 36 of 256 places at the blob would have 0.14
 
 
-# ----------------------------------------------------------------------------------------------------- panel
+# ---- panel ----
 
 
 def test_the_panel_has_a_row_an_image_and_a_column_a_run(tiny, tmp_path):

@@ -88,7 +88,7 @@ def saved(file: Path, values: np.ndarray, mode=None, **options) -> Path:
     return file
 
 
-# ------------------------------------------------------------------------------------------------ pixel rules
+# ---- pixel rules ----
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
@@ -289,7 +289,7 @@ def test_several_frames_give_the_first(tmp_path, suffix):
     np.testing.assert_array_equal(pixels_of(tmp_path / f"x.{suffix}"), np.broadcast_to(COLOURS[0], (8, 8, 3)))
 
 
-# ------------------------------------------------------------------------------------------------------ sizes
+# ---- sizes ----
 
 
 def smooth(height, width) -> np.ndarray:
@@ -366,7 +366,7 @@ def test_large_images(tmp_path):
     assert pixels.found == "1 L; widths 6000-6000, heights 4000-4000"
 
 
-# ----------------------------------------------------------------------------------------- all, and the cache
+# ---- all, and the cache ----
 
 
 def test_greyscale_stays_one_channel_and_a_mixture_has_three(tmp_path):
@@ -756,7 +756,7 @@ def test_warnings_of_the_process_are_left_as_they_were(tmp_path, monkeypatch):
         assert list(warnings.filters) == before
 
 
-# ---------------------------------------------------------------------------------------------------- batches
+# ---- batches ----
 
 NOTHING = Augmentation(flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
 

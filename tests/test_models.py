@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from toys import ARCH, SMALL, Tiny, Toy, half_trained, toy_training, write_run
 
-import ftcompare
 import models
 import runs
 

@@ -36,7 +36,7 @@ def labels_by_path(index: Index) -> dict[str, str]:
     return {path: index.label_text(i) for i, path in enumerate(index.paths)}
 
 
-# ---------------------------------------------------------------------------------------------------- folders
+# ---- folders ----
 
 
 def test_class_folders(tmp_path):
@@ -401,7 +401,7 @@ def test_a_folder_may_begin_with_demo(tmp_path, monkeypatch):
     assert "demo-sorce" in error(load_index, "demo-sorce")
 
 
-# ----------------------------------------------------------------------------------------------------- groups
+# ---- groups ----
 
 
 def test_group_regex_on_file_names(tmp_path):
@@ -439,7 +439,7 @@ def test_group_regex_that_misses(tmp_path):
     assert r"'^(\\d+' is no regular expression" in message
 
 
-# -------------------------------------------------------------------------------------- one id, two spellings
+# ---- one id, two spellings ----
 
 
 def id_csv(folder: Path, ids: list[str], splits: list[str] = (), **options) -> Index:
@@ -629,7 +629,7 @@ def test_an_id_that_stands_for_missing_gets_a_warning(tmp_path):
     assert index.groups == ids
 
 
-# -------------------------------------------------------------------------------------------------------- csv
+# ---- csv ----
 
 
 def csv_index(folder: Path, text: str | bytes, images=(), name="data.csv", data_dir=None, **options) -> Index:
@@ -815,7 +815,7 @@ def test_a_patient_in_two_official_splits_is_an_error(tmp_path):
     assert f"4 patients are in two splits: {first} and 1 more" in error(make_splits, index)
 
 
-# -------------------------------------------------------------------------------------------------------- npz
+# ---- npz ----
 
 
 def save_npz(folder: Path, **arrays) -> str:
@@ -916,7 +916,7 @@ def test_npz_that_is_none(tmp_path):
         assert f"{name}.npz: not a readable npz" in error(load_index, str(tmp_path / f"{name}.npz"))
 
 
-# ------------------------------------------------------------------------------------------------------- demo
+# ---- demo ----
 
 
 def test_demo_is_the_same_each_time():
@@ -963,7 +963,7 @@ def test_demo_target_is_another_scanner_and_task():
     assert noise["demo"] > 1.2 * noise["demo-source"]  # noisier
 
 
-# ----------------------------------------------------------------------------------------------- leaves alone
+# ---- leaves alone ----
 
 LEAVES = """
 import importlib, json, os, sys

@@ -31,7 +31,7 @@ def flat(file, *colour):
     return file
 
 
-# ---------------------------------------------------------------------------------------- real, trained runs
+# ---- real, trained runs ----
 
 
 def train(data, out, *arguments):
@@ -261,7 +261,7 @@ def change_meta(run, change):
     torch.save(checkpoint, run / "best.pt")
 
 
-# ------------------------------------------------------------------------------------------ predict, by hand
+# ---- predict, by hand ----
 
 
 def softmax(*logits):
@@ -442,7 +442,7 @@ def test_at_most_three_batches_are_in_memory(tiny, tmp_path, monkeypatch):
     assert told == [(n, 30) for n in range(2, 31, 2)]
 
 
-# ---------------------------------------------------------------------------------------------------- export
+# ---- export ----
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "resnet18"])

@@ -82,7 +82,7 @@ def test_labels_are_judged_at_the_thresholds_of_their_own_validation(tmp_path):
     data.index.labels = rng.integers(0, 2, (40, 2)).astype(np.float32)
     data.index.labels[rng.random((40, 2)) < 0.2] = math.nan
     result, _, rows = scored_run(tmp_path, data)
-    for c, (name, threshold) in enumerate(zip(("a", "b"), result["thresholds"])):
+    for c, (name, threshold) in enumerate(zip(("a", "b"), result["thresholds"], strict=True)):
         p = {side: np.array([float(r[f"score_{name}"]) for r in rows[side]]) for side in rows}
         y = {side: data.index.labels[data.rows[side], c] for side in rows}
         known = ~np.isnan(y["val"])
@@ -94,7 +94,8 @@ def test_labels_are_judged_at_the_thresholds_of_their_own_validation(tmp_path):
 
 
 def test_a_label_that_validation_cannot_part_falls_back_and_is_named(tmp_path):
-    """Validation has only positives of b, the test only negatives of a: 0.5 for b, a threshold of validation for a."""
+    """Validation has only positives of b, the test only negatives of a: 0.5 for b, a threshold of validation
+    for a."""
     data = toy_data()
     data.index.task, data.index.metric = "multilabel", "auroc"
     data.index.labels = np.tile(np.array([[0, 1], [1, 0]], np.float32), (20, 1))
@@ -122,8 +123,8 @@ def test_a_threshold_is_one_for_the_unit_that_is_judged(how, by_hand):
 
 
 def test_an_unknown_label_has_no_part_in_a_threshold():
-    """Known: positives at 0.9 and 0.3, a negative at 0.1, so that 0.3 parts them. Were the unknown 0.5 and 0.4
-    negatives, 0.9 would be better. Of label b every known one is positive, and of c none: 0.5."""
+    """Known: positives at 0.9 and 0.3, a negative at 0.1, so that 0.3 parts them. Were the unknown 0.5 and
+    0.4 negatives, 0.9 would be better. Of label b every known one is positive, and of c none: 0.5."""
     index = toy_data(18).index
     nan = math.nan
     index.task, index.classes = "multilabel", ["a", "b", "c"]
@@ -135,8 +136,8 @@ def test_an_unknown_label_has_no_part_in_a_threshold():
 
 @pytest.mark.parametrize("bad", [("dark/a.png",), ("light/z.png",), ("dark/m.png", "light/a.png"), ()])
 def test_without_unreadable_images_the_others_keep_their_own_pixels(tmp_path, bad):
-    """Bad ones first, last and amid; every image that is left is compared with what Pillow reads of its file, and the
-    copies among them are still the copies."""
+    """Bad ones first, last and amid; every image that is left is compared with what Pillow reads of its file,
+    and the copies among them are still the copies."""
     names = [f"{label}/{name}.png" for label in ("dark", "light") for name in "abcdefmz"]
     for i, name in enumerate(names):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -354,14 +355,12 @@ def test_doubtful_ids_are_said_before_training_and_by_the_data_check(folder, tmp
     images = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
     rows = [f"{path},{path[:4]},1.{20 + i % 10}E+11" for i, path in enumerate(images)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label,patient", *rows]))
-    code, out, _ = run("--data", tmp_path / "t.csv", *SMALL, "--strategy", "lp", "--epochs", "1", "--data-dir", folder,
-                       "--group-col", "patient", "--output-dir", tmp_path / "runs", *["--check-data"] * look)  # fmt: skip
+    where = ["--data", tmp_path / "t.csv", "--data-dir", folder, "--group-col", "patient"]
+    how = [*SMALL, "--strategy", "lp", "--epochs", "1", *["--check-data"] * look]
+    code, out, _ = run(*where, *how, "--output-dir", tmp_path / "runs")
     kind = "warning" if look else "WARNING"
-    assert code == 0
-    assert (
-        f"  {kind}: 10 of 10 patient ids look rounded by a spreadsheet (1.20E+11, 1.21E+11, 1.22E+11 and 7 more)"
-        in out
-    )
+    found = "10 of 10 patient ids look rounded by a spreadsheet (1.20E+11, 1.21E+11, 1.22E+11 and 7 more)"
+    assert code == 0 and f"  {kind}: {found}" in out
 
 
 BRAIN = ROOT.parent / "shared" / "data" / "brain_tumor_mri"

@@ -41,7 +41,7 @@ def native_cuda():
     return native_or_skip("cuda")
 
 
-# ------------------------------------------------------------------------------------ random lists of tensors
+# ---- random lists of tensors ----
 
 
 class Lists:
@@ -104,7 +104,7 @@ def assert_norms(got, weights, grads, unit, units, tolerance=1e-6):
         )
 
 
-# ------------------------------------------------------------------------------------------------------ norms
+# ---- norms ----
 
 
 def test_norms_worked_by_hand(native):
@@ -191,7 +191,7 @@ def test_a_wrong_argument_is_named(native, weights, grads, unit, units, message)
         native(weights, grads, torch.tensor(unit, dtype=torch.int64), units)
 
 
-# ----------------------------------------------------------------------------------------------------- ratios
+# ---- ratios ----
 
 # r of unit 0: 1/2. Unit 1 has no weight: its layer, with unit 0, has sqrt(1 + 4) / 2. Unit 2, the head: 4/1.
 # Unit 3 has none.
@@ -262,7 +262,7 @@ def test_a_wrong_argument_of_the_ratios_is_named(native, changed, message):
         native.relative_ratios(*arguments)
 
 
-# ------------------------------------------------------------------------ as a PyTorch operator: compile, DDP
+# ---- as a PyTorch operator: compile, DDP ----
 
 
 def test_opcheck(native):
@@ -382,7 +382,7 @@ def test_a_ddp_step_has_the_same_rates_on_both_ranks_and_in_one_process(native, 
     assert first == pytest.approx(rates_of_a_step(grad_weight_norms), rel=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------- the loader
+# ---- the loader ----
 
 
 @pytest.fixture
@@ -543,7 +543,7 @@ def test_two_processes_that_build_at_once_build_once(stub):
     assert len((stub / "compiled").read_text().splitlines()) == 1 and len(libraries(stub)) == 1
 
 
-# ------------------------------------------------------------------------------------------------------- CUDA
+# ---- CUDA ----
 
 
 def test_cuda_kernels_compile_without_warnings_and_without_spills():

@@ -59,7 +59,8 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, r
 
 
 def test_davila_protocol_sets_its_values_below_what_is_said():
-    """The follow-up code: Adam without weight decay, every rate 1e-3, a cosine over 100 epochs without warmup."""
+    """The follow-up code: Adam without weight decay, every rate 1e-3, a cosine over 100 epochs without
+    warmup."""
     by_hand = {
         "opt": "adam",
         "lr": 1e-3,

@@ -28,7 +28,7 @@ from splits import (
     write_splits,
 )
 
-# ----------------------------------------------------------------------------------------------------- splits
+# ---- splits ----
 
 
 def random_index(seed: int, task="multiclass") -> Index:
@@ -281,7 +281,7 @@ def test_check_split_names_the_torn():
     assert "2 patients are in two splits: a (train and val), c (test and val)" in message
 
 
-# ------------------------------------------------------------------------------------------------- splits.csv
+# ---- splits.csv ----
 
 AWKWARD = ["a, b/007 (1).png", 'say "x"/é ü.png', "a, b/7.png", "c;d/x\ty.png", "c;d/01.png", 'say "x"/z.png']
 
@@ -421,7 +421,7 @@ def test_splits_file_with_folds_that_differ(tmp_path):
     assert "fold 10: 1 patients are in two splits" in error(read_splits, tmp_path / "s.csv", PAIRS)
 
 
-# --------------------------------------------------------------------------------------------- the data check
+# ---- the data check ----
 
 
 def load(layout: str, folder: Path) -> Index:

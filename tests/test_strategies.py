@@ -50,7 +50,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-# ------------------------------------------------------------------------------------------------------- nets
+# ---- nets ----
 
 
 class Toy(nn.Module):
@@ -201,7 +201,7 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
 
 
-# --------------------------------------------------------------------- what trains, and what is bit-identical
+# ---- what trains, and what is bit-identical ----
 
 
 def stage_by_hand(epochs, stages, epoch):
@@ -315,7 +315,7 @@ def test_bn_eval_keeps_running_statistics_and_trains_the_rest(key):
     assert model.drop4.training == (plan.trainable_parameters() == sum(TOY_PARAMETERS))
 
 
-# ----------------------------------------------------------------------------------------------------- groups
+# ---- groups ----
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
@@ -369,7 +369,7 @@ def test_groups_do_not_change_under_an_optimizer(key):
     assert all(set(g) == {"name", "block", "params", "lr", "weight_decay"} for g in plan.groups)
 
 
-# ----------------------------------------------------------------------------------------------------- stages
+# ---- stages ----
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_new_optimizers():
     assert [plan.begin_epoch(epoch) for epoch in range(3)] == [True, False, False]
 
 
-# ------------------------------------------------------------------------------------------------------ rates
+# ---- rates ----
 
 
 @pytest.mark.parametrize("key", STRATEGIES)
@@ -556,7 +556,7 @@ def test_another_number_of_groups_is_refused():
         plan.set_rates(adamw(plan.groups[:-1]))
 
 
-# ----------------------------------------------------------------------------------------------- SP penalties
+# ---- SP penalties ----
 
 
 def written_penalty(key, model, w0, alpha, beta):
@@ -685,7 +685,7 @@ def test_sp_leaves_tensors_without_a_gradient_alone(key, mode):
         assert model[1].weight.grad.item() == {"l1sp": 0.5, "l2sp": 5.0}[key]
 
 
-# ------------------------------------------------------------------------------------------ Auto-RGN's ratios
+# ---- Auto-RGN's ratios ----
 
 
 def norm_by_hand(arrays):
@@ -978,7 +978,7 @@ def test_rgn_reset_starts_the_moments_anew(reset):
     assert optimizer.state[model.fc.weight]["step"].item() == (2 if reset else 6)
 
 
-# ------------------------------------------------------------------------ norms: accuracy, no synchronisation
+# ---- norms: accuracy, no synchronisation ----
 
 
 def random_tensors(generator):
@@ -1128,7 +1128,7 @@ def test_tensor_rates_equal_the_numbers(monkeypatch):
         assert [group["lr"].item() for group in optimizer.param_groups] == expected
 
 
-# --------------------------------------------------------------------------------------------------- resuming
+# ---- resuming ----
 
 RESUMED = [(key, {}, (2, 0)) for key in STRATEGIES] + [
     ("l1sp", {"sp_mode": "proximal"}, (3, 0)),
@@ -1246,7 +1246,7 @@ def test_a_first_epoch_without_a_usable_step_stays_so_when_resumed():
     assert ratios == [[1, 1, 1], [1, 0.5, 1]] * 2
 
 
-# ---------------------------------------------------------------------------------------- blocks and the head
+# ---- blocks and the head ----
 
 # Tensors per block, worked out from the architectures. Conv with BatchNorm: 3 (no bias); with bias or
 # LayerNorm: 2.
@@ -1473,7 +1473,7 @@ def test_a_head_that_is_not_the_last_linear_layer():
     assert [p for group in plan.groups for p in group["params"]] == [model.fc.weight, model.fc.bias]
 
 
-# ------------------------------------------------------------------------------ names, defaults, wrong values
+# ---- names, defaults, wrong values ----
 
 
 def test_names_in_any_spelling():
@@ -1612,7 +1612,7 @@ def test_bad_arguments_of_a_plan(key, call, settings, message):
     assert str(error.value).startswith(message)
 
 
-# ----------------------------------------------------------- what a report is told, one more strategy, memory
+# ---- what a report is told, one more strategy, memory ----
 
 
 @pytest.mark.parametrize("key", STRATEGIES)
@@ -1676,7 +1676,7 @@ def test_a_run_that_is_dropped_frees_its_weights_at_once(key, settings):
         gc.enable()
 
 
-# ------------------------------------------------------------------------------------------ copied on its own
+# ---- copied on its own ----
 
 
 def test_imports_torch_and_the_standard_library_only():

@@ -1,4 +1,5 @@
-"""The training loop's promises, one by one: order, steps, schedule, criterion, optimizer, what a restart keeps."""
+"""The training loop's promises, one by one: order, steps, schedule, criterion, optimizer, what a restart
+keeps."""
 
 import math
 
@@ -32,8 +33,8 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, str
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 @pytest.mark.parametrize("lost", [["log.csv", "ratios.csv"], ["ratios.csv"]])
 def test_a_kill_between_last_pt_and_the_logs_loses_no_row(tmp_path, stop_after, lost):
-    """Epochs that were trained are in last.pt; what is killed after its writing leaves the logs an epoch behind, in
-    the last epoch too."""
+    """Epochs that were trained are in last.pt; what is killed after its writing leaves the logs an epoch
+    behind, in the last epoch too."""
     _, _, whole = toy_training(tmp_path / "whole", "autorgn")
     run = runs.RunFolder(tmp_path / "killed")
     write, written = runs.RunFolder.write_csv, []
@@ -51,8 +52,8 @@ def test_a_kill_between_last_pt_and_the_logs_loses_no_row(tmp_path, stop_after, 
     toy_training(run.path, "autorgn")
     timed = {"seconds", "images_per_second", "peak_memory_bytes"}
     for name in ("log.csv", "ratios.csv"):
-        one, two = ([{k: v for k, v in row.items() if k not in timed} for row in read(r.file(name))]
-                    for r in (whole, run))  # fmt: skip
+        rows = [read(r.file(name)) for r in (whole, run)]
+        one, two = ([{k: v for k, v in row.items() if k not in timed} for row in some] for some in rows)
         assert one == two and one[-1]["epoch"] == "4", name
 
 
@@ -113,8 +114,8 @@ def recorded(data):
 
 @pytest.mark.parametrize("strategy", ["ft", "autorgn"])
 def test_no_two_images_of_a_training_are_augmented_alike(tmp_path, strategy):
-    """One picture four times: wherever two of its copies were alike, two draws were. Three seeds, four epochs of one
-    step in two parts, so that a part's first image comes round again."""
+    """One picture four times: wherever two of its copies were alike, two draws were. Three seeds, four epochs
+    of one step in two parts, so that a part's first image comes round again."""
     seen = []
     for seed in range(3):
         data = recorded(toy_data())
@@ -165,8 +166,8 @@ def test_dropout_differs_between_epochs_and_seeds_and_not_between_strategies(tmp
 
 
 def one_step(tmp_path, strategy, hyper, **recipe):
-    """(w0, weights before, gradient of the loss before, weights after, run) of one step of SGD on all 24 images,
-    in float64, from weights that are off w0."""
+    """(w0, weights before, gradient of the loss before, weights after, run) of one step of SGD on all 24
+    images, in float64, from weights that are off w0."""
     torch.manual_seed(0)
     model, data = Toy(norm=False).double(), toy_data()
     plan = strategies.make_plan(strategy, model, epochs=1, lr=0.1, opt="sgd", hyper=hyper)
@@ -197,25 +198,26 @@ def clipped(gradient, most):
 @pytest.mark.parametrize("scale", [1, 1024.0])
 @pytest.mark.parametrize("strategy", ["ft", "l1sp", "l2sp"])
 def test_what_is_clipped_is_the_gradient_with_its_penalty(tmp_path, monkeypatch, strategy, scale):
-    """w - lr * clip(gradient + alpha pull + beta head), the whole norm brought to 0.05: also where the loss is scaled,
-    as under fp16."""
+    """w - lr * clip(gradient + alpha pull + beta head), the whole norm brought to 0.05: also where the loss
+    is scaled, as under fp16."""
     real = torch.amp.GradScaler
     if scale != 1:
         monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: real(device, init_scale=scale))
     hyper = strategies.Hyperparameters(alpha=0.7, beta=0.3, weight_decay=0.0)
     w0, before, gradient, after, _ = one_step(tmp_path, strategy, hyper, clip_grad=0.05)
-    away = [w - w_0 for w, w_0 in zip(before[:2], w0)]
+    away = [w - w_0 for w, w_0 in zip(before[:2], w0, strict=True)]
     pull = [d.sign() for d in away] if strategy == "l1sp" else away
     penalty = [*(0.7 * p for p in pull), *(0.3 * w for w in before[2:])]
     if strategy == "ft":
         penalty = [torch.zeros_like(w) for w in before]
-    step = clipped([g + p for g, p in zip(gradient, penalty)], 0.05)
-    for w, d, found in zip(before, step, after):
+    step = clipped([g + p for g, p in zip(gradient, penalty, strict=True)], 0.05)
+    for w, d, found in zip(before, step, after, strict=True):
         torch.testing.assert_close(found, w - 0.1 * d, rtol=1e-5, atol=1e-7)
 
 
 def test_auto_rgn_measures_before_clipping(tmp_path):
-    """rgn_every=1: the norms in ratios.csv are those of the one step's gradient, not of what clipping left."""
+    """rgn_every=1: the norms in ratios.csv are those of the one step's gradient, not of what clipping
+    left."""
     hyper = strategies.Hyperparameters(rgn_every=1)
     _, before, gradient, _, run = one_step(tmp_path, "autorgn", hyper, clip_grad=1e-3)
     clipped(gradient, 1e-3)
@@ -266,7 +268,7 @@ def test_mixed_precision_sees_the_same_pixels_in_training_validation_and_probe(t
         assert b.dtype == torch.float32 and torch.equal(a, b)
 
 
-# -------------------------------- a step that fp16 skips: GradScaler("cpu") does the arithmetic of the GPU's
+# ---- a step that fp16 skips: GradScaler("cpu") does the arithmetic of the GPU's ----
 
 
 @pytest.fixture
@@ -304,7 +306,7 @@ def test_a_skipped_step_leaves_no_trace_in_the_optimizer(opt, gradients, empty_i
     groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in weights]
     optimizer = train.make_optimizer(opt, groups, torch.device("cpu"))
     scaler = torch.amp.GradScaler("cpu")
-    for g, expected in zip(gradients, steps_by_hand(opt, gradients)):
+    for g, expected in zip(gradients, steps_by_hand(opt, gradients), strict=True):
         scaler.scale(sum(w.sum() for w in weights) * (math.inf if g is None else g)).backward()
         scaler.unscale_(optimizer)
         scaler.step(optimizer)
@@ -315,7 +317,8 @@ def test_a_skipped_step_leaves_no_trace_in_the_optimizer(opt, gradients, empty_i
 
 
 def test_momentum_starts_after_a_restart_too(empty_is_nan):
-    """What a block's momentum is when the block opens after last.pt was written, and its first step overflows."""
+    """What a block's momentum is when the block opens after last.pt was written, and its first step
+    overflows."""
     early, late = (nn.Parameter(torch.ones(2)) for _ in range(2))
     groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in (early, late)]
     first, second = (train.make_optimizer("sgd", groups, torch.device("cpu")) for _ in range(2))
@@ -333,8 +336,8 @@ def test_momentum_starts_after_a_restart_too(empty_is_nan):
 
 
 def overflowing(plan, model, skipped, steps, watch, scale=2.0**16):
-    """train_epoch under a GradScaler, without augmentation, in which these steps overflow. watch(step, optimizer)
-    is called after each. Returns (data, the rows of each step)."""
+    """train_epoch under a GradScaler, without augmentation, in which these steps overflow. watch(step,
+    optimizer) is called after each. Returns (data, the rows of each step)."""
     data = toy_data(n=8 * steps + 16)
     recipe = train.Recipe(epochs=1, batch_size=8, **CPU, augment="none", opt="sgd")
     loss, weight = criterion_of(data, data.rows["train"], "none")
@@ -351,8 +354,8 @@ def overflowing(plan, model, skipped, steps, watch, scale=2.0**16):
 @pytest.mark.parametrize("strategy", ["l1sp", "l2sp"])
 @pytest.mark.parametrize("skipped", [{0}, {1}, {0, 1, 3}, set()])
 def test_proximal_shrinks_where_a_step_was_taken_and_only_there(strategy, skipped, empty_is_nan):
-    """Against the same steps in float64, the skipped ones left out: SGD with momentum by its formula, then the
-    proximal operator of alpha on the backbone and of beta on the head."""
+    """Against the same steps in float64, the skipped ones left out: SGD with momentum by its formula, then
+    the proximal operator of alpha on the backbone and of beta on the head."""
     torch.manual_seed(3)
     model, alpha, beta = Toy(norm=False), 0.8, 0.5
     hyper = strategies.Hyperparameters(alpha=alpha, beta=beta, sp_mode="proximal")
@@ -485,7 +488,7 @@ def test_rates_in_the_log_are_the_closed_form(tmp_path):
         "log"
     ]  # 3 steps an epoch, two parts of 6 steps; the log has each epoch's last step
     lp_lr = 3e-3
-    for row, base, step in zip(log, (lp_lr, lp_lr, 1e-2, 1e-2), (2, 5, 2, 5)):
+    for row, base, step in zip(log, (lp_lr, lp_lr, 1e-2, 1e-2), (2, 5, 2, 5), strict=True):
         assert (
             row["lr_max"] == row["lr_min"] == pytest.approx(base * 0.5 * (1 + math.cos(math.pi * step / 6)))
         )
@@ -493,10 +496,13 @@ def test_rates_in_the_log_are_the_closed_form(tmp_path):
 
 @pytest.mark.parametrize(("strategy", "steps"), [("ft", (2, 5, 8, 11)), ("lpft", (2, 5, 2, 5))])
 def test_a_schedule_longer_than_the_training_stops_on_its_way_down(tmp_path, strategy, steps):
-    """4 epochs of 3 steps on the cosine of 10: 30 steps, or 15 for each half of LP-FT; the log has each epoch's last."""
+    """4 epochs of 3 steps on the cosine of 10: 30 steps, or 15 for each half of LP-FT; the log has each
+    epoch's last."""
     _, _, run = toy_training(tmp_path, strategy, epochs=4, warmup=0.0, schedule_epochs=10)
     bases, length = ([1e-2] * 4, 30) if strategy == "ft" else ([3e-3, 3e-3, 1e-2, 1e-2], 15)
-    by_hand = [base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps)]
+    by_hand = [
+        base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps, strict=True)
+    ]
     assert [row["lr_max"] for row in run.load("last.pt")["log"]] == pytest.approx(by_hand, rel=1e-9)
 
 
@@ -538,8 +544,8 @@ def test_labels_are_balanced_by_their_own_known_images():
 def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
     tmp_path, class_weights, grad_accum
 ):
-    """At a rate of 0: the mean over steps of each step's weighted mean, as torch's cross-entropy has it. 18 to 6 in
-    training, 4 to 4 in validation, and all of one class in the test images."""
+    """At a rate of 0: the mean over steps of each step's weighted mean, as torch's cross-entropy has it. 18
+    to 6 in training, 4 to 4 in validation, and all of one class in the test images."""
     data = toy_data()
     data.index.labels = np.array([0, 0, 0, 1] * 6 + [0, 1] * 4 + [1] * 8)
     model = Toy(norm=False)

@@ -36,11 +36,11 @@ def read_json(file):
     return json.loads(file.read_text())
 
 
-# ------------------------------------------------------------------------------------------------- the trials
+# ---- the trials ----
 
 
-# Worked by hand from the rule: the default, half a decade up, half a decade down, then outward by turns, then half way
-# between. The middle of 1 and 3 is 1.7320508, of 3 and 10 it is 5.4772256.
+# Worked by hand from the rule: the default, half a decade up, half a decade down, then outward by turns, then
+# half way between. The middle of 1 and 3 is 1.7320508, of 3 and 10 it is 5.4772256.
 FT_ADAMW = [1e-4, 3e-4, 3e-5, 1e-3, 1e-5, 1.7320508e-4, 5.4772256e-5, 5.4772256e-4, 1.7320508e-5]
 FT_SGD = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 5.4772256e-3, 1.7320508e-3, 1.7320508e-2, 5.4772256e-4]
 LP_ADAMW = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 5.4772256e-3, 1.7320508e-3, 1.7320508e-2, 5.4772256e-4]
@@ -126,7 +126,8 @@ def test_a_whole_grid_is_used_up_before_it_is_made_denser():
 
 
 def test_where_rates_and_alphas_would_start_anew_together_alpha_moves_on():
-    """Four rates half way between five and four alphas: 21 to 24 take the four pairs, 25 begins with the next alpha."""
+    """Four rates half way between five and four alphas: 21 to 24 take the four pairs, 25 begins with the next
+    alpha."""
     later = strategies.trials("l2sp", "adamw", 36)[20:]
     assert [t["alpha"] for t in later[:8]] == [1e-1, 1.0, 1e-2, 1e-3, 1.0, 1e-2, 1e-3, 1e-1]
     assert [t["lr"] for t in later] == pytest.approx(FT_ADAMW[5:] * 4, rel=1e-7)
@@ -144,7 +145,7 @@ def test_no_trial_is_refused():
         strategies.trials("ft", "adamw", 0)
 
 
-# ------------------------------------------------------------------------------------------------- the split
+# ---- the split ----
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +196,8 @@ def test_a_patient_on_both_sides_of_the_tuning_split_is_refused(index, outer):
 
 
 def copies_torn(index, inner):
-    """Lists of training rows that are copies of each other, of patients on two sides of a split that knows nothing of
-    them: two in two, three in three patients."""
+    """Lists of training rows that are copies of each other, of patients on two sides of a split that knows
+    nothing of them: two in two, three in three patients."""
     apart = [
         [rows[0] for rows in {index.groups[i]: [i] for i in np.flatnonzero(inner == side)}.values()]
         for side in ("train", "val")
@@ -234,7 +235,7 @@ def test_the_share_and_the_seed_of_the_inner_split_are_those_that_were_said(inde
     assert sizes == pytest.approx([0.15, 0.4, 0.4], abs=0.1) and len(drawn) == 3
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# ---- the command ----
 
 
 @pytest.fixture(scope="module")
@@ -315,8 +316,8 @@ def test_a_second_call_with_another_seed_uses_the_trials_that_are_there(tuned, c
 def test_runs_whose_trials_were_drawn_are_not_gone_on_with_in_silence(
     what, tuned, tmp_path, capsys, monkeypatch
 ):
-    """Older runs drew their trials. The report reads them; the sweep says what differs, and trains nothing beside
-    them. A trial of the same settings (the first is the default in both) is taken as it is."""
+    """Older runs drew their trials. The report reads them; the sweep says what differs, and trains nothing
+    beside them. A trial of the same settings (the first is the default in both) is taken as it is."""
     monkeypatch.setattr("report.figures.available", lambda: False)
     shutil.copytree(tuned.parents[1], tmp_path / "runs")
     ft = tmp_path / "runs" / "demo-tiny" / ARCH / "ft"
@@ -348,13 +349,14 @@ def test_a_rate_that_is_given_and_tuned_is_refused(given, capsys, monkeypatch):
     assert code == 2 and "leave out --lr and --alpha" in err
 
 
-# ------------------------------------------------------------------------------------ choosing, without training
+# ---- choosing, without train ----
 
 
 def chosen(
     monkeypatch, index, outer, values, strategy="ft", metric="balanced_accuracy", edit=None, identical=()
 ):
-    """tune() with trials whose validation values are given; says also what was told and which rows each saw."""
+    """tune() with trials whose validation values are given; says also what was told and which rows each
+    saw."""
     settings = settings_of("--data", "demo-tiny", "--tune", len(values), "--output-dir", "nowhere")
     index = replace(index, metric=metric)
     rows = {side: np.flatnonzero(outer == side) for side in datasets.SPLITS}

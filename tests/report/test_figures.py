@@ -36,7 +36,7 @@ def matplotlib():
     return pytest.importorskip("matplotlib")
 
 
-# ---- experiments that have little to draw
+# ---- experiments that have little to draw ----
 
 
 NOTHING = {key: {} for key in "curves confusion roc pr calibration".split()} | {"layer_rates": None}
@@ -86,7 +86,7 @@ def color_of(strategy):
     return STYLES[strategy].color
 
 
-# ---- files
+# ---- files ----
 
 
 STEMS = "intervals learning-curves score-and-cost roc precision-recall confusion reliability".split()
@@ -189,7 +189,7 @@ def test_without_matplotlib_there_is_nothing_and_no_folder(tmp_path, monkeypatch
     assert not (tmp_path / "figures").exists()
 
 
-# ---- what is drawn
+# ---- what is drawn ----
 
 
 def test_intervals_are_the_rows_in_their_order():
@@ -350,7 +350,7 @@ def test_layer_rates_are_logarithmic_and_labelled_by_layer_or_by_block():
     assert [line.get_ydata()[0] for line in axes.lines] == [39.5, 79.5, 119.5]
 
 
-# ---- over experiments
+# ---- over experiments ----
 
 
 def test_heat_map_shows_scores_and_colours_the_distance_to_the_rows_best():
@@ -422,7 +422,7 @@ def test_critical_difference_places_ranks_cliques_and_bar_to_scale():
         assert not drawn(figures.critical_difference, replace(analysis, across=none)).axes
 
 
-# ---- little data, awkward names
+# ---- little data, awkward names ----
 
 
 def test_an_experiment_without_data_has_no_figure():

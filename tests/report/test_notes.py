@@ -99,8 +99,8 @@ def test_a_mean_over_other_labels_in_every_fold_is_warned_of(tmp_path):
     for fold, rare in enumerate(([], [3], [])):
         scores, labels = two_labels(rare=rare)
         images = [f"f{fold}-{k}" for k in range(40)]
-        write_run(tmp_path, "FT", scores, labels, fold=fold, images=images, classes=["edema", "hernia"],
-                  task="multilabel", metric="auroc")  # fmt: skip
+        what = {"classes": ["edema", "hernia"], "task": "multilabel", "metric": "auroc"}
+        write_run(tmp_path, "FT", scores, labels, fold=fold, images=images, **what)
     texts, experiment = outputs(tmp_path)
     assert experiment.rows[0].test.mean == pytest.approx((EDEMA + (EDEMA + 1) / 2 + EDEMA) / 3, abs=1e-12)
     note = next(n for n in experiment.notes if n.startswith("AUROC on test"))
@@ -119,8 +119,8 @@ def test_a_class_that_the_test_set_lacks_is_said_too(tmp_path):
     """Three classes, the test set has two: balanced accuracy is the mean of two recalls, 1 and 0.5."""
     labels = np.tile([0, 1], 20)
     right = np.where(labels == 0, True, np.arange(40) % 4 == 1)
-    write_run(tmp_path, "FT", right_scores(labels, right, classes=3), labels, classes=["a", "b", "c"],
-              metric="balanced_accuracy")  # fmt: skip
+    scores, what = right_scores(labels, right, classes=3), {"classes": ["a", "b", "c"]}
+    write_run(tmp_path, "FT", scores, labels, metric="balanced_accuracy", **what)
     texts, experiment = outputs(tmp_path)
     assert experiment.rows[0].test.mean == pytest.approx(0.75)
     assert "0.750 [" in texts["verdict"] and "(2 of 3 classes)" in texts["verdict"]

@@ -81,8 +81,8 @@ def test_an_interval_without_0_beside_no_verdict_has_its_reason(tmp_path):
     pair = experiment.pair("LP", "FT")
     assert pair.p_bootstrap < 0.05 < pair.p_holm and pair.low > 0
     assert pair.verdict == "not separable"
-    assert any(note.startswith("The interval excludes 0 and the verdict is not separable (FT − LP)")
-               for note in experiment.pair_notes)  # fmt: skip
+    said = "The interval excludes 0 and the verdict is not separable (FT − LP)"
+    assert any(note.startswith(said) for note in experiment.pair_notes)
 
 
 def test_a_pair_is_paired_and_counts_what_only_one_has_right(tmp_path, rng):

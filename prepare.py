@@ -194,7 +194,8 @@ def read_index(
 ) -> tuple[Index, images.Pixels]:
     """The index of a dataset and its decoded pixels, unreadable images still among them."""
     output = Path(places.output_dir).resolve()
-    if Path(name).is_dir() and output.is_relative_to(Path(name).resolve()):
+    own = name not in datasets.DATASETS and name not in datasets.DEMOS and Path(name).is_dir()
+    if own and output.is_relative_to(Path(name).resolve()):
         raise DataError(f"--output-dir {places.output_dir} lies in the data folder {name}; put it elsewhere")
     index = datasets.load_index(name, places.data_dir, options)
     index.name += datasets.variant_name(name, options)

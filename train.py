@@ -124,14 +124,12 @@ def parts_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return np.array_split(rows, parts if size == 1 else max(1, min(parts, len(rows) // 2)))
 
 
-def make_criterion(
-    task: str, labels: np.ndarray, *, classes: int, class_weights: str, device: torch.device
-) -> tuple[Callable, Callable]:
+def make_criterion(recipe: Recipe, task: str, labels: np.ndarray, classes: int) -> tuple[Callable, Callable]:
     """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can
     be taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out. labels: of
-    the training images. class_weights "balanced": every class weighs the same in sum; of several labels, the
+    the training images. Class weights "balanced": every class weighs the same in sum; of several labels, the
     positives of each as much as its negatives."""
-    balanced = class_weights == "balanced"
+    balanced, device = recipe.class_weights == "balanced", recipe.where
     if task == "multiclass":
         counts = np.bincount(labels, minlength=classes)
         factors = len(labels) / (len(counts) * np.maximum(counts, 1)) if balanced else np.ones(len(counts))
@@ -284,9 +282,8 @@ def run(
     into log.csv. progress(step, steps, images_per_second). Raises Diverged, UndefinedMetric."""
     device = recipe.where
     net = torch.compile(model) if recipe.compile else model
-    weights = {"classes": data.classes, "class_weights": recipe.class_weights}
     known = data.labels[torch.from_numpy(data.rows["train"])].numpy()
-    criterion = make_criterion(data.task, known, **weights, device=device)
+    criterion = make_criterion(recipe, data.task, known, data.classes)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
     state = {"epoch": 0, "best": None, "waited": 0, "log": [], "ratios": []}
     optimizer, resumed = None, None

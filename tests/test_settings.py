@@ -156,6 +156,13 @@ def test_a_seed_sets_head_order_and_augmentation_and_the_recipe_is_what_was_said
     assert alike == [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
 
 
+def test_a_dataset_s_name_is_no_folder_that_the_output_could_lie_in(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo-tiny").mkdir()
+    code, _, err = run("--data", "demo-tiny", *SMALL, "--dry-run", "--output-dir", "demo-tiny")
+    assert code == 0, err
+
+
 def test_the_output_cannot_lie_in_the_data_or_on_a_file(folder, tmp_path, run):
     code, _, err = run("--data", folder, *SMALL, "--output-dir", folder / "runs")
     assert code == 2 and "lies in the data folder" in err

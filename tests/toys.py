@@ -74,8 +74,9 @@ def judge_of(data):
 
 def criterion_of(data, rows, class_weights):
     known = data.index.labels[rows]
-    how = {"classes": data.classes, "class_weights": class_weights, "device": torch.device("cpu")}
-    return train.make_criterion(data.task, known, **how)
+    return train.make_criterion(
+        train.Recipe(class_weights=class_weights, **CPU), data.task, known, data.classes
+    )
 
 
 def toy_training(

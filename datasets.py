@@ -194,9 +194,7 @@ class Options:
     views: str = flag("frontal", "frontal views or all", data="chexpert", choices=("frontal", "all"))
     region: str = flag("all", "one body region or all", data="mura", choices=("all", *MURA_REGIONS))
     task: str = flag("instrument", "which labels", data="cholect50", choices=CHOLECT50_TASKS)
-    variant: str = flag(
-        "rdv", "which official split", data="cholect50", choices=("rdv", "challenge", "crossval")
-    )
+    variant: str = flag("rdv", "which official split", data="cholect50", choices=("rdv", "challenge", "crossval"))
     fold: int | None = flag(
         None,
         "the official fold to test on, of figshare or of --variant crossval",
@@ -1343,9 +1341,7 @@ def npz_file(file: Path) -> Index:
     )
 
 
-def npz_split(
-    file: Path, split: str, images: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def npz_split(file: Path, split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels (N, L) int64) of one split."""
     colour = images.ndim == 4 and images.shape[-1] == 3
     if images.dtype != np.uint8 or not (images.ndim == 3 or colour):

@@ -80,20 +80,13 @@ class Cell:
 
 
 def run_cell(
-    cell: Cell,
-    data: Data,
-    weights: models.Weights,
-    settings: Settings,
-    progress: Progress,
-    tuned: dict | None = None,
+    cell: Cell, data: Data, weights: models.Weights, settings: Settings, progress: Progress, tuned: dict | None = None
 ) -> dict:
     """Trains and scores a cell, or finds it done. Returns its metrics.json. tuned: what tune() chose."""
     run = cell.folder(settings.output_dir)
     identity = cell_settings(cell, data, weights, settings)
     if tuned:
-        settings = with_trial(
-            settings, tuned.get("lr", settings.lr), tuned.get("alpha", settings.hyper.alpha)
-        )
+        settings = with_trial(settings, tuned.get("lr", settings.lr), tuned.get("alpha", settings.hyper.alpha))
     recipe = replace(settings.recipe, seed=cell.seed)
     with run.locked():
         run.check(identity, before_settings(), overwrite=settings.overwrite)
@@ -173,9 +166,7 @@ def memory_format(settings: Settings) -> torch.memory_format:
 def out_of_memory(error: Exception, cell: Cell, stage: str, recipe: train.Recipe) -> str:
     size, why = recipe.batch_size, str(error).splitlines()[0]
     smaller = f"-b {max(2, size // 2)} --grad-accum {2 * recipe.grad_accum}"
-    return (
-        f"out of memory: {cell}, stage {stage}, batch {size}: {why}; for all strategies alike, try {smaller}"
-    )
+    return f"out of memory: {cell}, stage {stage}, batch {size}: {why}; for all strategies alike, try {smaller}"
 
 
 def checkpoint_meta(cell: Cell, model: nn.Module, data: Data, settings: Settings) -> dict:
@@ -351,9 +342,7 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
     alike = len(good) > 1 and len({row["value"] for row in good}) == 1
     tied = " (all trials alike: the default)" if alike else ""
-    progress.line(
-        f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}"
-    )
+    progress.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}")
     tuning = summary | chosen | {"value": best["value"]}
     if ends := runs.at_an_end(tuning):
         warning = "at an end of what was tried; the best may lie beyond it"
@@ -490,9 +479,7 @@ def prepare_all(said: dict) -> dict[str, Ready]:
     ready: dict[str, Ready] = {}
     for name in said["data"]:
         settings = settings_of(said, name)
-        prepared = prepare(
-            name, settings.preparation, settings.options, places(settings), write=not settings.dry_run
-        )
+        prepared = prepare(name, settings.preparation, settings.options, places(settings), write=not settings.dry_run)
         key = datasets.safe_name(prepared.index.name)
         if key in ready:
             raise UsageError(f"two datasets would both be called {key}: rename one")
@@ -594,9 +581,7 @@ def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
                 inner_split(one.prepared.index, fold, one.prepared.identical, one.settings.preparation)
             except DataError as error:
                 small = f"--tune cuts the training images of each fold once more, and fold {k} is too small"
-                raise DataError(
-                    f"{error}; {small}: without --tune each strategy has its default rate"
-                ) from None
+                raise DataError(f"{error}; {small}: without --tune each strategy has its default rate") from None
     for cell in {(cell.data, cell.arch, cell.strategy): cell for cell in cells}.values():
         check_plan(cell, len(ready[cell.data].prepared.index.classes), ready[cell.data].settings)
     for cell in {(cell.data, cell.arch): cell for cell in cells}.values():
@@ -714,9 +699,7 @@ def use_run(settings: Settings) -> int:
     if settings.export:
         beside = Path(settings.export).with_suffix(".json")
         differ = predict.export(settings.run, settings.export, device=device)["max_score_difference"]
-        print(
-            f"written: {settings.export} and {beside}; scores differ from the run's by at most {differ:.1e}"
-        )
+        print(f"written: {settings.export} and {beside}; scores differ from the run's by at most {differ:.1e}")
     return 0
 
 

@@ -226,9 +226,7 @@ def load_backbone(model: nn.Module, head_name: str, weights: Weights, arch: str)
     return note
 
 
-def fit_backbone(
-    own: dict[str, Tensor], head_name: str, weights: Weights, arch: str
-) -> tuple[dict[str, Tensor], str]:
+def fit_backbone(own: dict[str, Tensor], head_name: str, weights: Weights, arch: str) -> tuple[dict[str, Tensor], str]:
     """(the tensors to load by the model's names, what they are in a line). own: the model's state dict, on
     the meta device if need be.
 
@@ -238,9 +236,7 @@ def fit_backbone(
     classifiers, queues, momentum copies) are left out and counted. A first convolution of one channel, of
     grey images, is spread over three: a third each gives a grey image the same activations."""
     head = f"{head_name}."
-    backbone = {
-        n: v for n, v in own.items() if not n.startswith(head) and not n.endswith("num_batches_tracked")
-    }
+    backbone = {n: v for n, v in own.items() if not n.startswith(head) and not n.endswith("num_batches_tracked")}
     prefix = backbone_prefix(weights, backbone)
     there = {n.removeprefix(prefix): value for n, value in weights.state.items() if n.startswith(prefix)}
     strays = sorted(n for n in there if n not in own and part_of_backbone(n, backbone, head_name))
@@ -278,11 +274,7 @@ def refuse_misfits(
     lost = sorted(backbone.keys() - there.keys())
     misshapen = sorted(n for n in backbone.keys() & there.keys() if not fits(there[n], backbone[n]))
     shapes = [f"{n} {tuple(there[n].shape)}, not {tuple(backbone[n].shape)}" for n in misshapen]
-    wrong = {
-        "missing": lost,
-        "of another shape": shapes,
-        f"without a place in it, {len(strays)} of the file": strays,
-    }
+    wrong = {"missing": lost, "of another shape": shapes, f"without a place in it, {len(strays)} of the file": strays}
     if problems := [f"{what}: {listed(names)}" for what, names in wrong.items() if names]:
         matched = len(backbone) - len(lost) - len(misshapen)
         only = "only " if lost or misshapen else ""
@@ -385,9 +377,7 @@ def best_checkpoint(run: runs.RunFolder) -> dict:
         hint = f"give one run, as in runs/demo/resnet18/ft/seed0-fold0{trial}"
         raise RunError(f"{run.path}: no best.pt in it; {hint}")
     checkpoint = runs.load_checkpoint(run.best)
-    whole = isinstance(checkpoint, dict) and all(
-        isinstance(checkpoint.get(name), dict) for name in ("model", "meta")
-    )
+    whole = isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(name), dict) for name in ("model", "meta"))
     if not whole:
         raise RunError(f"{run.best}: holds no model and meta; it is not the best.pt of a run of this project")
     if missing := [name for name in (*META, "transform_input") if name not in checkpoint["meta"]]:

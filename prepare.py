@@ -47,9 +47,7 @@ class Preparation:
     positive: str | None = flag(
         None, "of two classes, the finding (the second in order of names)", metavar="CLASS", role="data"
     )
-    metric: str | None = flag(
-        None, "metric that chooses the checkpoint on validation (the dataset's)", role="data"
-    )
+    metric: str | None = flag(None, "metric that chooses the checkpoint on validation (the dataset's)", role="data")
 
 
 @dataclass
@@ -88,9 +86,7 @@ class Data:
         return sides
 
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
-        return images.batch(
-            self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation
-        )
+        return images.batch(self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation)
 
 
 def describe_data(data: Data) -> dict:
@@ -161,9 +157,7 @@ class Prepared:
     fingerprint: str  # of the index and what counts as one
     identical: list[list[int]]
 
-    def data(
-        self, fold: int, *, mean: tuple[float, ...], std: tuple[float, ...], device: str = "cpu"
-    ) -> Data:
+    def data(self, fold: int, *, mean: tuple[float, ...], std: tuple[float, ...], device: str = "cpu") -> Data:
         """One of the folds, its pixels to be normalised by mean and std, on the device where they fit."""
         self.pixels = on_device(self.pixels, device)
         return Data(
@@ -189,9 +183,7 @@ class Places:
     workers: int = 2
 
 
-def read_index(
-    name: str, how: Preparation, options: datasets.Options, places: Places
-) -> tuple[Index, images.Pixels]:
+def read_index(name: str, how: Preparation, options: datasets.Options, places: Places) -> tuple[Index, images.Pixels]:
     """The index of a dataset and its decoded pixels, unreadable images still among them."""
     output = Path(places.output_dir).resolve()
     own = name not in datasets.DATASETS and name not in datasets.DEMOS and Path(name).is_dir()
@@ -228,22 +220,16 @@ def set_positive(index: Index, positive: str | None) -> None:
     """Of two classes the second is the positive one: of sensitivity, PPV, average precision."""
     if positive is not None:
         if index.task != "multiclass" or positive not in index.classes or len(index.classes) != 2:
-            what = (
-                "several labels, each with its own positives" if index.task == "multilabel" else "the classes"
-            )
+            what = "several labels, each with its own positives" if index.task == "multilabel" else "the classes"
             raise DataError(f"--positive {positive}: {index.name} has {what}: {', '.join(index.classes)}")
         if index.classes[0] == positive:
             index.classes, index.labels = index.classes[::-1], 1 - index.labels
     index.notes.append(f"positive class: {index.classes[1]} (--positive changes it)")
     if re.search(r"normal(?<!abnormal)|healthy|^no|neg|benign|control", index.classes[1], re.IGNORECASE):
-        index.notes.append(
-            f"is {index.classes[1]} really the finding? Sensitivity is that of the positive class"
-        )
+        index.notes.append(f"is {index.classes[1]} really the finding? Sensitivity is that of the positive class")
 
 
-def prepare(
-    name: str, how: Preparation, options: datasets.Options, places: Places, *, write: bool = True
-) -> Prepared:
+def prepare(name: str, how: Preparation, options: datasets.Options, places: Places, *, write: bool = True) -> Prepared:
     """Index, pixels and folds of one dataset; prints what a careful person would ask. write: the splits to a
     CSV."""
     index, pixels = read_index(name, how, options, places)
@@ -302,12 +288,7 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
         folds, torn = cut_folds(index, pixels.identical, how), []
     except DataError as error:
         folds, torn = [], [str(error)]
-    found = {
-        "bad": pixels.bad,
-        "identical": pixels.identical,
-        "found": pixels.found,
-        "warnings": pixels.warnings,
-    }
+    found = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found, "warnings": pixels.warnings}
     rows, problems, warnings = splits.check_data(index, folds, **found, problems=torn)
     print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
     for row in (row for row in rows if row["images"] != ""):
@@ -325,10 +306,7 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
 
 def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fold: int | None) -> None:
     at = "" if fold is None else f"fold {fold}: "
-    of_split = [
-        (g, c, side)
-        for g, c, side in zip(index.groups, splits.clusters(index, identical), split, strict=True)
-    ]
+    of_split = [(g, c, side) for g, c, side in zip(index.groups, splits.clusters(index, identical), split, strict=True)]
     for side in datasets.SPLITS:
         groups, different = ({row[k] for row in of_split if row[2] == side} for k in (0, 1))
         rows = np.flatnonzero(split == side)
@@ -339,10 +317,7 @@ def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fol
     shared = shared_groups(index, split)
     left_out = int((split == "").sum())
     spans = splits.spanning(identical, split)
-    print(
-        f"  {at}{index.group_kind}s in two splits: {shared}"
-        + (f"; {left_out} images left out" if left_out else "")
-    )
+    print(f"  {at}{index.group_kind}s in two splits: {shared}" + (f"; {left_out} images left out" if left_out else ""))
     if spans:
         pairs = Counter(" and ".join(sorted({str(split[i]) for i in rows} - {""})) for rows in spans)
         said = ", ".join(f"{n} in {where}" for where, n in pairs.items())
@@ -380,24 +355,16 @@ class DecodeProgress:
 
 def on_device(pixels: Tensor, device: str) -> Tensor:
     """The whole dataset on the GPU where it takes under a quarter of the free memory: no loader is faster."""
-    if (
-        not device.startswith("cuda")
-        or pixels.is_cuda
-        or pixels.numel() > torch.cuda.mem_get_info(device)[0] / 4
-    ):
+    if not device.startswith("cuda") or pixels.is_cuda or pixels.numel() > torch.cuda.mem_get_info(device)[0] / 4:
         return pixels
     return pixels.to(device)
 
 
-def judge_scores(
-    index: Index, rows: np.ndarray, scores: np.ndarray, thresholds: list[float] | None = None
-) -> dict:
+def judge_scores(index: Index, rows: np.ndarray, scores: np.ndarray, thresholds: list[float] | None = None) -> dict:
     """metrics.evaluate on the dataset's unit (study, patient, ...), and for each of its subgroups (MURA's
     regions).
     thresholds: one for two classes, one a label for multilabel."""
-    threshold = (
-        {"thresholds": thresholds} if index.task == "multilabel" else {"threshold": (thresholds or [0.5])[0]}
-    )
+    threshold = {"thresholds": thresholds} if index.task == "multilabel" else {"threshold": (thresholds or [0.5])[0]}
 
     def judge(rows, scores, **videos):
         values, labels = in_units(index, rows, scores)
@@ -409,9 +376,7 @@ def judge_scores(
     result = judge(rows, scores, **videos)
     if index.subgroups is not None:
         parts = np.array(index.subgroups)[rows]
-        result["subgroups"] = {
-            str(p): judge(rows[parts == p], scores[parts == p])["values"] for p in np.unique(parts)
-        }
+        result["subgroups"] = {str(p): judge(rows[parts == p], scores[parts == p])["values"] for p in np.unique(parts)}
     return result
 
 
@@ -431,9 +396,7 @@ def without_both(index: Index, rows: np.ndarray, scores: np.ndarray) -> list[str
     labels = in_units(index, rows, scores)[1].astype(float)
     columns = labels[:, None] if index.task == "multiclass" else labels
     names = index.classes[1:] if index.task == "multiclass" else index.classes
-    return [
-        name for name, y in zip(names, columns.T, strict=True) if not (y == 1).any() or not (y == 0).any()
-    ]
+    return [name for name, y in zip(names, columns.T, strict=True) if not (y == 1).any() or not (y == 0).any()]
 
 
 def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: str) -> list[float] | None:

@@ -149,13 +149,7 @@ def load_checkpoint(file: Path) -> dict:
 
 
 def run_path(
-    output_dir: str | Path,
-    data: str,
-    arch: str,
-    strategy: str,
-    seed: int,
-    fold: int,
-    trial: int | None = None,
+    output_dir: str | Path, data: str, arch: str, strategy: str, seed: int, fold: int, trial: int | None = None
 ) -> Path:
     """Where a run lies. trial: of --tune."""
     name = f"seed{seed}-fold{fold}"
@@ -383,9 +377,7 @@ class RunFolder:
         (n, C, S, S) uint8. Written: image (n,) str, pixels (n, C, s, s) uint8."""
         worst = np.argsort(right, kind="stable")[:HARDEST]
         pixels, image = shrunk(pixels_of(worst), THUMBNAIL), np.array([names[i] for i in worst])
-        write_atomically(
-            self.file("hardest.npz"), lambda out: np.savez_compressed(out, image=image, pixels=pixels)
-        )
+        write_atomically(self.file("hardest.npz"), lambda out: np.savez_compressed(out, image=image, pixels=pixels))
 
     def hardest(self) -> dict[str, np.ndarray]:
         """image -> (C, s, s) uint8. Empty where the file is missing or damaged: no report fails for want of a
@@ -532,9 +524,7 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
     for copies in found.values():
         copies.sort(key=lambda run: run.folder.relative_to(folder).as_posix() != run.place)
         kept.append(copies[0])
-        warnings += [
-            f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]
-        ]
+        warnings += [f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]]
     order = strategies_in_order(kept)
     kept.sort(key=lambda run: (*run.experiment, order.index(run.strategy), *run.repeat))
     return kept, warnings

@@ -60,20 +60,13 @@ class Compared:
     """What is compared."""
 
     data: tuple[str, ...] = flag(
-        (),
-        f"{', '.join(datasets.DATASETS)}, demo, a folder, a .csv, an .npz",
-        metavar="NAME|PATH",
-        role="cell",
+        (), f"{', '.join(datasets.DATASETS)}, demo, a folder, a .csv, an .npz", metavar="NAME|PATH", role="cell"
     )
     data_dir: str | None = flag(
         None, "folder of the dataset, or of the CSV's images; else $FTCOMPARE_DATA, ./data", role="place"
     )
-    arch: tuple[str, ...] = flag(
-        ("resnet50",), "torchvision classifiers (demo: resnet18)", metavar="NAME", role="cell"
-    )
-    strategy: tuple[str, ...] = flag(
-        ("all",), f"all, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell"
-    )
+    arch: tuple[str, ...] = flag(("resnet50",), "torchvision classifiers (demo: resnet18)", metavar="NAME", role="cell")
+    strategy: tuple[str, ...] = flag(("all",), f"all, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell")
     weights: str = flag(
         "imagenet", "start of the backbone (demo: demo)", metavar="imagenet|none|demo|FILE", role="data"
     )
@@ -85,9 +78,7 @@ class Compared:
 class Chosen:
     """Training, the same for every strategy."""
 
-    lr: float | None = flag(
-        None, "peak learning rate (each strategy's default; for LP-FT of its second part)"
-    )
+    lr: float | None = flag(None, "peak learning rate (each strategy's default; for LP-FT of its second part)")
     tune: int = flag(
         0,
         "trials a strategy and fold: its default rate, half a decade up, half a decade down, then outward; "
@@ -120,14 +111,9 @@ class Instead:
         (), "score images, folders of them or a CSV by --run; CSV out", metavar="PATH", role="show"
     )
     export: str | None = flag(
-        None,
-        "write the model of --run by torch.export, its constants in FILE.json",
-        metavar="FILE.pt2",
-        role="show",
+        None, "write the model of --run by torch.export, its constants in FILE.json", metavar="FILE.pt2", role="show"
     )
-    run: str | None = flag(
-        None, "the finished run that --predict and --export use", metavar="DIR", role="show"
-    )
+    run: str | None = flag(None, "the finished run that --predict and --export use", metavar="DIR", role="show")
     out: str | None = flag(
         None, "where --predict writes, - for the terminal (<run>/predicted.csv)", metavar="FILE", role="show"
     )
@@ -157,22 +143,8 @@ GROUPS = {  # of --help, in order
 }
 DEMO = {"arch": ("resnet18",), "weights": "demo", "epochs": 10, "img_size": 32}
 # The public follow-up code of the paper's authors; the paper's own settings are behind its journal's door.
-DAVILA = {
-    "opt": "adam",
-    "lr": 1e-3,
-    "lp_lr": 1e-3,
-    "epochs": 30,
-    "schedule_epochs": 100,
-    "warmup": 0.0,
-    "patience": 3,
-}
-DAVILA |= {
-    "weight_decay": 0.0,
-    "metric": "balanced_accuracy",
-    "batch_size": 96,
-    "resize": 232,
-    "img_size": 224,
-}
+DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3}
+DAVILA |= {"weight_decay": 0.0, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224}
 PROTOCOLS = {"davila": DAVILA | {"augment": "none"}}
 
 
@@ -191,9 +163,7 @@ def deciding(settings: Settings, used: tuple[str, ...]) -> dict:
     found = {}
     for part in (settings, settings.preparation, settings.recipe):
         found |= {f.name: getattr(part, f.name) for f in deciding_fields(type(part))}
-    inner = {
-        f.name: getattr(settings.hyper, f.name) for f in deciding_fields(Hyperparameters) if f.name in used
-    }
+    inner = {f.name: getattr(settings.hyper, f.name) for f in deciding_fields(Hyperparameters) if f.name in used}
     return found | {"hyperparameters": inner}
 
 
@@ -228,10 +198,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    p = Parser(
-        description="Which fine-tuning strategy should I use on my images?",
-        argument_default=argparse.SUPPRESS,
-    )
+    p = Parser(description="Which fine-tuning strategy should I use on my images?", argument_default=argparse.SUPPRESS)
     for title, classes in GROUPS.items():
         add = p.add_argument_group(title).add_argument
         for group in classes:
@@ -264,9 +231,7 @@ def argument(f: Field, hint: object) -> dict:
 def help_text(f: Field) -> str:
     """The field's help with its default, and the demo's where that is another."""
     if f.name == "protocol":
-        return "; ".join(
-            f"{name}: {', '.join(f'{k} {v}' for k, v in p.items())}" for name, p in PROTOCOLS.items()
-        )
+        return "; ".join(f"{name}: {', '.join(f'{k} {v}' for k, v in p.items())}" for name, p in PROTOCOLS.items())
     shown = [] if f.default in (None, False, ()) else [plain(f.default)]
     shown += [f"demo: {plain(DEMO[f.name])}"] if f.name in DEMO else []
     return f.metadata["help"] + (f" ({'; '.join(shown)})" if shown else "")
@@ -341,9 +306,7 @@ def check(settings: Settings) -> None:
     if how.splits_file and how.folds > 1:
         raise UsageError("--splits-file has folds of its own: leave out --folds")
     if settings.tune and (settings.lr is not None or settings.hyper.alpha is not None):
-        raise UsageError(
-            "--tune chooses lr and alpha: leave out --lr and --alpha (and --protocol, which sets lr)"
-        )
+        raise UsageError("--tune chooses lr and alpha: leave out --lr and --alpha (and --protocol, which sets lr)")
     if settings.recipe.batch_size == 1 and settings.hyper.bn == "train":
         raise UsageError("-b 1: BatchNorm cannot normalise a single image; give -b 2 or more, or --bn eval")
     if how.resize and how.resize < how.img_size:
@@ -352,9 +315,7 @@ def check(settings: Settings) -> None:
     models = torchvision.models.list_models(module=torchvision.models)
     if unknown := [a for a in settings.arch if a not in models]:
         close = [m for m in models if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
-        raise UsageError(
-            f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close, most=12)}"
-        )
+        raise UsageError(f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close, most=12)}")
 
 
 # ---- this machine ----

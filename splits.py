@@ -54,11 +54,7 @@ def make_splits(
 
 
 def completed(
-    index: Index,
-    ties: np.ndarray,
-    official: np.ndarray,
-    fractions: dict[str, float],
-    rng: np.random.Generator,
+    index: Index, ties: np.ndarray, official: np.ndarray, fractions: dict[str, float], rng: np.random.Generator
 ) -> np.ndarray:
     """The official split with what it lacks, val or test or both, cut from its training images."""
     lacking = {side: share for side, share in fractions.items() if side not in official}
@@ -132,9 +128,7 @@ def strata(index: Index) -> np.ndarray:
     return np.column_stack([known, known.sum(axis=1) == 0]).astype(float)
 
 
-def cut(
-    index: Index, ties: np.ndarray, pool: np.ndarray, shares: list[float], rng: np.random.Generator
-) -> np.ndarray:
+def cut(index: Index, ties: np.ndarray, pool: np.ndarray, shares: list[float], rng: np.random.Generator) -> np.ndarray:
     """Part number (0..len(shares)-1) of each image of the pool; whole groups only, ties: their numbers.
 
     Groups go, those with the rarest class first and larger ones before smaller ones, to the part whose counts
@@ -303,12 +297,7 @@ def label_parts(text: str) -> set[str]:
 
 
 def nested_split(
-    index: Index,
-    outer: np.ndarray,
-    identical: list[list[int]] = (),
-    *,
-    seed: int = 0,
-    val_fraction: float = 0.15,
+    index: Index, outer: np.ndarray, identical: list[list[int]] = (), *, seed: int = 0, val_fraction: float = 0.15
 ) -> np.ndarray:
     """The split that tunes within one fold: its training images alone, cut into "train" and "val" by group
     and stratified by label; every other image is "". No image that validates or scores the fold takes part.
@@ -421,9 +410,7 @@ def beside_official(index: Index, rows: Iterable[dict]) -> tuple[list[dict], lis
     return counted, warnings
 
 
-def leak_warnings(
-    index: Index, identical: list[list[int]], splits: list[tuple[str, np.ndarray]]
-) -> list[str]:
+def leak_warnings(index: Index, identical: list[list[int]], splits: list[tuple[str, np.ndarray]]) -> list[str]:
     """A line for byte-identical images in two splits, of two groups, with two labels."""
 
     def shown(sets: list[list[int]], value: Callable[[int], str]) -> str:

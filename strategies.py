@@ -434,9 +434,7 @@ class Plan:
         total = sum(p.numel() for p in self.model.parameters())
         spans = [
             f"{stage.name} from epoch {start + 1}"
-            for stage, start, end in zip(
-                self.stages, self.starts, [*self.starts[1:], self.epochs], strict=True
-            )
+            for stage, start, end in zip(self.stages, self.starts, [*self.starts[1:], self.epochs], strict=True)
             if end > start
         ]
         trains = f"trains {self.trainable_parameters():,} of {total:,} parameters"
@@ -927,8 +925,7 @@ STRATEGIES: dict[str, Strategy] = {
     "autorgn": Strategy(
         "Auto-RGN",
         autorgn,
-        sentence="all weights trained, each layer's learning rate in proportion to its relative gradient "
-        "norm",
+        sentence="all weights trained, each layer's learning rate in proportion to its relative gradient norm",
         source="Lee et al. 2023",
         uses=RGN_USES,
         **RGN_RATES,
@@ -988,9 +985,7 @@ def outward(values: list[float], start: float) -> list[float]:
     return [values[i] for i in places]
 
 
-def resolved(
-    strategy: str, opt: str, lr: float | None, hyper: Hyperparameters
-) -> tuple[float, Hyperparameters]:
+def resolved(strategy: str, opt: str, lr: float | None, hyper: Hyperparameters) -> tuple[float, Hyperparameters]:
     """(lr, hyper) with the strategy's defaults in place of None."""
     entry = STRATEGIES[strategy_key(strategy)]
     lp_lr = STRATEGIES["lp"].default_lr(opt) if hyper.lp_lr is None else hyper.lp_lr

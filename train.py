@@ -81,9 +81,7 @@ class Recipe:
     opt: str = flag("adamw", "optimizer; sgd has momentum 0.9", choices=tuple(OPTIMIZERS))
     warmup: float = flag(0.05, "share of steps before the cosine to 0", most=1)
     schedule_epochs: int | None = flag(None, "length of the cosine in epochs (that of --epochs)")
-    patience: int = flag(
-        0, "epochs without a better validation metric before the end; 0: no early stop", least=0
-    )
+    patience: int = flag(0, "epochs without a better validation metric before the end; 0: no early stop", least=0)
     clip_grad: float = flag(0.0, "largest norm of the gradient; 0: off")
     class_weights: str = flag("none", "in the loss", choices=("none", "balanced"))
     augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
@@ -175,9 +173,7 @@ def start_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
 # ---- a step, an epoch ----
 
 
-def step(
-    net, plan, optimizer, scaler, recipe: Recipe, parts: Iterator, criterion: Callable, rate: float
-) -> list:
+def step(net, plan, optimizer, scaler, recipe: Recipe, parts: Iterator, criterion: Callable, rate: float) -> list:
     """One optimizer step on the parts of a batch. parts: (pixels, labels, weight of the whole batch) each.
     rate: the schedule's value now. Returns the parts' shares of the mean loss, on the device: reading them
     would wait for it."""
@@ -325,9 +321,7 @@ def run(
         row |= {f"val_{metric}": value, "lr_min": min(rates), "lr_max": max(rates), "steps": steps}
         row |= {"seconds": seconds, "images_per_second": len(data.rows["train"]) / seconds}
         row |= {"peak_memory_bytes": peak_memory(device), "skipped_steps": plan.skipped_steps()}
-        waits = (
-            plan.in_last_stage(number) and not improved
-        )  # no run ends before its last stage had its chance
+        waits = plan.in_last_stage(number) and not improved  # no run ends before its last stage had its chance
         state["epoch"], state["waited"] = number + 1, state["waited"] + 1 if waits else 0
         state["log"] = [*state["log"], row]
         state["ratios"] = state["ratios"] + [{"epoch": number + 1} | entry for entry in plan.table()]

@@ -14,9 +14,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     if len(arguments) != 1:
-        print(
-            f"report: give one folder of runs, not {len(arguments)}: python -m report runs/", file=sys.stderr
-        )
+        print(f"report: give one folder of runs, not {len(arguments)}: python -m report runs/", file=sys.stderr)
         return 2
     sys.stdout.reconfigure(errors="replace")
     try:

@@ -57,9 +57,7 @@ def ranks_across(experiments: list[Experiment], order: list[str]) -> tuple[Acros
 
 def notes(experiments: list[Experiment], used: list[int], strategies: list[str]) -> list[str]:
     """What the ranks do not say."""
-    found = [
-        f"N = {len(used)} combinations of dataset and backbone; backbones on one dataset are not independent."
-    ]
+    found = [f"N = {len(used)} combinations of dataset and backbone; backbones on one dataset are not independent."]
     rows = [row for experiment in experiments for row in experiment.rows]
     if left_out := dict.fromkeys(row.strategy for row in rows if row.done and row.strategy not in strategies):
         found.append(f"left out, not everywhere with the same runs as the others: {spoken(left_out)}.")
@@ -87,10 +85,7 @@ def doubts(experiment: Experiment, strategies: list[str]) -> list[str]:
 def cliques(averages: dict[str, float], cd: float) -> list[list[str]]:
     """The largest runs of neighbours in rank that lie within the critical difference."""
     order = sorted(averages, key=averages.get)
-    near = [
-        [name for name in order[i:] if averages[name] - averages[first] <= cd]
-        for i, first in enumerate(order)
-    ]
+    near = [[name for name in order[i:] if averages[name] - averages[first] <= cd] for i, first in enumerate(order)]
     return [run for i, run in enumerate(near) if len(run) > 1 and (i == 0 or run[-1] != near[i - 1][-1])]
 
 

@@ -56,9 +56,7 @@ def analyse(folder: str | Path, progress: Callable[[str], None] = lambda doing: 
     return analyse_runs(folder, *read_runs(folder), progress)
 
 
-def analyse_runs(
-    folder: str | Path, runs: list[Run], warnings: list[str], progress: Callable[[str], None]
-) -> Analysis:
+def analyse_runs(folder: str | Path, runs: list[Run], warnings: list[str], progress: Callable[[str], None]) -> Analysis:
     """The analysis of runs that read_runs gave. Those whose predictions are damaged become unfinished,
     and are named in warnings."""
     if not runs:
@@ -93,9 +91,7 @@ def analyse_experiment(evidence: Evidence, names: dict[str, str]) -> Experiment:
     pairs, pair_notes = compare_pairs(evidence, design)
     rows = rows if design.differ else marked(rows, pairs, design.higher_is_better)
     compared = next((row.cells for row in rows if row.ranked), [])
-    groups = {
-        g for (_, repeat), test in evidence.scored.items() if repeat in compared for g in test.groups.tolist()
-    }
+    groups = {g for (_, repeat), test in evidence.scored.items() if repeat in compared for g in test.groups.tolist()}
     return Experiment(
         **vars(design),
         rows=rows,
@@ -191,9 +187,7 @@ def planned(runs: list[Run], names: dict[str, str]) -> Planned:
 def lost_cells(runs: list[Run], names: dict[str, str]) -> list[LostCell]:
     """Those without a result: failed, unfinished, or never begun though the command has that seed and
     fold."""
-    found = [
-        LostCell(run.strategy, *run.repeat, run.status, run.reason) for run in runs if run.status != "done"
-    ]
+    found = [LostCell(run.strategy, *run.repeat, run.status, run.reason) for run in runs if run.status != "done"]
     there, wanted = {(run.strategy, run.repeat) for run in runs}, planned(runs, names)
     for strategy in dict.fromkeys(run.strategy for run in runs):
         for seed in wanted.seeds:
@@ -227,9 +221,7 @@ def shared_settings(runs: list[Run]) -> dict[str, object]:
     """What the runs share: settings and arguments that are the same in all. A strategy's own are left to its
     row, a dataset's to its name; what was not set is left out."""
     shown = [
-        run.config["arguments"]
-        | run.config["settings"]
-        | {"weights": run.config["environment"].get("weights")}
+        run.config["arguments"] | run.config["settings"] | {"weights": run.config["environment"].get("weights")}
         for run in runs
     ]
     left_out = {*OWN_TO_A_ROW, *SAYS_NOTHING}
@@ -303,17 +295,12 @@ def strategy_row(strategy: str, evidence: Evidence, design: Design) -> Row:
             for name in dict.fromkeys(name for test in tests for name in test["values"])
         },
         per_class={
-            name: {
-                metric: over_runs(test["per_class"][name].get(metric) for test in tests).mean
-                for metric in values
-            }
+            name: {metric: over_runs(test["per_class"][name].get(metric) for test in tests).mean for metric in values}
             for name, values in (tests[0]["per_class"] if tests else {}).items()
         },
         epochs=over_runs(run.result["epochs"] for run in finished).mean,
         optimizer_steps=over_runs(run.result["optimizer_steps"] for run in finished).mean,
-        peak_memory_bytes=max(
-            filter(None, (run.result["peak_memory_bytes"] for run in finished)), default=None
-        ),
+        peak_memory_bytes=max(filter(None, (run.result["peak_memory_bytes"] for run in finished)), default=None),
         trainable_parameters=result.get("trainable_parameters", 0),
         parameters=result.get("parameters", 0),
         **tuning_and_time(begun, finished),
@@ -345,9 +332,7 @@ def estimate(runs: list[Run], evidence: Evidence, metric: str, design: Design) -
 
 def tuning_and_time(begun: list[Run], finished: list[Run]) -> dict[str, object]:
     """What was tried and chosen, and the minutes that it took, by the names of Row's fields."""
-    tuned = {
-        run.repeat[1]: run.config["tuning"] for run in begun if run.config.get("tuning")
-    }  # seeds share a fold's
+    tuned = {run.repeat[1]: run.config["tuning"] for run in begun if run.config.get("tuning")}  # seeds share a fold's
     settings = [run.config["settings"] for run in begun]
     used = [
         run.config.get("tuning") or {"lr": own["lr"]} | own["hyperparameters"]
@@ -362,9 +347,7 @@ def tuning_and_time(begun: list[Run], finished: list[Run]) -> dict[str, object]:
         "minutes_total": float(sum(minutes) + sum(tuning["minutes"] for tuning in tuned.values())),
         "lr": lr,
         "alpha": alpha,
-        "edge": [
-            f"{name} in fold {fold}" for fold, tuning in sorted(tuned.items()) for name in at_an_end(tuning)
-        ],
+        "edge": [f"{name} in fold {fold}" for fold, tuning in sorted(tuned.items()) for name in at_an_end(tuning)],
     }
 
 
@@ -383,9 +366,7 @@ def calls(runs: list[Run], evidence: Evidence, metric: str) -> tuple[dict[str, i
         else:
             thresholds = run.result.get("thresholds") or [None] * len(classes)
             called = test.scores >= np.array([NAN if t is None else t for t in thresholds])
-            names = [name for name, on in zip(classes, called[0], strict=True) if on] or [
-                "none of the labels"
-            ]
+            names = [name for name, on in zip(classes, called[0], strict=True) if on] or ["none of the labels"]
         one_call = bool((called == called[0]).all())
         found[" | ".join(names)] += one_call
         alike += one_call if metric in FROM_CALLS else bool((test.scores == test.scores[0]).all())
@@ -408,8 +389,6 @@ def marked(rows: list[Row], pairs: list[Pair], higher_is_better: bool) -> list[R
         if (pair := pair_of(pairs, best, row.strategy)) and pair.verdict == "not separable"
     }
     return [
-        replace(
-            row, ranked=row.strategy in ranked, best=row.strategy == best, beside_best=row.strategy in beside
-        )
+        replace(row, ranked=row.strategy in ranked, best=row.strategy == best, beside_best=row.strategy in beside)
         for row in rows
     ]

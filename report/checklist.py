@@ -14,16 +14,7 @@ import metrics
 from report import methods
 from report.experiment import Analysis, Experiment
 from report.methods import author, ran, span
-from report.wording import (
-    NO_GROUPS,
-    experiment_name,
-    lost_runs,
-    measured,
-    plural,
-    several,
-    spoken,
-    tested_images,
-)
+from report.wording import NO_GROUPS, experiment_name, lost_runs, measured, plural, several, spoken, tested_images
 
 
 @dataclass(frozen=True)
@@ -121,17 +112,14 @@ def included(experiment: Experiment) -> str:
     if not experiment.splits:
         return ""
     counts = {
-        side: span(split.splits[side].images for split in experiment.splits)
-        for side in experiment.splits[0].splits
+        side: span(split.splits[side].images for split in experiment.splits) for side in experiment.splits[0].splits
     }
     sides = ", ".join(f"{side} {n} images" for side, n in counts.items())
     return f"{sides}. {author('the flow before that, with exclusions')}"
 
 
 def performance(experiment: Experiment) -> str:
-    tables = (
-        "The results table gives validation and test, per class besides; training performance only as loss."
-    )
+    tables = "The results table gives validation and test, per class besides; training performance only as loss."
     return tables if ran(experiment) else ""
 
 

@@ -151,9 +151,7 @@ def styles_of(strategies: list[str]) -> Styles:
 # ---- panels and legends ----
 
 
-def panels(
-    figure: Figure, count: int, columns: int, width: float, height: float, **inches: float
-) -> list[Axes]:
+def panels(figure: Figure, count: int, columns: int, width: float, height: float, **inches: float) -> list[Axes]:
     """count axes row by row, columns beside each other, on a figure that is width inches wide. height: of one
     panel. inches: the margins left, right, top, bottom and the gaps gap_x, gap_y. Nothing is measured again,
     as tight or constrained layouts do, which take longer than the drawing."""

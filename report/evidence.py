@@ -104,9 +104,7 @@ def bootstrap(
     return found, again
 
 
-def resampled_values(
-    run: Run, test: Scored, metric: str, groups: list[str], weights: np.ndarray
-) -> np.ndarray:
+def resampled_values(run: Run, test: Scored, metric: str, groups: list[str], weights: np.ndarray) -> np.ndarray:
     """(RESAMPLES,) the metric of the run on every resample of the groups."""
     return stats.bootstrap_values(
         run.config["settings"]["task"],
@@ -134,9 +132,7 @@ def classes_of_groups(test: Scored, groups: list[str]) -> np.ndarray:
     return counts
 
 
-def with_all_classes(
-    plain: np.ndarray, counts: np.ndarray, seed: int, rounds: int = 20
-) -> tuple[np.ndarray, float]:
+def with_all_classes(plain: np.ndarray, counts: np.ndarray, seed: int, rounds: int = 20) -> tuple[np.ndarray, float]:
     """((RESAMPLES, G) weights, share that was drawn again). A resample that lost a class which the test set
     has gives a mean over fewer classes, another metric under the same name: it is drawn again, up to `rounds`
     times. Where hardly any has them all (a hundred classes, each in few groups), the draws stay as they are.

@@ -65,9 +65,7 @@ class Row:
     hyperparameters: dict[str, object]
     stages: dict[str, int]  # stage -> its first epoch
     planned_stages: list[str]
-    early: dict[
-        str, int
-    ]  # stage -> how many runs are scored by its checkpoint though another stage came after it
+    early: dict[str, int]  # stage -> how many runs are scored by its checkpoint though another stage came after it
     one_call: dict[str, int]  # what is called of every test unit -> in how many runs
     collapsed: bool  # half of its runs or more treat all test units alike
     ranked: bool = False  # it has the same runs as most strategies have

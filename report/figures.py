@@ -410,11 +410,7 @@ def class_ticks(axes: Axes, names: list[str], count: int, edge: tuple[bool, bool
 def reliability(figure: Figure, experiment: Experiment, styles: Styles) -> None:
     """Per strategy the accuracy of the predictions by their confidence; grey bars: the bin's share of
     them."""
-    found = {
-        strategy: one
-        for strategy, one in experiment.calibration.items()
-        if any(held.count for held in one.bins)
-    }
+    found = {strategy: one for strategy, one in experiment.calibration.items() if any(held.count for held in one.bins)}
     if not found:
         return
     across = min(4, len(found))
@@ -523,8 +519,7 @@ OF_AN_EXPERIMENT = {
         "{groups}, from {size}. Dotted: FT.",
     ),
     "learning-curves": Kind(
-        learning_curves,
-        "{name}: validation {metric} and loss by epoch, mean over runs. Bands: the runs' range.",
+        learning_curves, "{name}: validation {metric} and loss by epoch, mean over runs. Bands: the runs' range."
     ),
     "score-and-cost": Kind(
         score_against_cost,
@@ -542,8 +537,7 @@ OF_AN_EXPERIMENT = {
         "bands over {groups}. Dotted: prevalence.{classes}",
     ),
     "confusion": Kind(
-        confusion,
-        "{name}: confusion matrices on the test split, summed over runs. Rows: truth, columns: call.",
+        confusion, "{name}: confusion matrices on the test split, summed over runs. Rows: truth, columns: call."
     ),
     "reliability": Kind(
         reliability,

@@ -112,10 +112,7 @@ def table(
 
 
 def tinted(
-    values: list[float],
-    higher_is_better: bool = True,
-    lows: Sequence[float] = (),
-    highs: Sequence[float] = (),
+    values: list[float], higher_is_better: bool = True, lows: Sequence[float] = (), highs: Sequence[float] = ()
 ) -> list[float | None]:
     """0 (worst) to 1 (best) for every value; nan stays without. The scale runs from the lowest to the highest
     end of the intervals where there are any, so that differences within the noise look alike."""

@@ -60,10 +60,8 @@ SOURCES = {
     "receiver operating characteristic curves: a nonparametric approach. Biometrics 1988; 44(3): 837-845.",
     "sun": "Sun X, Xu W. Fast implementation of DeLong's algorithm for comparing the areas under correlated "
     "receiver operating characteristic curves. IEEE Signal Processing Letters 2014; 21(11): 1389-1393.",
-    "nadeau": "Nadeau C, Bengio Y. Inference for the generalization error. Machine Learning 2003; 52: "
-    "239-281.",
-    "wilcoxon": "Wilcoxon F. Individual comparisons by ranking methods. Biometrics Bulletin 1945; 1(6): "
-    "80-83.",
+    "nadeau": "Nadeau C, Bengio Y. Inference for the generalization error. Machine Learning 2003; 52: 239-281.",
+    "wilcoxon": "Wilcoxon F. Individual comparisons by ranking methods. Biometrics Bulletin 1945; 1(6): 80-83.",
     "demsar": "Demšar J. Statistical comparisons of classifiers over multiple data sets. Journal of Machine "
     "Learning Research 2006; 7: 1-30.",
     "pytorch": "Paszke A, Gross S, Massa F, et al. PyTorch: an imperative style, high-performance deep "
@@ -322,8 +320,7 @@ def selection_text(experiment: Experiment) -> str:
 
 
 FOLDS_ADD_UP = (
-    "; variances and degrees of freedom of folds without a common group were added up, the latter by Welch's "
-    "formula"
+    "; variances and degrees of freedom of folds without a common group were added up, the latter by Welch's formula"
 )
 
 

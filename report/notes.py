@@ -11,17 +11,7 @@ import metrics
 from report.evidence import MOSTLY, Evidence
 from report.experiment import Design, Pair, Row, pair_of
 from report.pairs import ALPHA, oriented
-from report.wording import (
-    NO_GROUPS,
-    beside,
-    copies,
-    distinct,
-    p_value,
-    plural,
-    several,
-    spoken,
-    tested_images,
-)
+from report.wording import NO_GROUPS, beside, copies, distinct, p_value, plural, several, spoken, tested_images
 from runs import Run
 
 MANY_GROUPS = 20  # below, hardly any difference is found: benchmarks/coverage.py, column power
@@ -97,12 +87,7 @@ def beside_the_rest(rows: list[Row], best: Row, against: dict[str, Pair | None])
 
 
 def beside_ft(
-    design: Design,
-    ranked: list[Row],
-    best: Row,
-    against: dict[str, Pair | None],
-    pairs: list[Pair],
-    tested: str,
+    design: Design, ranked: list[Row], best: Row, against: dict[str, Pair | None], pairs: list[Pair], tested: str
 ) -> str:
     """; LP-FT is better than FT by 0.031 [0.004, 0.058] (n = 40 patients). tested: '40 patients'."""
     said, verdicts = "", kinds(against)
@@ -132,9 +117,7 @@ def left_open(rows: list[Row], best: Row, against: dict[str, Pair | None]) -> st
         they_have = "it has" if len(unranked) == 1 else "they have"
         said += f" Not ranked, because {they_have} other runs: {spoken(unranked)}."
     if len(best.cells) == 1:
-        said += (
-            " One run each: how much two trainings of the same strategy differ is not known (--seed 0 1 2)."
-        )
+        said += " One run each: how much two trainings of the same strategy differ is not known (--seed 0 1 2)."
     return said
 
 
@@ -175,9 +158,7 @@ def missing_runs(design: Design, rows: list[Row]) -> list[str]:
         them = "it" if len(names) == 1 else "them"
         found.append(f"Not begun, though the command names {them}: {spoken(names)}.")
     if status["failed"]:
-        found.append(
-            "A strategy whose runs failed looks better than it is: its mean leaves the failures out."
-        )
+        found.append("A strategy whose runs failed looks better than it is: its mean leaves the failures out.")
     return found
 
 
@@ -198,8 +179,7 @@ def split_notes(design: Design) -> list[str]:
         found.append(f"{sets}: --drop-duplicates.{kept}")
     if copies(design):
         found.append(
-            f"{tested_images(design)}: byte-identical images count as one wherever the test set is "
-            "resampled, and in n."
+            f"{tested_images(design)}: byte-identical images count as one wherever the test set is resampled, and in n."
         )
     return found
 
@@ -261,8 +241,7 @@ def coverage(counts: dict[tuple[str, tuple[int, int]], tuple[int, int]], design:
     said = f"{everywhere}, not over all"
     if len(folds_of) > 1:
         said = "; ".join(
-            f"{text} in {'fold' if len(folds) == 1 else 'folds'} {spoken(folds)}"
-            for text, folds in folds_of.items()
+            f"{text} in {'fold' if len(folds) == 1 else 'folds'} {spoken(folds)}" for text, folds in folds_of.items()
         )
     if len(folds_of) > 1 or " or " in everywhere:
         said += ": these are different measures under one name, and the mean over runs mixes them"
@@ -329,9 +308,7 @@ def chance_note(evidence: Evidence, design: Design, rows: list[Row]) -> list[str
     best = next((row.test for row in rows if row.best), None)
     if best is None or not math.isfinite(best.low):
         return []
-    support = [
-        [entry["support"] for entry in run.result["test"]["per_class"].values()] for run in evidence.done
-    ]
+    support = [[entry["support"] for entry in run.result["test"]["per_class"].values()] for run in evidence.done]
     level, what = -math.inf, "chance"
     if design.metric == "auroc":
         level = 0.5

@@ -210,10 +210,7 @@ def claims_section(analysis: Analysis) -> Html:
     heading = tag("h2", "The paper's claims")
     if not analysis.claims:
         return tag("section", heading, tag("p", "These runs cannot speak to them."), id="claims")
-    rows = [
-        [words(text, also="wrap") for text in (claim.claim, claim.paper, claim.here)]
-        for claim in analysis.claims
-    ]
+    rows = [[words(text, also="wrap") for text in (claim.claim, claim.paper, claim.here)] for claim in analysis.claims]
     caption = "The two headline claims of Davila, Colan and Hasegawa (2024), beside these runs"
     tables = [table(caption, ["Claim", "The paper", "These runs"], rows)]
     columns = ["Dataset, backbone", "Difference [95 %]", "Verdict"]

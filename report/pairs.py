@@ -96,9 +96,7 @@ class Comparison:
     b: str
     evidence: Evidence
     design: Design
-    tests: dict[Repeat, tuple[Scored, Scored]] = field(
-        init=False
-    )  # what a and b were tested on, the first seed first
+    tests: dict[Repeat, tuple[Scored, Scored]] = field(init=False)  # what a and b were tested on, the first seed first
     said: dict[str, str] = field(default_factory=dict)  # test -> how it was done, or why it is left out
 
     def __post_init__(self) -> None:
@@ -118,8 +116,7 @@ class Comparison:
         )
         difference = [a - b for a, b in zip(values_a, values_b, strict=True)]
         resampled_a, resampled_b = (
-            [self.evidence.resampled[name, repeat, metric] for repeat in self.tests]
-            for name in (self.a, self.b)
+            [self.evidence.resampled[name, repeat, metric] for repeat in self.tests] for name in (self.a, self.b)
         )
         least, most = metrics.value_range(metric, design.task, len(design.classes))
         over_groups = stats.group_t(
@@ -189,9 +186,7 @@ class Comparison:
         warning = ""
         if has_groups(tests):
             kind = design.group_kind
-            together = (
-                f"{plural(design.unit_kind)} of one {kind}" if kind != "image" else "byte-identical images"
-            )
+            together = f"{plural(design.unit_kind)} of one {kind}" if kind != "image" else "byte-identical images"
             warning = f"; it takes {together} for independent, which the bootstrap does not"
         self.said["mcnemar"] = f"McNemar: {named(tests)}{warning}."
         right = [[test.scores.argmax(1) == test.labels for test in pair] for pair in tests.values()]
@@ -219,18 +214,14 @@ class Comparison:
             return stats.delong(a.scores[:, 1], b.scores[:, 1], a.labels == 1)
         return None
 
-    def over_folds(
-        self, difference: dict[Repeat, float]
-    ) -> tuple[stats.ResampledT | None, stats.Wilcoxon | None]:
+    def over_folds(self, difference: dict[Repeat, float]) -> tuple[stats.ResampledT | None, stats.Wilcoxon | None]:
         """(corrected resampled t-test, Wilcoxon) over folds, the seeds of a fold averaged: they share its
         test set."""
         common = [repeat for repeat in self.tests if math.isfinite(difference[repeat])]
         folds = sorted({repeat[1] for repeat in common})
         mean = [np.mean([difference[repeat] for repeat in common if repeat[1] == fold]) for fold in folds]
         if len(folds) < 2:
-            self.said["t"] = (
-                "Corrected resampled t-test, Wilcoxon: left out, there is one fold (--folds 5 gives them)."
-            )
+            self.said["t"] = "Corrected resampled t-test, Wilcoxon: left out, there is one fold (--folds 5 gives them)."
             return None, None
         share = float(np.mean([test_share(self.runs[repeat][0]) for repeat in common]))
         one_test = len({tuple(self.tests[repeat][0].images) for repeat in common}) == 1

@@ -13,22 +13,7 @@ import re
 import metrics
 from report.experiment import Curve, Estimate, Experiment, FoldSplits, HardImage, Pair
 from report.figures import Picture
-from report.markup import (
-    Cell,
-    Html,
-    fold,
-    join,
-    listing,
-    named,
-    note,
-    plain,
-    share,
-    table,
-    tag,
-    td,
-    tinted,
-    words,
-)
+from report.markup import Cell, Html, fold, join, listing, named, note, plain, share, table, tag, td, tinted, words
 from report.wording import (
     BUDGET,
     CALIBRATED,
@@ -81,9 +66,7 @@ def experiment_section(experiment: Experiment, id_: str, pictures: list[Picture]
     folds = [
         fold("Which strategies differ", pair_matrix(experiment), *drawn("intervals"), open_=True),
         fold("All tests of every pair", pair_table(experiment), notes_list(experiment.pair_notes)),
-        fold(
-            "Learning curves and cost", *drawn("learning-curves", "score-and-cost"), curves_table(experiment)
-        ),
+        fold("Learning curves and cost", *drawn("learning-curves", "score-and-cost"), curves_table(experiment)),
         fold("All metrics", metrics_table(experiment)),
         fold(of_classes, *per_class_tables(experiment)),
         fold("ROC and precision-recall", *drawn("roc", "precision-recall"), area_table(experiment)),
@@ -349,13 +332,8 @@ def area_table(experiment: Experiment) -> Html:
         keys = [(strategy, name) for name in prevalence]
         areas = (curves.get(key, nothing).area for key in keys for curves in (roc, pr))
         rows.append([strategy, *map(number, areas)])
-    caption = (
-        "Areas under the curves on test, mean over runs. Chance is 0.5 for AUROC and the prevalence for AP"
-    )
-    classes = [
-        (join([named(name), f" (prevalence {number(positives)})"]), 2)
-        for name, positives in prevalence.items()
-    ]
+    caption = "Areas under the curves on test, mean over runs. Chance is 0.5 for AUROC and the prevalence for AP"
+    classes = [(join([named(name), f" (prevalence {number(positives)})"]), 2) for name, positives in prevalence.items()]
     columns = ["Strategy", *("AUROC", "AP") * len(prevalence)]
     return table(caption, columns, rows, groups=[("", 1), *classes])
 
@@ -377,9 +355,7 @@ def confusion_matrix(strategy: str, matrix: list[list[int]], classes: list[str])
     rows = []
     for i, counts in enumerate(matrix):
         total = sum(counts) or 1
-        cells = (
-            td(f"{n:,}", tint=n / total, class_="right" if j == i else None) for j, n in enumerate(counts)
-        )
+        cells = (td(f"{n:,}", tint=n / total, class_="right" if j == i else None) for j, n in enumerate(counts))
         rows.append([named(classes[i]), *cells])
     caption = f"{strategy}: true down, called across"
     return table(caption, ["True", *map(named, classes)], rows, class_="confusion")
@@ -514,8 +490,7 @@ def splits_tables(experiment: Experiment) -> list[Html]:
     kinds |= {} if unit in ("image", kind) else {"units": plural(unit)}
     sizes = [[side, *(whole(getattr(part, name)) for name in kinds)] for side, part in sides.items()]
     classes = [
-        [named(name), *(whole(part.classes.get(name, 0)) for part in sides.values())]
-        for name in experiment.classes
+        [named(name), *(whole(part.classes.get(name, 0)) for part in sides.values())] for name in experiment.classes
     ]
     head = "Class" if experiment.task == "multiclass" else "Label (positives)"
     return [

@@ -79,10 +79,7 @@ def md_experiment(experiment: Experiment) -> list[str]:
     columns = ["Strategy", f"test {metric}", "Beside the best", "Runs", f"test {second}"]
     over = f"Mean over runs [95 % interval over {plural(experiment.group_kind)}]"
     parts = [f"## {md(experiment_name(experiment))}", md_list(problems(experiment))]
-    parts += [
-        f"{over} ± standard deviation over runs.",
-        md_table([*columns, f"validation {metric}"], results),
-    ]
+    parts += [f"{over} ± standard deviation over runs.", md_table([*columns, f"validation {metric}"], results)]
     budget = ([row.strategy, *budget_row(row)] for row in experiment.rows)
     parts += ["Budget", md_table(["Strategy", *BUDGET], budget)]
     if experiment.pairs:
@@ -164,9 +161,7 @@ def latex(analysis: Analysis) -> dict[str, str]:
     return files
 
 
-def tex_table(
-    caption: str, label: str, columns: str, head: list[str], rows: list[list[str]], foot: int = 0
-) -> str:
+def tex_table(caption: str, label: str, columns: str, head: list[str], rows: list[list[str]], foot: int = 0) -> str:
     """A float with caption and label; all texts are LaTeX already. foot: rows at the end that a line sets
     apart."""
     lines = [rf"{' & '.join(row)} \\" for row in rows]
@@ -227,17 +222,7 @@ def tex_pairs(experiment: Experiment, stem: str) -> str:
     over = f"95\\,\\% bootstrap intervals over {tex(plural(experiment.group_kind))}"
     caption = f"{tex(where(experiment))} on test, paired differences with {over}. "
     caption += " ".join(["Verdict at a Holm-adjusted 0.05.", *map(tex, experiment.pair_notes)])
-    head = [
-        "Pair",
-        "Difference",
-        "$p$",
-        "$p$, Holm",
-        "McNemar",
-        "DeLong",
-        "corr.\\ $t$",
-        "Wilcoxon",
-        "Verdict",
-    ]
+    head = ["Pair", "Difference", "$p$", "$p$, Holm", "McNemar", "DeLong", "corr.\\ $t$", "Wilcoxon", "Verdict"]
     return tex_table(caption, f"pairs-{stem}", "llrrrrrrl", head, rows)
 
 

@@ -15,18 +15,7 @@ from PIL import Image
 import metrics
 from report import stats
 from report.evidence import Evidence, mean_over_runs, over_runs
-from report.experiment import (
-    NAN,
-    Bin,
-    Calibration,
-    Call,
-    Curve,
-    Design,
-    EpochPoint,
-    HardImage,
-    LayerRates,
-    Threshold,
-)
+from report.experiment import NAN, Bin, Calibration, Call, Curve, Design, EpochPoint, HardImage, LayerRates, Threshold
 from runs import Run
 
 CURVE_RESAMPLES = 100  # of the bootstrap behind the bands of ROC and PR
@@ -107,12 +96,7 @@ def curve_resamples(groups: tuple[str, ...]) -> np.ndarray:
 
 
 def mean_curve(
-    evidence: Evidence,
-    design: Design,
-    runs: list[Run],
-    column: int,
-    area: str,
-    curve: Callable[..., np.ndarray],
+    evidence: Evidence, design: Design, runs: list[Run], column: int, area: str, curve: Callable[..., np.ndarray]
 ) -> Curve:
     means, bands, shares = [], [], []
     for run in runs:
@@ -144,9 +128,7 @@ def mean_curve(
     )
 
 
-def of_label(
-    scores: np.ndarray, labels: np.ndarray, column: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def of_label(scores: np.ndarray, labels: np.ndarray, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(score, positive, known) of a class against the rest, or of a label where it is known. scores: (N, C).
     labels: (N,) int, or (N, C) 0, 1, nan. known: (N,) bool; score and positive are of these."""
     truth = (labels == column).astype(float) if labels.ndim == 1 else labels[:, column]

@@ -48,13 +48,7 @@ def tiff16(path: Path, values: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width, _ = values.shape
     data = values.astype("<u2").tobytes()
-    size = {
-        256: (3, width),
-        257: (3, height),
-        278: (3, height),
-        279: (4, len(data)),
-        273: (4, 8),
-    }  # data's place
+    size = {256: (3, width), 257: (3, height), 278: (3, height), 279: (4, len(data)), 273: (4, 8)}  # data's place
     colour = {259: (3, 1), 262: (3, 2), 277: (3, 3)}
     tags = {number: (kind, 1, value) for number, (kind, value) in (size | colour).items()}
     tags[258] = (3, 3, 8 + len(data))  # bits: three values, which lie behind the data
@@ -323,12 +317,7 @@ ISIC = [  # image_name, patient_id, target
 ISIC_DUPLICATES = [("ISIC_0015719", "ISIC_0052212"), ("ISIC_0076742", "ISIC_0076995")]
 
 
-ISIC_FOLDERS = {
-    "v1": "train",
-    "v2": "ISIC_2020_Training_JPEG/train",
-    "kaggle": "jpeg/train",
-    "resized": "train",
-}
+ISIC_FOLDERS = {"v1": "train", "v2": "ISIC_2020_Training_JPEG/train", "kaggle": "jpeg/train", "resized": "train"}
 ISIC_COLUMNS = "sex age_approx anatom_site_general_challenge diagnosis benign_malignant target".split()
 
 

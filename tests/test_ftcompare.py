@@ -59,17 +59,13 @@ def test_a_run_folder_is_complete_and_its_numbers_follow_from_its_predictions(sw
         scores = np.array([[float(r[f"score_{c}"]) for c in classes] for r in rows])
         values = result[split]["values"]
         assert values["accuracy"] == pytest.approx(accuracy_score(truth, scores.argmax(1)), abs=1e-12)
-        assert values["balanced_accuracy"] == pytest.approx(
-            balanced_accuracy_score(truth, scores.argmax(1)), abs=1e-12
-        )
+        assert values["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, scores.argmax(1)), abs=1e-12)
         aurocs = [roc_auc_score(truth == c, scores[:, c]) for c in range(len(classes))]
         assert values["auroc"] == pytest.approx(np.mean(aurocs), abs=1e-9)
     log = read(folder / "log.csv")
     best = max(log, key=lambda r: float(r["val_balanced_accuracy"]))
     assert int(best["epoch"]) == result["best_epoch"]
-    assert float(best["val_balanced_accuracy"]) == pytest.approx(
-        result["val"]["values"]["balanced_accuracy"], abs=1e-9
-    )
+    assert float(best["val_balanced_accuracy"]) == pytest.approx(result["val"]["values"]["balanced_accuracy"], abs=1e-9)
     assert len(log) == result["epochs"] == 2
 
 
@@ -82,10 +78,7 @@ def two_class_npz(file):
         labels = (rng.permutation(n) < 0.7 * n).astype(np.uint8)
         pixels = rng.normal(80, 30, (n, 28, 28))
         pixels[:, 8:20, 8:20] += 40 * labels[:, None, None]
-        arrays |= {
-            f"{side}_images": np.clip(pixels, 0, 255).astype(np.uint8),
-            f"{side}_labels": labels[:, None],
-        }
+        arrays |= {f"{side}_images": np.clip(pixels, 0, 255).astype(np.uint8), f"{side}_labels": labels[:, None]}
     np.savez(file, **arrays)
     return file
 
@@ -168,9 +161,7 @@ def test_what_is_printed_before_training_proves_that_no_patient_is_on_two_sides(
 
 
 def test_lp_leaves_the_backbone_bit_identical(swept):
-    state = torch.load(swept[0] / "demo-tiny" / ARCH / "lp" / "seed0-fold0" / "best.pt", weights_only=True)[
-        "model"
-    ]
+    state = torch.load(swept[0] / "demo-tiny" / ARCH / "lp" / "seed0-fold0" / "best.pt", weights_only=True)["model"]
     model, _, _ = models.build_model(ARCH, models.Weights("none"), 4, seed=0)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]) != name.startswith("fc."), name
@@ -187,9 +178,7 @@ def test_auto_rgn_writes_a_ratio_for_every_layer_and_epoch(swept):
         assert float(mine[-1]["ratio"]) == 1.0  # the head
         backbone = [r for r in mine[:-1] if float(r["weight_norm"]) > 0]
         quotients = np.array([float(r["grad_norm"]) / float(r["weight_norm"]) for r in backbone])
-        np.testing.assert_allclose(
-            [float(r["ratio"]) for r in backbone], quotients / quotients.max(), rtol=1e-6
-        )
+        np.testing.assert_allclose([float(r["ratio"]) for r in backbone], quotients / quotients.max(), rtol=1e-6)
         assert float(mine[0]["lr"]) == pytest.approx(1e-3 * float(mine[0]["ratio"]))
 
 
@@ -228,26 +217,12 @@ def test_a_pretraining_that_fails_or_is_left_by_another_process_is_not_used(tmp_
 
 
 def test_a_run_that_diverges_is_said_and_the_others_go_on(folder, tmp_path, run):
-    arguments = [
-        "--data",
-        folder,
-        *SMALL,
-        "--epochs",
-        "2",
-        "--lr",
-        "1e30",
-        "--opt",
-        "sgd",
-        "--output-dir",
-        tmp_path,
-    ]
+    arguments = ["--data", folder, *SMALL, "--epochs", "2", "--lr", "1e30", "--opt", "sgd", "--output-dir", tmp_path]
     code, out, _ = run(*arguments, "--strategy", "ft", "lp")
     assert code == 1 and "1 failed" in out
     failed = list(tmp_path.glob("*/*/*/*/failed.json"))
     reasons = [json.loads(file.read_text())["reason"] for file in failed]
-    assert len(reasons) == 2 and all(
-        re.search(r"loss is (nan|inf)|scores are not finite", text) for text in reasons
-    )
+    assert len(reasons) == 2 and all(re.search(r"loss is (nan|inf)|scores are not finite", text) for text in reasons)
     statuses = {(row["strategy"], row["status"]) for row in read(tmp_path / "results.csv")}
     assert statuses == {("ft", "failed"), ("lp", "failed")}
     assert not (failed[0].parent / "metrics.json").exists()
@@ -267,11 +242,7 @@ def test_show_blocks_prints_the_map(run):
     assert code == 0
     # conv1 and bn1: 64 * 3 * 7 * 7 + 2 * 64; vgg19's new layer: 4096 * 1000 + 1000; regnet's: 440 * 1000 +
     # 1000
-    for block, tensors, parameters in (
-        ("stem", 3, "9,536"),
-        ("head", 2, "4,097,000"),
-        ("head", 2, "441,000"),
-    ):
+    for block, tensors, parameters in (("stem", 3, "9,536"), ("head", 2, "4,097,000"), ("head", 2, "441,000")):
         assert re.search(rf"^  {block} +{tensors} +{parameters}$", out, re.MULTILINE)
 
 
@@ -334,32 +305,22 @@ def test_multilabel_from_a_csv(folder, tmp_path, run):
     aurocs = []
     for label in ("bright", "odd"):
         known = [r for r in rows if r[f"label_{label}"] != ""]
-        of = {
-            sign: [float(r[f"score_{label}"]) for r in known if r[f"label_{label}"] == sign] for sign in "01"
-        }
+        of = {sign: [float(r[f"score_{label}"]) for r in known if r[f"label_{label}"] == sign] for sign in "01"}
         pairs = [(a, b) for a in of["1"] for b in of["0"]]
         aurocs.append(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]))
-    assert result["metric"] == "auroc" and result["test"]["values"]["auroc"] == pytest.approx(
-        np.mean(aurocs), abs=1e-9
-    )
+    assert result["metric"] == "auroc" and result["test"]["values"]["auroc"] == pytest.approx(np.mean(aurocs), abs=1e-9)
     assert any(r["label_odd"] == "" for r in predictions(cell))
 
 
 def test_a_sweep_ends_with_the_report_of_all_strategies(swept):
     out, said = swept
-    assert {"report.html", "report.md", "results.csv", "comparisons.csv", "tables"} <= {
-        f.name for f in out.iterdir()
-    }
+    assert {"report.html", "report.md", "results.csv", "comparisons.csv", "tables"} <= {f.name for f in out.iterdir()}
     page = (out / "report.html").read_text()
     for entry in strategies.STRATEGIES.values():
         assert f">{entry.name}<" in page and f"\n{entry.name}" in said
-    one_class = (
-        set()
-    )  # two epochs from random weights are few: what calls one class of every image is no best
+    one_class = set()  # two epochs from random weights are few: what calls one class of every image is no best
     for key, entry in strategies.STRATEGIES.items():
-        rows = [
-            r for r in predictions(out / "demo-tiny" / ARCH / key / "seed0-fold0") if r["split"] == "test"
-        ]
+        rows = [r for r in predictions(out / "demo-tiny" / ARCH / key / "seed0-fold0") if r["split"] == "test"]
         called = {max((c for c in r if c.startswith("score_")), key=lambda c, r=r: float(r[c])) for r in rows}
         one_class |= {entry.name} if len(called) == 1 else set()
     expected = "No verdict: the runs of" if len(one_class) == 8 else "the highest balanced accuracy, 0."

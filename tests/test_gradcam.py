@@ -352,8 +352,6 @@ def test_gradcam_shows_the_same_images_for_every_strategy(folder, tmp_path, run)
         width, height = image.size
     assert height > 3 * 128 and width > 3 * 128  # three images, a column for them and one a strategy
     assert "Grad-CAM" in (tmp_path / "report.html").read_text()
-    rows = {
-        r["image"] for r in predictions(next(tmp_path.glob("*/*/ft/seed0-fold0"))) if r["split"] == "test"
-    }
+    rows = {r["image"] for r in predictions(next(tmp_path.glob("*/*/ft/seed0-fold0"))) if r["split"] == "test"}
     again = run(*base, "--gradcam", "3")[1]  # nothing is trained anew
     assert again.count("done before") == 2 and len(rows) >= 3

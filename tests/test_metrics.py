@@ -271,9 +271,7 @@ def test_ece_by_hand():
 
 
 def test_ece_has_15_bins_closed_above():
-    scores = np.array(
-        [[0.6, 0.4], [0.62, 0.38]]
-    )  # (8/15, 9/15] and (9/15, 10/15]: gaps 0.4 and 0.62 do not cancel
+    scores = np.array([[0.6, 0.4], [0.62, 0.38]])  # (8/15, 9/15] and (9/15, 10/15]: gaps 0.4 and 0.62 do not cancel
     assert metrics.expected_calibration_error(scores, np.array([0, 1])) == close((0.4 + 0.62) / 2)
     scores = np.array([[0.61, 0.39], [0.66, 0.34]])  # one bin, (9/15, 10/15]: they do
     assert metrics.expected_calibration_error(scores, np.array([0, 1])) == close((0.66 - 0.39) / 2)
@@ -312,9 +310,7 @@ def test_brier_by_hand():
 
 def test_aggregate_multiclass_mean_and_order_of_first_appearance():
     scores, labels = two_columns([0.2, 0.9, 0.6, 0.5]), np.array([0, 1, 0, 0])
-    unit_scores, unit_labels, units = metrics.aggregate(
-        scores, labels, np.array(["b", "a", "b", "c"]), "mean"
-    )
+    unit_scores, unit_labels, units = metrics.aggregate(scores, labels, np.array(["b", "a", "b", "c"]), "mean")
     assert units.tolist() == ["b", "a", "c"]
     assert unit_labels.tolist() == [0, 1, 0] and unit_labels.dtype == np.int64
     assert unit_scores == close(two_columns([0.4, 0.9, 0.5]))
@@ -417,10 +413,7 @@ def test_video_map_equals_sklearn_per_video(sklearn_metrics, kind, seed):
     per_class = []
     for c in range(6):
         having = [v for v in range(4) if labels[videos == v, c].any()]
-        aps = [
-            sklearn_metrics.average_precision_score(labels[videos == v, c], scores[videos == v, c])
-            for v in having
-        ]
+        aps = [sklearn_metrics.average_precision_score(labels[videos == v, c], scores[videos == v, c]) for v in having]
         per_class.append(np.mean(aps) if aps else NAN)
     value, ours, counted = video_map(scores, labels, videos, leave_out=[1])
     assert ours == close(np.array(per_class))
@@ -513,9 +506,7 @@ def test_multilabel_equals_sklearn(sklearn_metrics, kind, own_thresholds, seed):
         p, positive = scores[known, c], labels[known, c] == 1
         called = p >= (thresholds[c] if own_thresholds else 0.5)
         expected["auroc"].append(sklearn_per_class(sk.roc_auc_score, p, positive, True))
-        expected["average_precision"].append(
-            sklearn_per_class(sk.average_precision_score, p, positive, False)
-        )
+        expected["average_precision"].append(sklearn_per_class(sk.average_precision_score, p, positive, False))
         f1 = sk.f1_score(positive, called, zero_division=np.nan) if len(p) else NAN
         expected["f1"].append(f1)
         brier = sk.brier_score_loss(positive, p, labels=[False, True], pos_label=True) if len(p) else NAN
@@ -595,12 +586,7 @@ def test_evaluate_says_over_how_many_classes_a_mean_runs():
     scores = np.array([[0.7, 0.1, 0.1, 0.1], [0.2, 0.1, 0.6, 0.1], [0.1, 0.7, 0.1, 0.1]])
     result = metrics.evaluate("multiclass", scores, np.array([0, 0, 1]), list("abcd"))
     assert list(result["values"]) == MULTICLASS_VALUES
-    assert result["averaged_over"] == {
-        "balanced_accuracy": 2,
-        "macro_f1": 3,
-        "auroc": 2,
-        "average_precision": 2,
-    }
+    assert result["averaged_over"] == {"balanced_accuracy": 2, "macro_f1": 3, "auroc": 2, "average_precision": 2}
     assert result["values"]["macro_f1"] == close(5 / 9)
     assert result["reasons"] == {
         "c/recall": "no case of the class",
@@ -653,12 +639,8 @@ def test_evaluate_multilabel_by_hand():
     result = metrics.evaluate("multilabel", scores, labels, ["edema", "nodule", "mass"])
     assert result["n"] == 3
     # edema: 0.9 yes, 0.7 no, 0.4 yes; at 0.5 tp 1, fp 1, fn 1. nodule: 0.5 yes, 0.5 no; tp 1, fp 1
-    assert result["per_class"]["edema"] == close(
-        {"auroc": 1 / 2, "ap": 5 / 6, "f1": 1 / 2, "support": 2, "n": 3}
-    )
-    assert result["per_class"]["nodule"] == close(
-        {"auroc": 1 / 2, "ap": 1 / 2, "f1": 2 / 3, "support": 1, "n": 2}
-    )
+    assert result["per_class"]["edema"] == close({"auroc": 1 / 2, "ap": 5 / 6, "f1": 1 / 2, "support": 2, "n": 3})
+    assert result["per_class"]["nodule"] == close({"auroc": 1 / 2, "ap": 1 / 2, "f1": 2 / 3, "support": 1, "n": 2})
     assert result["per_class"]["mass"] == close({"auroc": NAN, "ap": NAN, "f1": NAN, "support": 0, "n": 0})
     brier = ((0.01 + 0.36 + 0.49) / 3 + 0.25) / 2
     expected = {"auroc": 1 / 2, "average_precision": 2 / 3, "f1": 7 / 12, "brier": brier}
@@ -683,9 +665,7 @@ def test_single_precision_scores_are_computed_in_double():
     exact = np.mean(((single.astype(np.longdouble) - one_hot) ** 2).sum(1))
     values = metrics.evaluate("multiclass", single, labels, list("abc"))["values"]
     assert values["brier"] == close(float(exact), abs=1e-13)
-    unit_scores, _, _ = metrics.aggregate(
-        single, np.zeros(len(single), int), np.zeros(len(single), int), "mean"
-    )
+    unit_scores, _, _ = metrics.aggregate(single, np.zeros(len(single), int), np.zeros(len(single), int), "mean")
     assert unit_scores.dtype == np.float64
     assert unit_scores[0] == close([np.mean([float(p) for p in column]) for column in single.T], abs=1e-13)
     # 0.3 in single precision is 0.300000012, and so would 0.30000002 be: only in double is the score below it
@@ -738,17 +718,13 @@ def test_names_are_those_that_evaluate_gives(task, n_classes, video):
 def test_find_names_what_there_is():
     assert metrics.find("ppv", "multiclass", 2).label == "PPV"
     for name, task in (("ppv", "multiclass"), ("precision", "multiclass"), ("kappa", "multilabel")):
-        with pytest.raises(
-            ValueError, match=f"unknown metric '{name}' of {task} with 3 classes; choose from .*auroc"
-        ):
+        with pytest.raises(ValueError, match=f"unknown metric '{name}' of {task} with 3 classes; choose from .*auroc"):
             metrics.find(name, task, 3)
 
 
 def test_a_metric_that_is_given_what_there_is_not_is_refused():
     for given, task in (("matrices", "multiclass"), ("matrix", "multilabel")):
-        with pytest.raises(
-            ValueError, match=f"metric toy of {task} is given '{given}'; choose from matrix: "
-        ):
+        with pytest.raises(ValueError, match=f"metric toy of {task} is given '{given}'; choose from matrix: "):
             metrics.Metric(name="toy", given=given, compute=metrics.accuracy, tasks=(task,))
 
 

@@ -65,17 +65,7 @@ def add(file, text):
 
 
 def sweep(project, folder, out, *arguments):
-    command = [
-        sys.executable,
-        project / "ftcompare.py",
-        "--data",
-        folder,
-        *SMALL,
-        "--epochs",
-        2,
-        "--native",
-        "off",
-    ]
+    command = [sys.executable, project / "ftcompare.py", "--data", folder, *SMALL, "--epochs", 2, "--native", "off"]
     command += [*arguments, "--output-dir", out]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 

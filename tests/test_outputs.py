@@ -102,9 +102,7 @@ def test_the_metrics_of_the_results_are_those_of_the_run(left, run_folder):
     columns = [name for name in head(left / "results.csv") if name.startswith(("val_", "test_"))]
     named = {name.partition("_")[2].removesuffix("_over") for name in columns}
     assert named == set(values) and "auroc" in values
-    settings = (
-        "epochs batch_size grad_accum opt img_size augment tune weights_sha256 data_hash lr alpha".split()
-    )
+    settings = "epochs batch_size grad_accum opt img_size augment tune weights_sha256 data_hash lr alpha".split()
     shown = [name[4:] for name in head(left / "results.csv") if name.startswith("set_")]
     assert shown == settings == re.findall("`([^`]+)`", DOCUMENTED["results.csv"]["set_<setting>"])
 

@@ -67,8 +67,7 @@ def test_the_order_of_classes_does_not_depend_on_hashes():
 
 
 @pytest.mark.parametrize(
-    "train, val, test",
-    [("train", "val", "test"), ("Training", "Validation", "Testing"), ("TRAIN", "valid", "Test")],
+    "train, val, test", [("train", "val", "test"), ("Training", "Validation", "Testing"), ("TRAIN", "valid", "Test")]
 )
 def test_split_folders(tmp_path, train, val, test):
     expected = {

@@ -27,9 +27,7 @@ def test_thresholds_come_from_validation():
     rows, scores = np.arange(4), np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])  # labels 0 1 0 1
     assert prepare.choose_thresholds(index, rows, scores, "0.5") == [0.5]
     assert prepare.choose_thresholds(index, rows, scores, "sensitivity=1.0") == [0.2]
-    assert prepare.choose_thresholds(index, rows, scores, "youden") == [
-        0.4
-    ]  # 0.5 + 1 - 1; 0.2 has as much: the higher
+    assert prepare.choose_thresholds(index, rows, scores, "youden") == [0.4]  # 0.5 + 1 - 1; 0.2 has as much: the higher
 
 
 def highest_youden(scores, positive):
@@ -108,9 +106,7 @@ def test_a_label_that_validation_cannot_part_falls_back_and_is_named(tmp_path):
     assert scored_run(tmp_path / "half", data, rule="0.5")[0]["threshold_fallback"] == []
 
 
-@pytest.mark.parametrize(
-    ("how", "by_hand"), [(None, [0.3]), ("mean", [0.6]), ("max", [0.9]), ("video", [0.3])]
-)
+@pytest.mark.parametrize(("how", "by_hand"), [(None, [0.3]), ("mean", [0.6]), ("max", [0.9]), ("video", [0.3])])
 def test_a_threshold_is_one_for_the_unit_that_is_judged(how, by_hand):
     """Study s is healthy (0.2, 0.8), study t is not (0.9, 0.3). Sensitivity 1 takes 0.3 of an image, the mean
     (0.9 + 0.3) / 2 of a study, or its maximum; a video has no label of its own."""
@@ -199,9 +195,7 @@ def test_the_positive_class_is_said_and_can_be_chosen(folder, tmp_path, run):
     rows = [r for r in predictions(next((tmp_path / "b").glob("*/*/lp/*"))) if r["split"] == "test"]
     threshold = result["thresholds"][0]
     dark = [float(r["score_dark"]) >= threshold for r in rows if r["label"] == "dark"]
-    assert result["positive"] == "dark" and result["test"]["values"]["sensitivity"] == pytest.approx(
-        np.mean(dark)
-    )
+    assert result["positive"] == "dark" and result["test"]["values"]["sensitivity"] == pytest.approx(np.mean(dark))
     assert run(*arguments, "--positive", "grey", "--output-dir", tmp_path / "c")[0] == 2
 
 
@@ -229,9 +223,7 @@ def test_a_test_set_is_official_where_it_is_the_whole_of_one_and_no_more():
     assert prepare.is_official(index, np.arange(5)) and prepare.is_official(index, np.arange(15, 20))
     assert not prepare.is_official(index, np.arange(4)) and not prepare.is_official(index, np.arange(13, 20))
     index.official, index.official_folds = [""] * 20, None
-    assert not prepare.is_official(index, np.arange(14, 20)) and not prepare.is_official(
-        index, np.array([], int)
-    )
+    assert not prepare.is_official(index, np.arange(14, 20)) and not prepare.is_official(index, np.array([], int))
 
 
 def test_all_unreadable_images_are_named_and_can_be_skipped(folder, tmp_path, run):
@@ -240,17 +232,7 @@ def test_all_unreadable_images_are_named_and_can_be_skipped(folder, tmp_path, ru
     good = next((copy / "dark").glob("*.png")).read_bytes()
     (copy / "dark" / "cut.png").write_bytes(good[: len(good) // 2])
     (copy / "light" / "empty.png").write_bytes(b"")
-    arguments = [
-        "--data",
-        copy,
-        *SMALL,
-        "--strategy",
-        "lp",
-        "--epochs",
-        "1",
-        "--output-dir",
-        tmp_path / "runs",
-    ]
+    arguments = ["--data", copy, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path / "runs"]
     code, _, err = run(*arguments)
     assert code == 2 and "2 of 62 images cannot be read" in err and "cut.png" in err and "empty.png" in err
     code, out, _ = run(*arguments, "--skip-bad")
@@ -311,17 +293,7 @@ def test_identical_test_images_count_as_one_and_an_official_split_stays(folder, 
     first = min((copy / "test" / "dark").iterdir())
     for name in ("test/dark/twin.png", "test/dark/zwin.png", "train/dark/twin.png"):
         shutil.copy(first, copy / name)
-    arguments = [
-        "--data",
-        copy,
-        *SMALL,
-        "--strategy",
-        "lp",
-        "--epochs",
-        "1",
-        "--output-dir",
-        tmp_path / "runs",
-    ]
+    arguments = ["--data", copy, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path / "runs"]
     code, out, _ = run(*arguments)
     assert code == 0 and "test      14 images, 12 of them different: dark 8, light 6" in out
     assert "1 groups of byte-identical images are in two splits (1 in test and train)" in out
@@ -345,9 +317,7 @@ def test_identical_test_images_count_as_one_and_an_official_split_stays(folder, 
     assert said[1] == datasets.load_index(str(copy)).fingerprint()
     for name in ("test/dark/twin.png", "test/dark/zwin.png", "train/dark/twin.png"):
         shutil.copy(first, copy / name)
-    assert (
-        said[0] != datasets.load_index(str(copy)).fingerprint()
-    )  # runs of before, resampled otherwise, go no further
+    assert said[0] != datasets.load_index(str(copy)).fingerprint()  # runs of before, resampled otherwise, go no further
 
 
 @pytest.mark.parametrize("look", [False, True])

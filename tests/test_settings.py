@@ -16,10 +16,7 @@ BAD = [
     (["--report", "runs", "--predict", "new"], "--report stands alone"),
     (["--report", "nowhere"], "nowhere is no folder"),
     (["--run", "runs/x"], "--run and --out go with --predict or --export"),
-    (
-        ["--data", "demo-tiny", "--export", "m.pt2", "--run", "r"],
-        "--export use a finished run (--run), not --data",
-    ),
+    (["--data", "demo-tiny", "--export", "m.pt2", "--run", "r"], "--export use a finished run (--run), not --data"),
     (["--export", "m.pt2", "--run", "nowhere"], "nowhere: no such run folder"),
     (["--data", "demo-tiny", "--strategy", "lpfft"], "unknown strategy 'lpfft'; choose from ft, lp, glf"),
     (["--data", "demo-tiny", "--arch", "resnet5000"], "unknown --arch resnet5000; torchvision has resnet"),
@@ -49,9 +46,7 @@ BAD = [
 def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, run, monkeypatch):
     monkeypatch.delenv("FTCOMPARE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    small = ["--arch", ARCH] * ("--arch" not in arguments) + ["--weights", "none"] * (
-        "--weights" not in arguments
-    )
+    small = ["--arch", ARCH] * ("--arch" not in arguments) + ["--weights", "none"] * ("--weights" not in arguments)
     code, _, err = run(*arguments, *small * bool(arguments), "--output-dir", tmp_path / "runs")
     assert code == 2 and message in err, err
     assert err.count("\n") == 1 and "Traceback" not in err
@@ -61,27 +56,13 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, r
 def test_davila_protocol_sets_its_values_below_what_is_said():
     """The follow-up code: Adam without weight decay, every rate 1e-3, a cosine over 100 epochs without
     warmup."""
-    by_hand = {
-        "opt": "adam",
-        "lr": 1e-3,
-        "lp_lr": 1e-3,
-        "weight_decay": 0.0,
-        "epochs": 30,
-        "schedule_epochs": 100,
-    }
+    by_hand = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "weight_decay": 0.0, "epochs": 30, "schedule_epochs": 100}
     by_hand |= {"warmup": 0.0, "patience": 3, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232}
     by_hand |= {"img_size": 224, "augment": "none"}
     command = ["--data", "demo", "--protocol", "davila"]
     flat = settings.flat(settings_of(*command))
     assert {name: flat[name] for name in by_hand} == by_hand
-    said = {
-        "epochs": 5,
-        "weight_decay": 0.3,
-        "warmup": 0.1,
-        "metric": "auroc",
-        "lp_lr": 0.5,
-        "augment": "strong",
-    }
+    said = {"epochs": 5, "weight_decay": 0.3, "warmup": 0.1, "metric": "auroc", "lp_lr": 0.5, "augment": "strong"}
     flags = [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     chosen = settings_of(*command, *flags)
     flat = settings.flat(chosen)
@@ -120,9 +101,7 @@ def test_a_seed_sets_head_order_and_augmentation_and_the_recipe_is_what_was_said
     given = []
 
     def look(model, plan, data, folder, recipe, *rest, **more):
-        given.append(
-            (recipe, plan, [p.detach().clone() for p in strategies.find_head(model)[1].parameters()])
-        )
+        given.append((recipe, plan, [p.detach().clone() for p in strategies.find_head(model)[1].parameters()]))
         raise train.Diverged("only looked at")
 
     monkeypatch.setattr(train, "run", look)

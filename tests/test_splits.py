@@ -17,16 +17,7 @@ import datasets
 import images
 import splits
 from datasets import SPLITS, Index
-from splits import (
-    check_data,
-    check_split,
-    clusters,
-    make_splits,
-    read_splits,
-    spanning,
-    without_copies,
-    write_splits,
-)
+from splits import check_data, check_split, clusters, make_splits, read_splits, spanning, without_copies, write_splits
 
 # ---- splits ----
 
@@ -462,12 +453,7 @@ def test_check_data_finds_what_must_be_fixed(tmp_path):
     index = load("t1w-kaggle", tmp_path / "data")
     (index.root / "Training" / "no_tumor" / "p 3.jpg").write_bytes(b"no picture")
     pixels = images.decode(index.sources(), 8, tmp_path / "c")
-    seen = {
-        "bad": pixels.bad,
-        "identical": pixels.identical,
-        "found": pixels.found,
-        "warnings": pixels.warnings,
-    }
+    seen = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found, "warnings": pixels.warnings}
     rows, problems, warnings = check_data(index, make_splits(index), **seen)
     (problem,) = problems
     assert problem.startswith("t1w: 1 of 24 images cannot be read: Training/no_tumor/p 3.jpg (")

@@ -71,13 +71,7 @@ class Toy(nn.Module):
 
 
 TOY_BLOCKS = ["conv1", "conv2", "conv3", "hidden", "head"]
-TOY_PARAMETERS = [
-    4 * 27 + 4 + 2 * 4,
-    5 * 36 + 5 + 2 * 5,
-    6 * 45 + 6 + 2 * 6,
-    7 * 6 + 7,
-    CLASSES * 7 + CLASSES,
-]
+TOY_PARAMETERS = [4 * 27 + 4 + 2 * 4, 5 * 36 + 5 + 2 * 5, 6 * 45 + 6 + 2 * 6, 7 * 6 + 7, CLASSES * 7 + CLASSES]
 
 
 def toy(seed=0):
@@ -435,15 +429,11 @@ def test_stage_shares():
     opened = []
     for epoch in range(10):
         plan.begin_epoch(epoch)
-        opened.append(
-            sum(getattr(model, name).weight.requires_grad for name in ("conv1", "conv2", "conv3", "hidden"))
-        )
+        opened.append(sum(getattr(model, name).weight.requires_grad for name in ("conv1", "conv2", "conv3", "hidden")))
     assert opened == [0, 0, 0, 0, 0, 1, 2, 3, 4, 4]
 
 
-@pytest.mark.parametrize(
-    "epochs, shares, second", [(5, None, 3), (20, (1, 3), 5), (2, None, 1), (4, (1, 0), 3)]
-)
+@pytest.mark.parametrize("epochs, shares, second", [(5, None, 3), (20, (1, 3), 5), (2, None, 1), (4, (1, 0), 3)])
 def test_lpft_restarts_optimizer_and_schedule_with_its_second_part(epochs, shares, second):
     plan = make_plan("lpft", toy(), epochs=epochs, hyper=Hyperparameters(stage_shares=shares))
     assert [e for e in range(epochs) if plan.begin_epoch(e)] == [0, second]
@@ -696,9 +686,7 @@ def rgn_by_hand(model, grads, unit, norm, head="fc"):
     """{unit: ratio} in float64 from the definition. grads: a list, one per step, of {name: (weight,
     gradient)}, numpy. The norms of a unit are averaged over the steps."""
     layer_of = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
-    block_of = {
-        name: f"conv{layer[-1]}" if layer.startswith("bn") else layer for name, layer in layer_of.items()
-    }
+    block_of = {name: f"conv{layer[-1]}" if layer.startswith("bn") else layer for name, layer in layer_of.items()}
     block_of = {name: "head" if block == head else block for name, block in block_of.items()}
     unit_of = {"layer": layer_of, "tensor": {name: name for name in layer_of}, "block": block_of}[unit]
     ratios = {}
@@ -853,19 +841,13 @@ def test_zero_norm_weights_by_hand():
 def test_a_zero_bias_takes_its_layers_ratio():
     """In a plan with tensors as units: (3, 4) with gradient (0, 1) and bias 0 with gradient 2, as above; and
     a layer of zeros, whose gradient is the largest of all."""
-    model = nn.Sequential(
-        nn.Linear(2, 1), nn.Linear(1, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    )
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     with torch.no_grad():
-        for p, value in zip(
-            model.parameters(), ([[3.0, 4.0]], [0.0], [[0.0]], [0.0], [[10.0]], [[1.0]]), strict=True
-        ):
+        for p, value in zip(model.parameters(), ([[3.0, 4.0]], [0.0], [[0.0]], [0.0], [[10.0]], [[1.0]]), strict=True):
             p.copy_(torch.tensor(value))
     plan = make_plan("autorgn", model, epochs=1, hyper=Hyperparameters(rgn_unit="tensor"))
     plan.begin_epoch(0)
-    for p, value in zip(
-        model.parameters(), ([[0.0, 1.0]], [2.0], [[99.0]], [98.0], [[1.0]], [[5.0]]), strict=True
-    ):
+    for p, value in zip(model.parameters(), ([[0.0, 1.0]], [2.0], [[99.0]], [98.0], [[1.0]], [[5.0]]), strict=True):
         p.grad = torch.tensor(value)
     plan.after_backward()
     largest = math.sqrt(5) / 5
@@ -1055,10 +1037,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         self.ran.append(str(func))
-        if any(
-            isinstance(x, torch.Tensor) and x.device.type == "cpu"
-            for x in tree_leaves((args, kwargs, result))
-        ):
+        if any(isinstance(x, torch.Tensor) and x.device.type == "cpu" for x in tree_leaves((args, kwargs, result))):
             self.on_cpu.append(str(func))
         return result
 
@@ -1271,8 +1250,7 @@ MAPS = {
     "vgg11_bn": {"stage1": 4, "stage2": 4, "stage3": 8, "stage4": 8, "stage5": 8, "fc6+fc7": 4, "head": 2},
     # MBConv: expansion 3, depthwise 3, squeeze-excitation 4, projection 3 = 13, the first stage without
     # expansion; 1, 2, 2, 3, 3, 4, 1 of them between two conv + bn.
-    "efficientnet_b0": {f"features.{i}": n for i, n in enumerate([3, 10, 26, 26, 39, 39, 52, 13, 3])}
-    | {"head": 2},
+    "efficientnet_b0": {f"features.{i}": n for i, n in enumerate([3, 10, 26, 26, 39, 39, 52, 13, 3])} | {"head": 2},
     # Block: layer scale 1, depthwise conv 2, LayerNorm 2, two linear layers 4 = 9; 3, 3, 9, 3 of them; stem
     # and downsampling: conv and norm = 4. The LayerNorm before the head goes with the last stage.
     "convnext_tiny": {f"features.{i}": n for i, n in enumerate([4, 27, 4, 27, 4, 81, 4, 29])} | {"head": 2},

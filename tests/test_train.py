@@ -69,10 +69,7 @@ def test_a_resumed_run_keeps_its_best_epoch_and_how_long_it_has_waited(tmp_path)
         _, _, run = toy_training(folder, epochs=8, judge=judge, patience=3)
         last = run.load("last.pt")
         assert [row["epoch"] for row in last["log"]] == [1, 2, 3, 4], stop_after
-        assert (
-            run.load("best.pt")["meta"]["epoch"] == last["best"]["epoch"] == 1
-            and last["best"]["value"] == 0.9
-        )
+        assert run.load("best.pt")["meta"]["epoch"] == last["best"]["epoch"] == 1 and last["best"]["value"] == 0.9
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path):
@@ -252,13 +249,7 @@ def test_mixed_precision_sees_the_same_pixels_in_training_validation_and_probe(t
         recipe = train.Recipe(epochs=2, batch_size=8, device="cpu", augment=augment, amp=amp)
         judge = judge_of(data)
         train.run(
-            model,
-            plan,
-            data,
-            runs.RunFolder(tmp_path / str(amp)),
-            recipe,
-            metric="balanced_accuracy",
-            judge=judge,
+            model, plan, data, runs.RunFolder(tmp_path / str(amp)), recipe, metric="balanced_accuracy", judge=judge
         )
         models[amp] = model
     plain, mixed, dtype = models["off"], models[half], train.AMP[half]
@@ -298,9 +289,7 @@ def steps_by_hand(opt, gradients, lr=0.1, decay=0.01):
 
 
 @pytest.mark.parametrize("opt", train.OPTIMIZERS)
-@pytest.mark.parametrize(
-    "gradients", [[None, 1.0, 3.0], [None, None, -2.0, 0.5], [0.5, None, 3.0], [1.0, -4.0, 2.0]]
-)
+@pytest.mark.parametrize("gradients", [[None, 1.0, 3.0], [None, None, -2.0, 0.5], [0.5, None, 3.0], [1.0, -4.0, 2.0]])
 def test_a_skipped_step_leaves_no_trace_in_the_optimizer(opt, gradients, empty_is_nan):
     weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
     groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in weights]
@@ -484,14 +473,10 @@ def test_an_epoch_takes_every_image_once_and_leaves_no_lone_one(n, size):
 
 def test_rates_in_the_log_are_the_closed_form(tmp_path):
     _, _, run = toy_training(tmp_path, "lpft", epochs=4, warmup=0.0)
-    log = run.load("last.pt")[
-        "log"
-    ]  # 3 steps an epoch, two parts of 6 steps; the log has each epoch's last step
+    log = run.load("last.pt")["log"]  # 3 steps an epoch, two parts of 6 steps; the log has each epoch's last step
     lp_lr = 3e-3
     for row, base, step in zip(log, (lp_lr, lp_lr, 1e-2, 1e-2), (2, 5, 2, 5), strict=True):
-        assert (
-            row["lr_max"] == row["lr_min"] == pytest.approx(base * 0.5 * (1 + math.cos(math.pi * step / 6)))
-        )
+        assert row["lr_max"] == row["lr_min"] == pytest.approx(base * 0.5 * (1 + math.cos(math.pi * step / 6)))
 
 
 @pytest.mark.parametrize(("strategy", "steps"), [("ft", (2, 5, 8, 11)), ("lpft", (2, 5, 2, 5))])
@@ -500,9 +485,7 @@ def test_a_schedule_longer_than_the_training_stops_on_its_way_down(tmp_path, str
     epoch's last."""
     _, _, run = toy_training(tmp_path, strategy, epochs=4, warmup=0.0, schedule_epochs=10)
     bases, length = ([1e-2] * 4, 30) if strategy == "ft" else ([3e-3, 3e-3, 1e-2, 1e-2], 15)
-    by_hand = [
-        base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps, strict=True)
-    ]
+    by_hand = [base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps, strict=True)]
     assert [row["lr_max"] for row in run.load("last.pt")["log"]] == pytest.approx(by_hand, rel=1e-9)
 
 
@@ -541,9 +524,7 @@ def test_labels_are_balanced_by_their_own_known_images():
 
 @pytest.mark.parametrize("grad_accum", [1, 2])
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
-def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
-    tmp_path, class_weights, grad_accum
-):
+def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(tmp_path, class_weights, grad_accum):
     """At a rate of 0: the mean over steps of each step's weighted mean, as torch's cross-entropy has it. 18
     to 6 in training, 4 to 4 in validation, and all of one class in the test images."""
     data = toy_data()
@@ -593,17 +574,9 @@ def test_the_probe_of_auto_rgn_leaves_the_batches_alone(tmp_path):
         plan = strategies.make_plan(strategy, models[-1], epochs=2, lr=0.0, hyper=hyper)
         judge = judge_of(data)
         train.run(
-            models[-1],
-            plan,
-            data,
-            runs.RunFolder(tmp_path / strategy),
-            recipe,
-            metric="balanced_accuracy",
-            judge=judge,
+            models[-1], plan, data, runs.RunFolder(tmp_path / strategy), recipe, metric="balanced_accuracy", judge=judge
         )
-    for name, value in (
-        models[0].state_dict().items()
-    ):  # BatchNorm statistics of the same batches in the same order
+    for name, value in models[0].state_dict().items():  # BatchNorm statistics of the same batches in the same order
         assert torch.equal(value, models[1].state_dict()[name]), name
     assert len(runs.RunFolder(tmp_path / "autorgn").load("last.pt")["ratios"]) == 2 * 3  # conv, bn, fc
 

@@ -52,8 +52,7 @@ def toy_data(n=40, size=8):
     rng = np.random.default_rng(1)
     labels = np.arange(n) % 2
     pixels = torch.from_numpy(
-        rng.integers(0, 120, (n, 1, size, size)).astype(np.uint8)
-        + 100 * labels[:, None, None, None].astype(np.uint8)
+        rng.integers(0, 120, (n, 1, size, size)).astype(np.uint8) + 100 * labels[:, None, None, None].astype(np.uint8)
     )
     index = datasets.Index(
         name="toy",
@@ -74,14 +73,10 @@ def judge_of(data):
 
 def criterion_of(data, rows, class_weights):
     known = data.index.labels[rows]
-    return train.make_criterion(
-        train.Recipe(class_weights=class_weights, **CPU), data.task, known, data.classes
-    )
+    return train.make_criterion(train.Recipe(class_weights=class_weights, **CPU), data.task, known, data.classes)
 
 
-def toy_training(
-    tmp_path, strategy="ft", epochs=4, stop_after=None, model=None, data=None, judge=None, **recipe
-):
+def toy_training(tmp_path, strategy="ft", epochs=4, stop_after=None, model=None, data=None, judge=None, **recipe):
     torch.manual_seed(0)
     model, data = model or Toy(dropout=0.5), data or toy_data()
     recipe = train.Recipe(**({"epochs": epochs, "batch_size": 8} | CPU | recipe))
@@ -131,20 +126,11 @@ def as_is(model):
     return model
 
 
-def write_run(
-    folder, model, *, classes, task="multiclass", thresholds=None, done=True, strategy="FT", **meta
-):
+def write_run(folder, model, *, classes, task="multiclass", thresholds=None, done=True, strategy="FT", **meta):
     """A finished run of the model, by hand."""
     run = runs.RunFolder(folder)
     about = dict.fromkeys(("resize", "bit_depth", "transform_input"))
-    about |= {
-        "arch": "tiny",
-        "classes": classes,
-        "task": task,
-        "mean": [0.0] * 3,
-        "std": [1.0] * 3,
-        "img_size": 8,
-    }
+    about |= {"arch": "tiny", "classes": classes, "task": task, "mean": [0.0] * 3, "std": [1.0] * 3, "img_size": 8}
     about |= meta
     run.save("best.pt", {"model": model.state_dict(), "meta": about})
     run.write_json("config.json", {"settings": {}, "strategy": strategy})

@@ -22,9 +22,7 @@ def several():
 
 
 def lost_runs():
-    return make_analysis(
-        [lose_runs(make_experiment())], ["one split only: the spread over splits is unknown"]
-    )
+    return make_analysis([lose_runs(make_experiment())], ["one split only: the spread over splits is unknown"])
 
 
 def hostile():

@@ -181,9 +181,7 @@ def write_predictions(folder, columns, classes, labels, scores):
         for k, label in enumerate(labels):
             row = {name: values[k] for name, values in columns.items()}
             if np.ndim(label):
-                row |= {
-                    f"label_{c}": "" if math.isnan(y) else int(y) for c, y in zip(classes, label, strict=True)
-                }
+                row |= {f"label_{c}": "" if math.isnan(y) else int(y) for c, y in zip(classes, label, strict=True)}
             else:
                 row["label"] = classes[label]
             row |= {f"score_{c}": repr(float(x)) for c, x in zip(classes, scores[k], strict=True)}
@@ -341,9 +339,7 @@ def make_row(strategy="FT", mean=0.871, *, classes=CLASSES, n=3, i=0, **changes)
         for j, name in enumerate(classes)
     }
     penalty = strategy in ("L1-SP", "L2-SP")
-    about = (
-        strategy_about(strategy) if strategy in NAMES else {"sentence": "", "citation": "", "staged": False}
-    )
+    about = strategy_about(strategy) if strategy in NAMES else {"sentence": "", "citation": "", "staged": False}
     row = typed.Row(
         strategy=strategy,
         sentence=about["sentence"],
@@ -357,9 +353,7 @@ def make_row(strategy="FT", mean=0.871, *, classes=CLASSES, n=3, i=0, **changes)
         val=make_estimate(mean + 0.01, n=n),
         test=make_estimate(mean, n=n),
         second=make_estimate(mean + 0.02, n=n),
-        metrics={
-            name: typed.Estimate(mean=value, sd=0.01 if n > 1 else NAN, n=n) for name, value in values.items()
-        },
+        metrics={name: typed.Estimate(mean=value, sd=0.01 if n > 1 else NAN, n=n) for name, value in values.items()},
         per_class=per_class,
         epochs=30.0,
         optimizer_steps=420.0,
@@ -373,8 +367,7 @@ def make_row(strategy="FT", mean=0.871, *, classes=CLASSES, n=3, i=0, **changes)
         lr=[1e-4],
         alpha=[1e-4] if penalty else [],
         edge=[],
-        hyperparameters={"bn": "train", "stage_shares": None}
-        | ({"beta": 0.01} if penalty else {"weight_decay": 0.01}),
+        hyperparameters={"bn": "train", "stage_shares": None} | ({"beta": 0.01} if penalty else {"weight_decay": 0.01}),
         stages={},
         planned_stages=[],
         early={},
@@ -387,22 +380,8 @@ def make_row(strategy="FT", mean=0.871, *, classes=CLASSES, n=3, i=0, **changes)
 
 def without_runs(row, **changes):
     """The row of a strategy of which no run has finished."""
-    nothing = {
-        "val": NOTHING,
-        "test": NOTHING,
-        "second": NOTHING,
-        "metrics": {},
-        "per_class": {},
-        "cells": [],
-    }
-    spent = {
-        "epochs": NAN,
-        "optimizer_steps": NAN,
-        "minutes": NAN,
-        "minutes_total": NAN,
-        "lr": [],
-        "alpha": [],
-    }
+    nothing = {"val": NOTHING, "test": NOTHING, "second": NOTHING, "metrics": {}, "per_class": {}, "cells": []}
+    spent = {"epochs": NAN, "optimizer_steps": NAN, "minutes": NAN, "minutes_total": NAN, "lr": [], "alpha": []}
     unmarked = {"best": False, "beside_best": False, "ranked": False, "peak_memory_bytes": None}
     return replace(row, done=0, **(nothing | spent | unmarked | changes))
 
@@ -457,9 +436,7 @@ def make_roc(name, level):
 
 def make_pr(name, level, prevalence=0.25):
     grid = np.linspace(0, 1, 101)
-    return band(
-        name, grid, 1 - (1 - prevalence) * grid ** (12 * level - 6), area=level, prevalence=prevalence
-    )
+    return band(name, grid, 1 - (1 - prevalence) * grid ** (12 * level - 6), area=level, prevalence=prevalence)
 
 
 def band(name, grid, mean, area, prevalence):
@@ -522,9 +499,7 @@ def make_hardest(names, classes, count=8):
 
 def make_splits(classes, fold=0):
     counts = {
-        side: typed.SplitCounts(
-            images=n, groups=n // 3, units=n, classes={name: n // len(classes) for name in classes}
-        )
+        side: typed.SplitCounts(images=n, groups=n // 3, units=n, classes={name: n // len(classes) for name in classes})
         for side, n in {"train": 423, "val": 73, "test": 125}.items()
     }
     return typed.FoldSplits(fold=fold, splits=counts, groups_in_two_splits=0, identical_across_splits=0)

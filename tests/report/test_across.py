@@ -45,10 +45,7 @@ def test_ranks_over_blocks_are_those_worked_by_hand(tmp_path):
     assert across.friedman.chi2 == pytest.approx(12 * 4 / (3 * 4) * (4 + 2.25 + 6.25 - 3 * 16 / 4), abs=1e-12)
     assert across.cd == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 4)), abs=1e-9)
     assert across.cliques == [["LP-FT", "FT", "Auto-RGN"]]
-    assert {row.strategy: (row.better, row.of) for row in across.beats_ft} == {
-        "LP-FT": (3, 4),
-        "Auto-RGN": (1, 4),
-    }
+    assert {row.strategy: (row.better, row.of) for row in across.beats_ft} == {"LP-FT": (3, 4), "Auto-RGN": (1, 4)}
     assert all(math.isnan(p.p) and "pairs" in p.note for p in across.pairs)  # four are fewer than six
 
 
@@ -114,15 +111,7 @@ def test_ranks_leave_out_a_strategy_that_has_other_runs_somewhere(tmp_path):
             for fold in folds:
                 images = [f"f{fold}-{k}" for k in range(100)]
                 right = np.arange(100) < (99 if strategy == "LP" else 70)
-                write_run(
-                    tmp_path,
-                    strategy,
-                    right_scores(labels, right),
-                    labels,
-                    data=data,
-                    fold=fold,
-                    images=images,
-                )
+                write_run(tmp_path, strategy, right_scores(labels, right), labels, data=data, fold=fold, images=images)
     across = analyse(tmp_path).across
     assert across.strategies == ["FT", "LP-FT"] and any("LP" in n and "left out" in n for n in across.notes)
 
@@ -131,14 +120,7 @@ def test_a_negative_metric_keeps_its_sign_over_blocks(tmp_path):
     labels = np.tile([0, 1], 50)
     for data in ("one", "two"):
         for strategy, n in (("FT", 40), ("LP", 60)):  # kappa -0.2 and 0.2
-            write_run(
-                tmp_path,
-                strategy,
-                right_scores(labels, np.arange(100) < n),
-                labels,
-                data=data,
-                metric="kappa",
-            )
+            write_run(tmp_path, strategy, right_scores(labels, np.arange(100) < n), labels, data=data, metric="kappa")
     across = analyse(tmp_path).across
     assert across.table == [[pytest.approx(-0.2), pytest.approx(0.2)]] * 2 and across.ranks == [[2, 1]] * 2
 

@@ -5,17 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from factory import (
-    all_right,
-    always,
-    experiment_of,
-    imbalanced,
-    outputs,
-    right_scores,
-    toy,
-    write_folds,
-    write_run,
-)
+from factory import all_right, always, experiment_of, imbalanced, outputs, right_scores, toy, write_folds, write_run
 
 import metrics
 from report import analysis, evidence, stats, wording
@@ -59,9 +49,7 @@ def test_a_row_holds_mean_standard_deviation_and_the_group_bootstrap_of_its_runs
     ours = evidence.mean_over_runs([resampled["FT", r.repeat, "accuracy"].values for r in runs])
     assert ours[:400] == pytest.approx(looped, abs=1e-12)
     mean = np.mean(accuracy)
-    reach = (
-        2.093024054408263 * ours.std() * math.sqrt(20 / 19) / (mean * (1 - mean))
-    )  # t of 19 degrees of freedom
+    reach = 2.093024054408263 * ours.std() * math.sqrt(20 / 19) / (mean * (1 - mean))  # t of 19 degrees of freedom
     ends = [1 / (1 + (1 - mean) / mean * math.exp(way * reach)) for way in (1, -1)]
     assert (row.test.low, row.test.high) == pytest.approx(tuple(ends), abs=1e-9)
 
@@ -77,12 +65,7 @@ def test_identical_images_are_resampled_as_one_and_n_counts_those_that_differ(tm
         two_labels = np.concatenate([labels, labels])
         for folder, clusters in (("twice", images + images), ("old", None)):
             write_run(
-                tmp_path / folder,
-                strategy,
-                np.concatenate([scores, scores]),
-                two_labels,
-                clusters=clusters,
-                **twice,
+                tmp_path / folder, strategy, np.concatenate([scores, scores]), two_labels, clusters=clusters, **twice
             )
     once, twice, old = (experiment_of(tmp_path / name) for name in ("once", "twice", "old"))
     assert (twice.test_images, twice.test_groups) == (120, 60)
@@ -129,10 +112,7 @@ def test_a_lower_value_wins_where_that_is_better(tmp_path, rng):
     write_run(tmp_path, "FT", right_scores(labels, rng.random(200) < 0.95, 0.9), labels, metric="brier")
     write_run(tmp_path, "LP", right_scores(labels, rng.random(200) < 0.6, 0.9), labels, metric="brier")
     experiment = experiment_of(tmp_path)
-    assert (
-        experiment.verdict.startswith("FT has the lowest Brier score")
-        and experiment.pairs[0].verdict == "better"
-    )
+    assert experiment.verdict.startswith("FT has the lowest Brier score") and experiment.pairs[0].verdict == "better"
     assert [row.best for row in experiment.rows] == [True, False]
 
 
@@ -140,9 +120,7 @@ def test_unfinished_failed_and_missing_runs_are_shown_and_the_short_strategy_is_
     labels = toy(rng, 100)
     for fold in range(2):
         images = [f"f{fold}-{k}" for k in range(100)]
-        write_run(
-            tmp_path, "FT", right_scores(labels, rng.random(100) < 0.6), labels, fold=fold, images=images
-        )
+        write_run(tmp_path, "FT", right_scores(labels, rng.random(100) < 0.6), labels, fold=fold, images=images)
     write_run(tmp_path, "LP", all_right(labels), labels, images=[f"f0-{k}" for k in range(100)])
     write_run(tmp_path, "LP", None, labels, fold=1, status="failed", images=[f"f1-{k}" for k in range(100)])
     write_run(tmp_path, "L2-SP", None, labels, status="unfinished", images=[f"f0-{k}" for k in range(100)])
@@ -193,13 +171,7 @@ def test_several_labels_with_unknown_ones_are_reported(tmp_path, rng):
     scores = rng.random((60, 3))
     for strategy in ("FT", "LP"):
         write_run(
-            tmp_path,
-            strategy,
-            scores,
-            labels,
-            classes=["a", "b", "c"],
-            task="multilabel",
-            metric="average_precision",
+            tmp_path, strategy, scores, labels, classes=["a", "b", "c"], task="multilabel", metric="average_precision"
         )
     experiment = experiment_of(tmp_path)
     expected = metrics.evaluate("multilabel", scores, labels, ["a", "b", "c"])["values"]["average_precision"]
@@ -207,9 +179,7 @@ def test_several_labels_with_unknown_ones_are_reported(tmp_path, rng):
     assert experiment.confusion == {} and len(experiment.roc["FT"]) == 3 and len(experiment.thresholds) == 6
 
 
-@pytest.mark.parametrize(
-    ("metric", "value"), [("accuracy", 0.78), ("balanced_accuracy", 0.5), ("kappa", 0.0)]
-)
+@pytest.mark.parametrize(("metric", "value"), [("accuracy", 0.78), ("balanced_accuracy", 0.5), ("kappa", 0.0)])
 def test_a_model_that_calls_one_class_is_never_the_best(tmp_path, metric, value):
     """LP calls every image malignant, which 78 % are; FT is right in 75 of 100, 56 of 78 and 19 of 22."""
     labels = imbalanced()
@@ -224,10 +194,7 @@ def test_a_model_that_calls_one_class_is_never_the_best(tmp_path, metric, value)
         experiment.verdict.startswith("FT has the highest")
         and "LP left aside, whose runs call every test image alike" in experiment.verdict
     )
-    assert (
-        "LP: 1 of 1 run calls every test image malignant. It is no candidate for the best."
-        in experiment.notes
-    )
+    assert "LP: 1 of 1 run calls every test image malignant. It is no candidate for the best." in experiment.notes
     assert wording.standing(experiment, rows["LP"]) == "one class"
     assert r"$^{\dagger}$" in next(line for line in texts["results"].splitlines() if line.startswith("LP &"))
     assert "| one class |" in texts["md"] and texts["html"].count("★ best</span>") == 1
@@ -237,9 +204,7 @@ def test_one_collapsed_run_of_three_is_said_and_counts(tmp_path):
     labels = imbalanced()
     for seed in range(3):
         right = np.arange(100) % 10 > 0
-        write_run(
-            tmp_path, "FT", always(labels, 1) if seed == 1 else right_scores(labels, right), labels, seed=seed
-        )
+        write_run(tmp_path, "FT", always(labels, 1) if seed == 1 else right_scores(labels, right), labels, seed=seed)
     experiment = experiment_of(tmp_path)
     assert experiment.rows[0].test.mean == pytest.approx((0.9 + 0.78 + 0.9) / 3) and experiment.rows[0].best
     assert "FT: 1 of 3 runs calls every test image malignant." in experiment.notes
@@ -261,14 +226,7 @@ def test_a_metric_of_the_scores_alone_ranks_what_calls_one_class_unless_the_scor
 def test_tuned_rates_trials_and_edges_reach_the_row(tmp_path, rng):
     labels = toy(rng, 30)
     trial = {"lr": 1e-3, "alpha": None, "edge": ["lr"], "value": 0.9, "optimizer_steps": 8, "minutes": 0.5}
-    tuning = {
-        "trials": [trial, trial],
-        "optimizer_steps": 16,
-        "minutes": 1.0,
-        "lr": 1e-3,
-        "edge": ["lr"],
-        "value": 0.9,
-    }
+    tuning = {"trials": [trial, trial], "optimizer_steps": 16, "minutes": 1.0, "lr": 1e-3, "edge": ["lr"], "value": 0.9}
     for seed in range(2):  # the seeds of a fold share its trials
         write_run(tmp_path, "FT", all_right(labels), labels, seed=seed, tuning=tuning)
     experiment = experiment_of(tmp_path)
@@ -280,18 +238,12 @@ def test_tuned_rates_trials_and_edges_reach_the_row(tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    "lr, alpha, ends",
-    [(1e-3, None, ["lr"]), (3e-4, None, []), (1e-4, 0.1, ["lr", "alpha"]), (3e-4, 0.01, ["alpha"])],
+    "lr, alpha, ends", [(1e-3, None, ["lr"]), (3e-4, None, []), (1e-4, 0.1, ["lr", "alpha"]), (3e-4, 0.01, ["alpha"])]
 )
-def test_the_end_of_what_was_tried_is_found_from_the_trials_whatever_an_older_run_noted(
-    lr, alpha, ends, tmp_path, rng
-):
+def test_the_end_of_what_was_tried_is_found_from_the_trials_whatever_an_older_run_noted(lr, alpha, ends, tmp_path, rng):
     labels = toy(rng, 30)
     rates, alphas = (3e-4, 1e-3, 1e-4), (0.05, 0.1, 0.01)
-    trials = [
-        {"lr": r, "alpha": None if alpha is None else a, "edge": []}
-        for r, a in zip(rates, alphas, strict=True)
-    ]
+    trials = [{"lr": r, "alpha": None if alpha is None else a, "edge": []} for r, a in zip(rates, alphas, strict=True)]
     chosen = {"lr": lr} | ({} if alpha is None else {"alpha": alpha})
     tuning = {"trials": trials, "optimizer_steps": 6, "minutes": 1.0, "edge": [], "value": 0.9} | chosen
     write_run(tmp_path, "FT", all_right(labels), labels, tuning=tuning, changed={"tune": 3})

@@ -7,17 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from factory import (
-    all_right,
-    csv_of,
-    outputs,
-    png,
-    right_scores,
-    toy,
-    write_cells,
-    write_four_experiments,
-    write_run,
-)
+from factory import all_right, csv_of, outputs, png, right_scores, toy, write_cells, write_four_experiments, write_run
 
 from report import build
 from report.__main__ import main
@@ -210,10 +200,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert {file.name for file in folder.iterdir()} == {"results-old.tex", "mine.tex"}
     with build.written_anew(folder, made_by_a_report) as place:
         (place / "results-new.tex").write_text("new")
-    assert {file.name: file.read_text() for file in folder.iterdir()} == {
-        "results-new.tex": "new",
-        "mine.tex": "mine",
-    }
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {"results-new.tex": "new", "mine.tex": "mine"}
     assert list(tmp_path.iterdir()) == [folder]
 
 

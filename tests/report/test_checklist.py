@@ -26,13 +26,9 @@ def test_the_checklist_is_answered_or_left_to_the_author(name):
 
 def test_what_holds_of_all_is_said_once_and_the_rest_of_each():
     by = answers(make_experiment("a"), make_experiment("b", "vit_b_16"))
-    assert by["Evaluation: metrics"].answer.startswith(
-        "Primary: balanced accuracy; secondary: accuracy; also"
-    )
+    assert by["Evaluation: metrics"].answer.startswith("Primary: balanced accuracy; secondary: accuracy; also")
     architecture = by["Model: architecture"].answer
-    assert (
-        architecture.startswith("a, resnet18: The backbone") and " b, vit_b_16: The backbone" in architecture
-    )
+    assert architecture.startswith("a, resnet18: The backbone") and " b, vit_b_16: The backbone" in architecture
 
 
 def test_answers_of_the_runs():

@@ -43,9 +43,7 @@ def test_student_t_agrees_with_scipy(scipy_stats, df):
             if want > 1e-250:
                 assert distributions.student_t_sf(signed, df) == within(want, 1e-9), signed
     for p in [1e-6, 0.01, 0.025, 0.3, 0.5, 0.6, 0.975, 0.9995]:
-        assert distributions.student_t_quantile(p, df) == pytest.approx(
-            scipy_stats.t.ppf(p, df), rel=1e-9, abs=1e-12
-        )
+        assert distributions.student_t_quantile(p, df) == pytest.approx(scipy_stats.t.ppf(p, df), rel=1e-9, abs=1e-12)
 
 
 def test_student_t_in_closed_form():
@@ -84,11 +82,7 @@ def test_ends_of_the_distributions():
     assert [distributions.student_t_sf(t, 3) for t in (-inf, 0, inf)] == [1, 0.5, 0]
     assert [distributions.chi2_sf(x, 3) for x in (-1, 0, inf)] == [1, 1, 0]
     assert [distributions.f_sf(f, 3, 4) for f in (-1, 0, inf)] == [1, 1, 0]
-    undefined = (
-        distributions.student_t_sf(NAN, 3),
-        distributions.chi2_sf(NAN, 3),
-        distributions.f_sf(NAN, 3, 4),
-    )
+    undefined = (distributions.student_t_sf(NAN, 3), distributions.chi2_sf(NAN, 3), distributions.f_sf(NAN, 3, 4))
     assert np.isnan(undefined).all()
 
 

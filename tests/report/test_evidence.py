@@ -62,9 +62,7 @@ def test_folds_with_patients_of_their_own_are_resampled_apart(tmp_path):
     scored = {("FT", run.repeat): read_scored(run) for run in runs}
     resampled, _ = evidence.bootstrap(runs, scored, "accuracy", "brier")
     values = np.stack([resampled["FT", (0, fold), "accuracy"].values for fold in range(3)])
-    assert (
-        np.abs(np.corrcoef(values) - np.eye(3)).max() < 0.1
-    )  # 2,000 pairs: 0.1 is four and a half times their error
+    assert np.abs(np.corrcoef(values) - np.eye(3)).max() < 0.1  # 2,000 pairs: 0.1 is four and a half times their error
     assert values.mean(axis=0).std() == pytest.approx(math.sqrt(0.7 * 0.3 / 120), rel=0.08)
 
 
@@ -85,9 +83,7 @@ def test_resamples_of_videos_leave_out_the_classes_that_the_metric_leaves_out(tm
         resampled, _ = evidence.bootstrap(runs, {("FT", (0, 0)): read_scored(runs[0])}, "video_map", "brier")
         # null's one positive a video is last of three: average precision 1/3
         by_hand = 1.0 if full else (1 + 1 + 1 / 3) / 3
-        assert resampled["FT", (0, 0), "video_map"].values == pytest.approx(
-            np.full(evidence.RESAMPLES, by_hand)
-        )
+        assert resampled["FT", (0, 0), "video_map"].values == pytest.approx(np.full(evidence.RESAMPLES, by_hand))
 
 
 def test_a_class_that_only_one_patient_has_does_not_bend_the_accuracy(tmp_path):

@@ -101,9 +101,7 @@ def report(tmp_path_factory):
     rates = make_layer_rates(epochs=2)
     full = make_experiment(strategies=FEW, classes=TWO, epochs=2, layer_rates=rates)
     experiments = [full, bare("My scans (2)", "vit_b_16"), empty("nothing")]
-    analysis = make_analysis(
-        experiments, across=make_across([make_experiment(name, strategies=FEW) for name in "abc"])
-    )
+    analysis = make_analysis(experiments, across=make_across([make_experiment(name, strategies=FEW) for name in "abc"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return folder, figures.draw(analysis, folder)
@@ -321,9 +319,7 @@ def test_grey_bars_stand_over_the_confidence_that_they_count(scores, labels, sha
     scored = {("FT", (0, 0)): types.SimpleNamespace(scores=scores, labels=labels)}
     evidence = types.SimpleNamespace(finished={"FT": [run]}, scored=scored)
     found = views.calibrations(evidence)
-    (axes,) = drawn(
-        figures.reliability, make_experiment(strategies=["FT"], task=task, calibration=found)
-    ).axes
+    (axes,) = drawn(figures.reliability, make_experiment(strategies=["FT"], task=task, calibration=found)).axes
     heights = {round(bar.get_x(), 9): bar.get_height() for bar in axes.patches}
     total = sum(shares.values())
     assert heights == pytest.approx({k / 10: shares.get(k, 0) / total for k in range(10)})

@@ -101,10 +101,7 @@ def test_folds_and_an_interrupted_sweep():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (
-            {"resize": 256},
-            "resized so that their shorter side was 256 pixels, and the central 224 x 224 pixels",
-        ),
+        ({"resize": 256}, "resized so that their shorter side was 256 pixels, and the central 224 x 224 pixels"),
         ({"bit_depth": 12}, "read at a depth of 12 bits"),
         ({"weights": "/home/me/own.pt"}, "pretrained weights (own.pt)"),
         ({"weights": "none"}, "a seed set all initial weights"),
@@ -125,9 +122,7 @@ def test_settings_are_said(settings, said):
 def test_thresholds_of_two_classes_are_told_from_calls():
     text = methods.selection_text(make_experiment(classes=("a", "b"), strategies=("FT",)))
     assert "were chosen on the validation part (youden). Accuracy" in text
-    text = methods.selection_text(
-        make_experiment(task="multilabel", strategies=("FT",), threshold_rule="0.5")
-    )
+    text = methods.selection_text(make_experiment(task="multilabel", strategies=("FT",), threshold_rule="0.5"))
     assert text.endswith("The threshold for sensitivity and specificity was 0.5.")
 
 

@@ -31,33 +31,19 @@ def rng():
 
 @pytest.mark.parametrize(
     ("images", "share"),
-    [
-        ([20] * 6, None),
-        ([90] + [10] * 9, 0.5),
-        ([10] * 9 + [30], None),
-        ([40, 20, 20, 20, 20, 10, 10], 40 / 140),
-    ],
+    [([20] * 6, None), ([90] + [10] * 9, 0.5), ([10] * 9 + [30], None), ([40, 20, 20, 20, 20, 10, 10], 40 / 140)],
 )
 def test_one_patient_with_more_than_a_quarter_of_what_was_tested_is_named(tmp_path, images, share):
     groups = [f"p{k}" for k, n in enumerate(images) for _ in range(n)]
     labels = np.arange(len(groups)) % 2
     for seed in range(2):
         write_run(
-            tmp_path,
-            "FT",
-            right_scores(labels, np.arange(len(groups)) % 3 > 0),
-            labels,
-            groups=groups,
-            seed=seed,
+            tmp_path, "FT", right_scores(labels, np.arange(len(groups)) % 3 > 0), labels, groups=groups, seed=seed
         )
     experiment = experiment_of(tmp_path)
     assert experiment.largest_group_share == pytest.approx(max(images) / sum(images))
     said = [note for note in experiment.notes if note.startswith("One patient holds")]
-    assert (
-        said[:1] == []
-        if share is None
-        else said[0].startswith(f"One patient holds {share:.0%} of what was tested")
-    )
+    assert said[:1] == [] if share is None else said[0].startswith(f"One patient holds {share:.0%} of what was tested")
 
 
 def test_a_mean_over_one_of_two_labels_says_so_wherever_it_stands(tmp_path):
@@ -70,18 +56,13 @@ def test_a_mean_over_one_of_two_labels_says_so_wherever_it_stands(tmp_path):
     assert experiment.rows[0].test.mean == pytest.approx(EDEMA, abs=1e-12)
     for kind in ("md", "html", "results", "terminal", "verdict", "pairs"):
         assert "1 of 2 labels" in texts[kind], kind
-    assert (
-        "tie for the highest AUROC, 0.998 [" in texts["verdict"] and "] (1 of 2 labels)" in texts["verdict"]
-    )
+    assert "tie for the highest AUROC, 0.998 [" in texts["verdict"] and "] (1 of 2 labels)" in texts["verdict"]
     assert "(1 of 2 labels)  " in texts["terminal"]  # columns stay apart
     row = csv_of(tmp_path)[0]
     over = [row[f"{name}_over"] for name in ("test_auroc", "val_auroc", "test_brier")]
     assert over == ["1 of 2", "1 of 2", "2 of 2"]
     assert csv_of(tmp_path, "comparisons.csv")[0]["metric_over"] == "1 of 2 labels"
-    assert (
-        "AUROC on test is a mean over 1 of 2 labels, not over all (undefined somewhere: hernia)."
-        in experiment.notes
-    )
+    assert "AUROC on test is a mean over 1 of 2 labels, not over all (undefined somewhere: hernia)." in experiment.notes
 
 
 def test_a_mean_over_all_labels_says_nothing_of_them(tmp_path):
@@ -109,9 +90,7 @@ def test_a_mean_over_other_labels_in_every_fold_is_warned_of(tmp_path):
         "different measures under one name, and the mean over runs mixes them (undefined somewhere: "
         "hernia)."
     )
-    assert all(
-        "1 to 2 of 2 labels" in texts[kind] for kind in ("md", "html", "results", "terminal", "verdict")
-    )
+    assert all("1 to 2 of 2 labels" in texts[kind] for kind in ("md", "html", "results", "terminal", "verdict"))
     assert [row["test_auroc_over"] for row in csv_of(tmp_path)] == ["1 of 2", "2 of 2", "1 of 2"]
 
 
@@ -134,13 +113,7 @@ def test_a_label_that_is_unknown_in_every_test_image_is_no_part_of_the_mean(tmp_
     scores, labels = two_labels(rare=[3])
     labels[:, 1] = np.nan
     write_run(
-        tmp_path,
-        "FT",
-        scores,
-        labels,
-        classes=["edema", "hernia"],
-        task="multilabel",
-        metric="average_precision",
+        tmp_path, "FT", scores, labels, classes=["edema", "hernia"], task="multilabel", metric="average_precision"
     )
     texts, experiment = outputs(tmp_path)
     # edema: 19 positives at 0.7 above all, then a negative at 0.4, then the last positive as the 20th of 21
@@ -186,11 +159,7 @@ def test_a_checkpoint_from_before_the_last_stage_is_not_called_by_the_strategy_a
     assert name in texts["html"] and name in texts["md"].replace("\\", "") and name in texts["results"]
     assert f"2 scored in stage {best}" in texts["terminal"]
     assert f"scored by a checkpoint from before the last stage: 2 of 3 runs in stage {best}" in texts["md"]
-    rows = [
-        (row["best_stage"], row["last_stage"])
-        for row in csv_of(tmp_path)
-        if row["strategy"] == KEYS[strategy]
-    ]
+    rows = [(row["best_stage"], row["last_stage"]) for row in csv_of(tmp_path) if row["strategy"] == KEYS[strategy]]
     assert rows == [(stages[-1], stages[-1]), (best, stages[-1]), (best, stages[-1])]
 
 
@@ -225,9 +194,7 @@ def test_where_every_model_calls_one_class_there_is_no_verdict(tmp_path):
     texts, experiment = outputs(tmp_path)
     assert texts["verdict"].startswith("No verdict: the runs of FT and LP call every test image alike")
     assert not any(row.best for row in experiment.rows) and "★ best</span>" not in texts["html"]
-    assert (
-        "LP: 1 of 1 run calls every test image benign. It is no candidate for the best." in experiment.notes
-    )
+    assert "LP: 1 of 1 run calls every test image benign. It is no candidate for the best." in experiment.notes
 
 
 def test_labels_called_alike_of_every_image_are_said(tmp_path):
@@ -242,10 +209,7 @@ def test_labels_called_alike_of_every_image_are_said(tmp_path):
         metric="auroc",
     )
     experiment = experiment_of(tmp_path)
-    assert (
-        "FT: 1 of 1 run calls every test image none of the labels." in experiment.notes
-        and experiment.rows[0].best
-    )
+    assert "FT: 1 of 1 run calls every test image none of the labels." in experiment.notes and experiment.rows[0].best
 
 
 def test_an_interval_that_holds_chance_is_said(tmp_path):
@@ -253,11 +217,7 @@ def test_an_interval_that_holds_chance_is_said(tmp_path):
     labels = np.tile([0, 1], 50)
     for folder, right in (("low", 53), ("high", 90)):
         write_run(
-            tmp_path / folder,
-            "FT",
-            right_scores(labels, np.arange(100) < right),
-            labels,
-            metric="balanced_accuracy",
+            tmp_path / folder, "FT", right_scores(labels, np.arange(100) < right), labels, metric="balanced_accuracy"
         )
     low, high = (experiment_of(tmp_path / folder) for folder in ("low", "high"))
     assert any(n.startswith("No strategy is above chance (0.500) for sure: the interval") for n in low.notes)
@@ -298,8 +258,7 @@ def test_strategies_tuned_by_two_rules_are_called_not_comparable(older, newer, s
 def test_the_verdict_says_where_another_training_might_turn_it(tmp_path):
     """LP is better than FT in sum, but in one fold of three alone: separable over images, not over folds."""
     write_folds(
-        tmp_path,
-        {"FT": dict.fromkeys([(0, 0), (0, 1), (0, 2)], 0.6), "LP": {(0, 0): 0.96, (0, 1): 0.6, (0, 2): 0.6}},
+        tmp_path, {"FT": dict.fromkeys([(0, 0), (0, 1), (0, 2)], 0.6), "LP": {(0, 0): 0.96, (0, 1): 0.6, (0, 2): 0.6}}
     )
     experiment = experiment_of(tmp_path)
     pair = experiment.pair("LP", "FT")

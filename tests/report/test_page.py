@@ -125,9 +125,7 @@ def test_the_first_screen_has_the_question_the_verdict_the_table_and_what_is_wro
     text = read(analysis).text
     first = text[: text.index("Which strategies differ")]
     assert "Which fine-tuning strategy should I use on demo?" in first
-    assert (
-        "demo, resnet18: 125 test images of 40 patients, 3 seeds, 1 fold, 20 finished runs in runs" in first
-    )
+    assert "demo, resnet18: 125 test images of 40 patients, 3 seeds, 1 fold, 20 finished runs in runs" in first
     assert analysis.experiments[0].verdict in first
     assert "0.871 [0.841, 0.901] ± 0.012" in first and "11,178,564" in first and "1.06 GiB" in first
     for problem in [*wording.problems(analysis.experiments[0]), *analysis.warnings]:
@@ -157,9 +155,7 @@ def test_of_several_experiments_the_first_screen_has_their_verdicts_and_one_tabl
 
 
 def test_the_overview_has_a_row_for_every_strategy_and_says_where_it_was_not_run():
-    both = make_analysis(
-        [make_experiment("a", strategies=("FT", "LP")), make_experiment("b", strategies=("FT",))]
-    )
+    both = make_analysis([make_experiment("a", strategies=("FT", "LP")), make_experiment("b", strategies=("FT",))])
     rows = re.findall(r"<tr>(.*?)</tr>", page.overview(both))[1:]
     assert ["not run" in row for row in rows] == [False, True]
     assert "★ best" in rows[0] and "≈ best" in rows[1]
@@ -214,7 +210,4 @@ def test_an_estimate_over_a_part_of_the_labels_says_so():
     some = replace(make_estimate(0.9), over="1 of 2 labels")
     experiment = make_experiment()
     rows = [replace(row, test=some) for row in experiment.rows]
-    assert (
-        "0.900 [0.870, 0.930] ± 0.012 (1 of 2 labels)"
-        in read(make_analysis([replace(experiment, rows=rows)])).text
-    )
+    assert "0.900 [0.870, 0.930] ± 0.012 (1 of 2 labels)" in read(make_analysis([replace(experiment, rows=rows)])).text

@@ -4,16 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from factory import (
-    all_right,
-    experiment_of,
-    outputs,
-    right_scores,
-    toy,
-    write_folds,
-    write_patients,
-    write_run,
-)
+from factory import all_right, experiment_of, outputs, right_scores, toy, write_folds, write_patients, write_run
 
 from report import stats
 from report.analysis import analyse
@@ -34,9 +25,7 @@ def test_six_patients_need_more_than_that_all_differ_one_way(tmp_path):
     error = each.std(ddof=1) / math.sqrt(6)
     assert pair.standard_error == pytest.approx(error, rel=0.05) and pair.df == 5
     assert pair.p_bootstrap == pytest.approx(0.00277, rel=0.2)
-    assert (pair.low, pair.high) == pytest.approx(
-        (-0.2 - 2.570582 * error, -0.2 + 2.570582 * error), abs=0.01
-    )
+    assert (pair.low, pair.high) == pytest.approx((-0.2 - 2.570582 * error, -0.2 + 2.570582 * error), abs=0.01)
 
 
 @pytest.mark.parametrize("gain", [0, 2])
@@ -103,9 +92,7 @@ def test_a_pair_is_paired_and_counts_what_only_one_has_right(tmp_path, rng):
     assert "better than FT by" in experiment.verdict and "One run each" in experiment.verdict
 
 
-def test_two_strategies_with_the_same_predictions_are_not_separable_and_nothing_divides_by_zero(
-    tmp_path, rng
-):
+def test_two_strategies_with_the_same_predictions_are_not_separable_and_nothing_divides_by_zero(tmp_path, rng):
     labels = toy(rng)
     scores = right_scores(labels, rng.random(200) < 0.8)
     for fold in range(5):
@@ -127,32 +114,12 @@ def test_over_five_folds_the_t_test_is_corrected_and_wilcoxon_is_left_out_with_i
         for seed in range(2):
             a, b = rng.random(50) < 0.8, rng.random(50) < 0.7
             per_seed.append(a.mean() - b.mean())
-            write_run(
-                tmp_path,
-                "FT",
-                right_scores(labels, a),
-                labels,
-                seed=seed,
-                fold=fold,
-                images=images,
-                train=200,
-            )
-            write_run(
-                tmp_path,
-                "LP",
-                right_scores(labels, b),
-                labels,
-                seed=seed,
-                fold=fold,
-                images=images,
-                train=200,
-            )
+            write_run(tmp_path, "FT", right_scores(labels, a), labels, seed=seed, fold=fold, images=images, train=200)
+            write_run(tmp_path, "LP", right_scores(labels, b), labels, seed=seed, fold=fold, images=images, train=200)
         differences.append(np.mean(per_seed))
     experiment = experiment_of(tmp_path)
     pair = experiment.pairs[0]
-    t = np.mean(differences) / math.sqrt(
-        (1 / 5 + 50 / 200) * np.var(differences, ddof=1)
-    )  # Nadeau and Bengio 2003
+    t = np.mean(differences) / math.sqrt((1 / 5 + 50 / 200) * np.var(differences, ddof=1))  # Nadeau and Bengio 2003
     assert pair.t.t == pytest.approx(t, rel=1e-12) and pair.t.df == 4 and pair.wilcoxon is None
     notes = " ".join(experiment.pair_notes)
     assert "smallest possible p is 0.0625" in notes and "n_test / n_train = 0.25" in notes
@@ -163,17 +130,8 @@ def test_with_six_folds_wilcoxon_is_there(tmp_path, rng):
     labels = toy(rng, 40)
     for fold in range(6):
         images = [f"f{fold}-{k}" for k in range(40)]
-        write_run(
-            tmp_path, "FT", right_scores(labels, np.arange(40) >= fold), labels, fold=fold, images=images
-        )
-        write_run(
-            tmp_path,
-            "LP",
-            right_scores(labels, np.arange(40) >= 2 * fold + 1),
-            labels,
-            fold=fold,
-            images=images,
-        )
+        write_run(tmp_path, "FT", right_scores(labels, np.arange(40) >= fold), labels, fold=fold, images=images)
+        write_run(tmp_path, "LP", right_scores(labels, np.arange(40) >= 2 * fold + 1), labels, fold=fold, images=images)
     pair = experiment_of(tmp_path).pairs[0]
     assert pair.wilcoxon.p == pytest.approx(2 / 2**6) and pair.wilcoxon.n == 6  # all six differ one way
 
@@ -235,9 +193,7 @@ def test_strategies_on_different_images_are_not_compared(tmp_path, rng):
     write_run(tmp_path, "FT", all_right(labels), labels)
     write_run(tmp_path, "LP", all_right(labels), labels, images=[f"other{k}" for k in range(30)])
     experiment = experiment_of(tmp_path)
-    assert experiment.pairs == [] and any(
-        "tested on different images" in note for note in experiment.pair_notes
-    )
+    assert experiment.pairs == [] and any("tested on different images" in note for note in experiment.pair_notes)
     assert any(note.startswith("NOT COMPARABLE") for note in experiment.notes)
 
 
@@ -277,14 +233,7 @@ def test_overlapping_test_sets_are_not_counted_twice_by_mcnemar(tmp_path, rng):
     for fold in (0, 1):
         images = [f"i{50 * fold + k}" for k in range(100)]
         for strategy in ("FT", "LP"):
-            write_run(
-                tmp_path,
-                strategy,
-                right_scores(labels, rng.random(100) < 0.7),
-                labels,
-                fold=fold,
-                images=images,
-            )
+            write_run(tmp_path, strategy, right_scores(labels, rng.random(100) < 0.7), labels, fold=fold, images=images)
     experiment = experiment_of(tmp_path)
     assert experiment.pairs[0].mcnemar is None and any(
         "test sets of several folds overlap" in n for n in experiment.pair_notes
@@ -308,9 +257,7 @@ def test_a_shared_test_set_is_resampled_once_for_bands_and_named_in_the_notes(tm
 
 
 def test_notes_name_the_pairs_that_they_are_about(tmp_path):
-    write_folds(
-        tmp_path, {"FT": {(0, 0): 0.7, (1, 0): 0.7}, "LP": {(0, 0): 0.6, (1, 0): 0.6}, "LP-FT": {(1, 0): 0.8}}
-    )
+    write_folds(tmp_path, {"FT": {(0, 0): 0.7, (1, 0): 0.7}, "LP": {(0, 0): 0.6, (1, 0): 0.6}, "LP-FT": {(1, 0): 0.8}})
     notes = experiment_of(tmp_path).pair_notes
     assert "McNemar: runs of seed 0, fold 0 (FT − LP)." in notes
     assert "McNemar: runs of seed 1, fold 0 (FT − LP-FT, LP − LP-FT)." in notes

@@ -47,12 +47,8 @@ SECTION_OF = {
 @pytest.mark.parametrize("key", SECTION_OF)
 def test_figures_stand_in_their_sections(key):
     """Told by their key, whatever the caption says."""
-    made = section(
-        make_experiment("roc", epochs=2), [Picture(key, "roc: confusion of learning rates", png())]
-    )
-    (before,) = re.findall(
-        r"(?s)^(.*)<figure><img src=\"data:image/png;base64,[^\"]{100,}\" alt=\"roc: con", made
-    )
+    made = section(make_experiment("roc", epochs=2), [Picture(key, "roc: confusion of learning rates", png())])
+    (before,) = re.findall(r"(?s)^(.*)<figure><img src=\"data:image/png;base64,[^\"]{100,}\" alt=\"roc: con", made)
     title = re.findall("<summary><h3>(.*?)</h3>", before)[-1]
     assert title == SECTION_OF[key]
 
@@ -94,13 +90,7 @@ def test_results_are_the_rows():
         "Validation (chose the epoch)",
         "Epochs",
     ]
-    assert table[2][:5] == [
-        "FT",
-        "0.871 [0.841, 0.901] ± 0.012",
-        "★ best",
-        "3",
-        "0.891 [0.861, 0.921] ± 0.012",
-    ]
+    assert table[2][:5] == ["FT", "0.871 [0.841, 0.901] ± 0.012", "★ best", "3", "0.891 [0.861, 0.921] ± 0.012"]
     assert table[2][5:] == "0.881 ± 0.012|30|420|2.36|7.08|1.06 GiB|11,178,564|0".split("|")
     tuned = make_experiment(strategies=("FT",))
     tuned = replace(tuned, rows=[replace(tuned.rows[0], trials=10)])
@@ -109,9 +99,7 @@ def test_results_are_the_rows():
 
 def test_a_pair_is_shown_both_ways_round():
     experiment = make_experiment()
-    there, back = (
-        sections.verdict_cell(experiment.pair(*ab)) for ab in (("FT", "Auto-RGN"), ("Auto-RGN", "FT"))
-    )
+    there, back = (sections.verdict_cell(experiment.pair(*ab)) for ab in (("FT", "Auto-RGN"), ("Auto-RGN", "FT")))
     assert plain_text(there) == "▲ +0.077 [+0.051, +0.103]" and 'class="verdict-better"' in there
     assert plain_text(back) == "▼ −0.077 [−0.103, −0.051]" and 'class="verdict-worse"' in back
     assert plain_text(sections.verdict_cell(None)) == "no common runs"
@@ -193,8 +181,7 @@ def test_many_classes_become_a_list_of_confusions():
 
 
 @pytest.mark.parametrize(
-    ("task", "heads"),
-    [("multiclass", ["Confidence", "Accuracy"]), ("multilabel", ["Score", "Share with the label"])],
+    ("task", "heads"), [("multiclass", ["Confidence", "Accuracy"]), ("multilabel", ["Score", "Share with the label"])]
 )
 def test_calibration_by_bin_leaves_the_empty_ones_out(task, heads):
     summary, bins = sections.calibration_tables(make_experiment(strategies=("FT",), task=task))

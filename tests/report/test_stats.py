@@ -123,9 +123,7 @@ def test_multilabel_metrics_of_resamples_are_those_of_the_rows_as_drawn(kind, se
             for rows in rows_as_drawn(group, weights)
         ]
         for metric in metrics.names("multilabel"):
-            got = stats.bootstrap_values(
-                "multilabel", metric, scores, labels, group, weights, thresholds=thresholds
-            )
+            got = stats.bootstrap_values("multilabel", metric, scores, labels, group, weights, thresholds=thresholds)
             assert got == close([result["values"][metric] for result in want]), metric
 
 
@@ -140,9 +138,7 @@ def test_video_map_of_resamples_is_that_of_the_videos_as_drawn(kind, leave_out):
         drawn = {"videos": 100 * video[rows] + copy, "leave_out": leave_out}
         result = metrics.evaluate("multilabel", scores[rows], labels[rows], list("abcd"), **drawn)
         want.append(result["values"]["video_map"])
-    got = stats.bootstrap_values(
-        "multilabel", "video_map", scores, labels, video, weights, leave_out=leave_out
-    )
+    got = stats.bootstrap_values("multilabel", "video_map", scores, labels, video, weights, leave_out=leave_out)
     assert got == close(want)
     assert np.isnan(got).all() == (len(leave_out) == 4)
 
@@ -195,9 +191,7 @@ def test_a_metric_added_to_the_table_is_resampled_as_it_is_defined(monkeypatch, 
         for w, rows in zip(weights[1:], rows_as_drawn(group, weights[1:]), strict=True):
             copy = np.concatenate([np.arange(times) for times in w[group]])
             videos = 100 * group[rows] + copy if entry.needs_videos else None
-            result = metrics.evaluate(
-                task, scores[rows], labels[rows], list("abcd")[:n_classes], videos=videos
-            )
+            result = metrics.evaluate(task, scores[rows], labels[rows], list("abcd")[:n_classes], videos=videos)
             want.append(result["values"].get("toy"))
         if want[1] is None:
             with pytest.raises(ValueError, match="unknown metric 'toy' of multiclass with 4 classes"):
@@ -313,9 +307,7 @@ ONES = np.tile([-1.0, 1.0], 100)
 
 
 @pytest.mark.parametrize("groups", [2, 6, 10, 40])
-def test_a_differences_p_and_interval_are_those_of_t_with_a_degree_of_freedom_less_than_groups(
-    scipy_stats, groups
-):
+def test_a_differences_p_and_interval_are_those_of_t_with_a_degree_of_freedom_less_than_groups(scipy_stats, groups):
     got = stats.group_t([0.11], [0.11 + 0.04 * ONES], [(0, groups)], (-1, 1), difference=True)
     error = 0.04 * math.sqrt(groups / (groups - 1))
     assert (got.estimate, got.standard_error, got.df) == close((0.11, error, groups - 1))
@@ -345,9 +337,7 @@ def test_folds_are_scaled_by_their_own_groups_and_their_degrees_of_freedom_add_u
     welch = sum(parts) ** 2 / sum(v**2 / (g - 1 + 2) for v, g in zip(parts, (3, 5, 9), strict=True)) - 2
     assert welch < 2 + 4 + 8 and got.df == close(welch)
     assert got.p == close(2 * scipy_stats.t.sf(0.15 / error, welch))
-    alike = stats.group_t(
-        [0.1] * 10, [0.03 * ONES] * 10, [(f, 4) for f in range(10)], (-1, 1), difference=True
-    )
+    alike = stats.group_t([0.1] * 10, [0.03 * ONES] * 10, [(f, 4) for f in range(10)], (-1, 1), difference=True)
     assert alike.df == 30 and alike.standard_error == close(0.03 * math.sqrt(4 / 3 / 10))
     one = stats.group_t([0.1] * 3, [0.03 * ONES, 0 * ONES, 0 * ONES], [(f, 4) for f in range(3)], (-1, 1))
     assert one.df == close(3)  # the other two folds say nothing of how sure the spread of the first is
@@ -527,14 +517,7 @@ def test_delong_on_the_papers_own_data(column, auroc, estimate, error, low, high
     table = np.array(OVARIAN.split(), float).reshape(-1, 4)
     got = stats.delong(table[:, column], 10 - table[:, 2], table[:, 3] == 1)
     assert len(table) == 43 and got.auroc_b == pytest.approx(0.7258, abs=5e-5)
-    published = {
-        "auroc_a": auroc,
-        "difference": estimate,
-        "standard_error": error,
-        "low": low,
-        "high": high,
-        "p": p,
-    }
+    published = {"auroc_a": auroc, "difference": estimate, "standard_error": error, "low": low, "high": high, "p": p}
     assert {name: getattr(got, name) for name in published} == pytest.approx(published, abs=6e-5)
     assert got.z**2 == pytest.approx(chi2, abs=6e-5)
     areas, counted = delong_by_placements(table[:, column], 10 - table[:, 2], table[:, 3] == 1)

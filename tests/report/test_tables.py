@@ -42,9 +42,7 @@ def test_markdown_over_experiments():
     assert "| demo/resnet18 | 0.871 (1) | 0.860 (2) |" in text and "| average rank | 1.00 | 2.00 |" in text
     assert "| LP | 1 of 3 | 0 of 3 | +0.021 | t1w/resnet18 |" in text
     alone = tables.markdown(make_analysis([make_experiment()]))
-    assert (
-        "One dataset and backbone: ranks over datasets need at least two." in alone and "rank |" not in alone
-    )
+    assert "One dataset and backbone: ranks over datasets need at least two." in alone and "rank |" not in alone
 
 
 # ---- LaTeX ----
@@ -111,9 +109,7 @@ def test_experiments_with_alike_names_have_files_of_their_own():
     names = [make_experiment(name, strategies=("FT",)) for name in ("a b", "a_b", "数据")]
     files = tables.latex(make_analysis(names))
     stems = {"a-b-resnet18", "a-b-resnet18-2", "x-resnet18"}
-    assert {file for file in files if file.startswith("results-")} == {
-        f"results-{stem}.tex" for stem in stems
-    }
+    assert {file for file in files if file.startswith("results-")} == {f"results-{stem}.tex" for stem in stems}
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")

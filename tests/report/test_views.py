@@ -23,9 +23,7 @@ def test_curves_calibration_and_thresholds_are_what_the_predictions_say(tmp_path
     roc = experiment.roc["FT"][0]
     assert roc.name == "malignant" and roc.area == pytest.approx(14 / 16)  # 16 pairs, 0.35 loses two
     at = {round(x, 2): y for x, y in zip(roc.grid, roc.mean, strict=True)}
-    assert (
-        at[0.0] == 0.75 and at[0.24] == 0.75 and at[1.0] == 1.0
-    )  # of four positives three stand above every negative
+    assert at[0.0] == 0.75 and at[0.24] == 0.75 and at[1.0] == 1.0  # of four positives three stand above every negative
     bins = {round(b.confidence, 2): (b.accuracy, b.count) for b in experiment.calibration["FT"].bins}
     # 0.35 for a positive and 0.65 for a negative are wrong
     assert bins[0.95] == (1.0, 2) and bins[0.65] == (0.0, 2)
@@ -72,6 +70,4 @@ def test_a_thumbnail_is_the_picture_that_pillow_reads(tmp_path, rng, channels):
     pixels = rng.integers(0, 256, (channels, 7, 5), dtype=np.uint8)
     (tmp_path / "x.png").write_bytes(views.png(pixels))
     read = np.asarray(Image.open(tmp_path / "x.png"))
-    assert np.array_equal(
-        read if channels == 1 else read.transpose(2, 0, 1), pixels[0] if channels == 1 else pixels
-    )
+    assert np.array_equal(read if channels == 1 else read.transpose(2, 0, 1), pixels[0] if channels == 1 else pixels)

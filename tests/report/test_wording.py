@@ -144,9 +144,7 @@ def test_strategies_that_lack_the_same_share_a_line():
     experiment = make_experiment()
     two = make_estimate(0.8, n=2)
     lack = {name: LostCell(name, seed=2, fold=0, status="not run", reason="") for name in ("G-LF", "G-FL")}
-    rows = [
-        replace(row, done=2, missing=1, test=two) if row.strategy in lack else row for row in experiment.rows
-    ]
+    rows = [replace(row, done=2, missing=1, test=two) if row.strategy in lack else row for row in experiment.rows]
     (line,) = wording.problems(replace(experiment, rows=rows, lost_cells=list(lack.values())))
     effect = "2 of 3 runs count, and a strategy whose hard runs are missing can look better than it is"
     assert line == f"G-LF, G-FL: 1 not run (seed 2, fold 0); {effect}."

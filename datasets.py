@@ -6,12 +6,14 @@
 An index is built without decoding anything. A group (patient, video) is what must never stand on two sides of
 a split; splits.py cuts them. Imports numpy and torchvision (h5py for the .mat files of t1w alone); copied
 alone, or with splits.py, into another project it works.
-Order: the index, ids, the six datasets, finding them, the user's own files, reading tables, demo."""
+Order: the index, options, loading, ids, the six datasets, finding them, the user's own files, walking
+folders, reading tables, the demo."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -21,23 +23,23 @@ import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-               "test": "test", "testing": "test"}  # fmt: skip
 SPLITS = ("train", "val", "test")
+SPELLED_SPLITS = {"train": "train training", "val": "val valid validation", "test": "test testing"}
+SPLIT_NAMES = {name: split for split, names in SPELLED_SPLITS.items() for name in names.split()}
 
 
 class DataError(ValueError):
-    """Something about the user's data that has to be mended; the message says what, where and how."""
+    """Something about the user's data that must be fixed; the message says what, where and how."""
 
 
 def listing(items: Iterable, total: int | None = None, most: int = 3) -> str:
-    """'3 in all: a, b, c' in the form that every message here uses: the count and the first few."""
+    """'a, b, c and 2 more': the first few, in the form that every message here uses."""
     items = list(items)
     total = len(items) if total is None else total
     return ", ".join(map(str, items[:most])) + (f" and {total - most} more" if total > most else "")
@@ -49,17 +51,27 @@ def refuse(where: object, bad: Iterable, what: str) -> None:
         raise DataError(f"{where}: {len(bad)} {what}: {listing(bad)}")
 
 
-# -------------------------------------------------------------------------------------------------- the index
+def duplicates(items: Iterable[str]) -> list[str]:
+    return [item for item, n in Counter(items).items() if n > 1]
 
 
-@dataclass
+# ---- the index ----
+
+DEFAULT_METRICS = {  # of a task: the metric, and the one that stands beside it
+    "multiclass": ("balanced_accuracy", "accuracy"),
+    "multilabel": ("auroc", "average_precision"),
+}
+
+
+@dataclass(kw_only=True)
 class Index:
     """What a dataset is, before any image is decoded. N images.
 
     paths: N names, unique, relative to root where they are files. labels: (N,) int64 class numbers
-    (multiclass), or (N, L) float32 0/1 with nan for unknown (multilabel). groups: N strings. official: N
-    strings train/val/test, or "" where the dataset leaves it open. metric, second: names in metrics.evaluate.
-    group_kind: what a group is; "image" means an image-level split.
+    (multiclass), or (N, L) float32 0/1 with nan for unknown (multilabel). groups: N strings; without them
+    each image is one. group_kind: what a group is; "image" means an image-level split.
+    official: N strings train/val/test, or "" where the dataset leaves it open. metric, second: names in
+    metrics.evaluate; without them those of DEFAULT_METRICS.
     spelt: N strings, each image's group as its file spells it, where that is not groups (one_spelling).
     notes, warnings: what is said of the data; a warning is for a person to judge.
     units: image -> unit of evaluation (a study), None where that is the image. unit_score: how a unit's
@@ -70,19 +82,19 @@ class Index:
     official_folds: K official splits of N strings, for make_splits(folds=K); official is what folds=1 uses.
     counts: (official split or "all", class or "") -> {"images" | "groups" | "units": number in a full copy};
     a tuple of numbers where several editions exist. reader: makes what images.decode reads of a path that
-    Pillow cannot open."""
+    Pillow cannot open. arrays: pixels that are no files (npz, demo)."""
 
-    name: str
+    name: str = ""
     task: str
     classes: list[str]
     paths: list[str]
     labels: np.ndarray
-    groups: list[str]
-    official: list[str]
     root: Path
+    groups: list[str] = field(default_factory=list)
+    group_kind: str = "image"
+    official: list[str] = field(default_factory=list)
     metric: str = ""
     second: str = ""
-    group_kind: str = "image"
     units: list[str] | None = None
     unit_kind: str = "image"
     unit_score: str = "mean"
@@ -94,14 +106,14 @@ class Index:
     warnings: list[str] = field(default_factory=list)
     spelt: list[str] | None = None
     citation: str = ""  # of a public dataset
-    arrays: list[np.ndarray] | None = None  # pixels that are no files: npz, demo
+    arrays: list[np.ndarray] | None = None
     reader: Callable[[Path], os.PathLike] | None = None
 
     def __post_init__(self):
-        defaults = (
-            ("auroc", "average_precision") if self.task == "multilabel" else ("balanced_accuracy", "accuracy")
-        )
-        self.metric, self.second = self.metric or defaults[0], self.second or defaults[1]
+        self.groups = self.groups or list(self.paths)
+        self.official = self.official or [""] * len(self.paths)
+        metric, second = DEFAULT_METRICS[self.task]
+        self.metric, self.second = self.metric or metric, self.second or second
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -116,23 +128,23 @@ class Index:
     def keep(self, rows: Iterable[int]) -> Index:
         """The index of these rows alone."""
         rows = list(rows)
-        columns = ("paths", "groups", "official", "units", "subgroups", "spelt", "arrays")
-        picked = {
-            name: [values[i] for i in rows] for name in columns if (values := getattr(self, name)) is not None
-        }
+        columns = "paths groups official units subgroups spelt arrays".split()
+        there = {name: values for name in columns if (values := getattr(self, name)) is not None}
+        picked = {name: [values[i] for i in rows] for name, values in there.items()}
         folds = self.official_folds and [[fold[i] for i in rows] for fold in self.official_folds]
         return replace(self, **picked, labels=self.labels[rows], official_folds=folds)
 
     def label_text(self, i: int) -> str:
         if self.task == "multiclass":
             return self.classes[self.labels[i]]
-        return "|".join(c for c, y in zip(self.classes, self.labels[i]) if y == 1)
+        return "|".join(c for c, y in zip(self.classes, self.labels[i], strict=True) if y == 1)
 
     def spellings(self) -> dict[str, list[str]]:
         """Group -> its spellings in the files, for the groups that have more than one."""
         found = defaultdict(list)
-        for group, spelt in dict.fromkeys(zip(self.groups, self.spelt or ())):
-            found[group].append(spelt)
+        if self.spelt is not None:
+            for group, spelt in dict.fromkeys(zip(self.groups, self.spelt, strict=True)):
+                found[group].append(spelt)
         return {group: ways for group, ways in found.items() if len(ways) > 1}
 
     def fingerprint(self, groups: list[str] | None = None) -> str:
@@ -141,75 +153,105 @@ class Index:
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.labels).tobytes()).hexdigest()[:16]
 
 
-REGIONS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
-CHOICES = {
-    "labels": ("five", "all"),
-    "uncertain": ("default", "ones", "zeros", "ignore"),
-    "views": ("frontal", "all"),
-    "region": ("all", *REGIONS),
-    "task": ("instrument", "verb", "target", "triplet", "phase"),
-    "variant": ("rdv", "challenge", "crossval"),
-    "fold": (None, 1, 2, 3, 4, 5),
-}
+# ---- options ----
+
+FORMS = ("a folder", "a CSV", "an npz")  # of the user's own data
+GROUPED = "a dataset with groups"
+MURA_REGIONS = "elbow finger forearm hand humerus shoulder wrist".split()
+CHOLECT50_TASKS = ("instrument", "verb", "target", "triplet", "phase")
+
+
+def flag(default: object, help: str, *, data: str, **more: object) -> object:
+    """A field that is a flag of the command line. data: what it is for, of FORMS, DATASETS and GROUPED, with
+    which its help begins. more: choices, metavar."""
+    return field(default=default, metadata={"help": f"{data}: {help}", "data": data.split(", ")} | more)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say about the files. The first five are for own data, keep_masks for folders, exact_ids for all that
-    names groups, the rest for the dataset that is named beside it; their values are those of CHOICES, else
-    DataError."""
+    """What the command line may say about the files. DataError for a value that is not among its choices."""
 
-    path_col: str = "path"
-    label_col: tuple[str, ...] = ("label",)
-    group_col: str | None = None
-    split_col: str | None = None
-    group_regex: str | None = None
-    keep_masks: bool = False
-    exact_ids: bool = False
-    labels: str = "five"  # chexpert
-    uncertain: str = "default"  # chexpert
-    views: str = "frontal"  # chexpert
-    region: str = "all"  # mura
-    task: str = "instrument"  # cholect50
-    variant: str = "rdv"  # cholect50
-    fold: int | None = None  # the official fold that is the test set: t1w (figshare), cholect50 crossval
+    path_col: str = flag("path", "column with the image's path", data="a CSV")
+    label_col: tuple[str, ...] = flag(("label",), "column with the label, or 0/1 columns", data="a CSV")
+    group_col: str | None = flag(None, "column with the patient or video (group, if any)", data="a CSV")
+    split_col: str | None = flag(None, "column with train, val or test (split, if any)", data="a CSV")
+    group_regex: str | None = flag(
+        None, r"the group in a file's name, as in '^(\d+)_', or in its path", data="a folder, a CSV, t1w"
+    )
+    keep_masks: bool = flag(False, "use name_mask.png beside name.png, too", data="a folder, t1w")
+    exact_ids: bool = flag(
+        False, "keep ids apart that differ in form alone: 3, 003, 3.0", data=f"a folder, a CSV, {GROUPED}"
+    )
+    labels: str = flag(
+        "five", "the competition's five labels or all fourteen", data="chexpert", choices=("five", "all")
+    )
+    uncertain: str = flag(
+        "default",
+        "what -1 means; default: 1 for Atelectasis and Edema, else 0; ignore masks it out",
+        data="chexpert",
+        choices=("default", "ones", "zeros", "ignore"),
+    )
+    views: str = flag("frontal", "frontal views or all", data="chexpert", choices=("frontal", "all"))
+    region: str = flag("all", "one body region or all", data="mura", choices=("all", *MURA_REGIONS))
+    task: str = flag("instrument", "which labels", data="cholect50", choices=CHOLECT50_TASKS)
+    variant: str = flag("rdv", "which official split", data="cholect50", choices=("rdv", "challenge", "crossval"))
+    fold: int | None = flag(
+        None,
+        "the official fold to test on, of figshare or of --variant crossval",
+        data="t1w, cholect50",
+        choices=(1, 2, 3, 4, 5),
+    )
 
     def __post_init__(self):
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = ", ".join(str(c) for c in choices if c is not None)
-                raise DataError(f"--{name} {getattr(self, name)}: choose from {known}")
+        for option in fields(self):
+            value, choices = getattr(self, option.name), option.metadata.get("choices")
+            if choices and value not in (option.default, *choices):
+                raise DataError(f"{flag_name(option)} {value}: choose from {', '.join(map(str, choices))}")
 
 
-# Which of the options each form of own data takes; a Dataset says so itself.
-OWN_OPTIONS = {
-    "a folder": ("group_regex", "keep_masks", "exact_ids"),
-    "a CSV": ("path_col", "label_col", "group_col", "split_col", "group_regex", "exact_ids"),
-    "an npz": (),
-}
+def flag_name(option: Field) -> str:
+    return "--" + option.name.replace("_", "-")
 
 
-def refuse_options(options: Options, takes: Iterable[str], data: object) -> None:
-    """DataError for an option that was given and that this data has no use for."""
-    for option in fields(Options):
-        if option.name in takes or getattr(options, option.name) == option.default:
+def is_for(option: Field, data: str) -> bool:
+    """Whether data, one of FORMS or DATASETS, has a use for the option."""
+    users = option.metadata["data"]
+    return data in users or (GROUPED in users and data in DATASETS and DATASETS[data].names_groups)
+
+
+def refuse_options(options: Options, kind: str, data: object) -> None:
+    """DataError for an option that was given and that this data has no use for. kind: of FORMS or DATASETS;
+    other data takes no options."""
+    for option in fields(options):
+        if is_for(option, kind) or getattr(options, option.name) == option.default:
             continue
-        forms = [form for form, own in OWN_OPTIONS.items() if option.name in own]
-        forms += [name for name, dataset in DATASETS.items() if option.name in dataset.options]
-        by_name = option.name == "group_col" and "group_regex" in takes
+        users = [name for name in (*FORMS, *DATASETS) if is_for(option, name)]
+        shown = " and ".join(filter(None, (", ".join(users[:-1]), users[-1])))
+        by_name = option.name == "group_col" and kind == "a folder"
         hint = "; name the groups of a folder with --group-regex" if by_name else ""
-        flag = "--" + option.name.replace("_", "-")
-        users = " and ".join(filter(None, (", ".join(forms[:-1]), forms[-1])))
-        raise DataError(f"{flag} is for {users}, not {data}{hint}")
+        raise DataError(f"{flag_name(option)} is for {shown}, not {data}{hint}")
+
+
+def variant_name(data: str, options: Options = Options()) -> str:
+    """What a public dataset's name gets from its options, "-verb-crossval-fold2": with another task, split or
+    set of labels it is another dataset."""
+    if data not in DATASETS:
+        return ""
+    own = [option for option in fields(options) if set(option.metadata["data"]) <= DATASETS.keys()]
+    said = [(o.name, value) for o in own if (value := getattr(options, o.name)) != o.default]
+    return "".join(f"-{value}" if isinstance(value, str) else f"-{name}{value}" for name, value in said)
+
+
+# ---- loading ----
 
 
 def load_index(data: str, data_dir: str | None = None, options: Options = Options()) -> Index:
     """The index of a named dataset, or of the user's own folder, CSV or npz. Raises DataError."""
     if data in DATASETS:
-        refuse_options(options, DATASETS[data].options, data)
+        refuse_options(options, data, data)
         index = DATASETS[data].load(data_dir, options)
     elif data in DEMOS:
-        refuse_options(options, (), data)
+        refuse_options(options, data, data)
         index = demo(data)
     else:
         index = own_data(Path(data).expanduser(), data_dir, options)
@@ -230,7 +272,7 @@ def load_index(data: str, data_dir: str | None = None, options: Options = Option
 
 
 def is_text(name: str) -> bool:
-    """Whether a file's name is text: where its bytes are no UTF-8, Python has put surrogates in their place."""
+    """Whether a file's name is text: where its bytes are no UTF-8, Python put surrogates in their place."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -238,11 +280,7 @@ def is_text(name: str) -> bool:
     return True
 
 
-def duplicates(items: Iterable[str]) -> list[str]:
-    return [item for item, n in Counter(items).items() if n > 1]
-
-
-# -------------------------------------------------------------------------------------------------------- ids
+# ---- ids ----
 #
 # One rule for the ids of groups, whatever names them: a column, --group-regex, an archive.
 
@@ -252,9 +290,9 @@ def id_key(text: str) -> str:
 
     Case and Unicode form: NFKC_Casefold of the Unicode standard (a no-break space is a space, a full-width
     digit a digit, what has no width is nothing). White space counts between two digits alone ("PT 03" is
-    "PT03", "1 12" is not "11 2"). Leading zeros and a trailing .0, which spreadsheets and pandas take away and
-    add, count for nothing where the whole id is a number ("0003", "3.0", "3"); in any other they are the id's
-    own: "P03", the DICOM UID "1.2.840.0"."""
+    "PT03", "1 12" is not "11 2"). Leading zeros and a trailing .0, which spreadsheets and pandas take away
+    and add, count for nothing where the whole id is a number ("0003", "3.0", "3"); in any other they are the
+    id's own: "P03", the DICOM UID "1.2.840.0"."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     seen = "".join(c for c in folded if unicodedata.category(c) != "Cf")
     seen = re.sub(r" (?!\d)|(?<!\d) ", "", " ".join(seen.split()))
@@ -265,11 +303,10 @@ def id_key(text: str) -> str:
 def refuse_blank_ids(data: str, index: Index) -> None:
     """DataError for images whose group is blank, or "nan", which is how pandas writes a blank."""
     blank = {group for group in dict.fromkeys(index.groups) if id_key(group) in ("", "nan")}
-    if bad := [path for path, group in zip(index.paths, index.groups) if group in blank]:
-        raise DataError(
-            f"{data}: {index.group_kind} is blank (or nan) for {len(bad)} of {len(index)} images: {listing(bad)}; "
-            "fill it in, or leave those images out"
-        )
+    if bad := [path for path, group in zip(index.paths, index.groups, strict=True) if group in blank]:
+        many = f"{len(bad)} of {len(index)} images: {listing(bad)}"
+        way_out = "fill it in, or leave those images out"
+        raise DataError(f"{data}: {index.group_kind} is blank (or nan) for {many}; {way_out}")
 
 
 def one_spelling(index: Index, exact: bool) -> Index:
@@ -291,6 +328,9 @@ def one_spelling(index: Index, exact: bool) -> Index:
     return replace(index, groups=[first[group] for group in index.groups], spelt=index.groups)
 
 
+STANDS_FOR_MISSING = set("na n/a <na> #n/a nat none null unknown - ?".split())
+
+
 def doubtful_ids(kind: str, groups: list[str]) -> list[str]:
     """A warning for ids that a spreadsheet rounded (1.20E+11, or more than 15 digits with zeros from the 16th
     on), and for one that several images have and that stands for "missing". They are taken as they are."""
@@ -302,36 +342,22 @@ def doubtful_ids(kind: str, groups: list[str]) -> list[str]:
         rounded += long
     warnings = []
     if rounded:
-        warnings.append(
-            f"{len(rounded)} of {len(count)} {kind} ids look rounded by a spreadsheet ({listing(rounded)}): several "
-            f"{kind}s may share one; write the table anew from its source, with that column as text"
-        )
-    missing = ["na", "n/a", "<na>", "#n/a", "nat", "none", "null", "unknown", "-", "?"]
+        look = f"{len(rounded)} of {len(count)} {kind} ids look rounded by a spreadsheet ({listing(rounded)})"
+        way_out = "export the table again from its source, with that column as text"
+        warnings.append(f"{look}: several {kind}s may share one; {way_out}")
     return warnings + [
         f"{kind} {group!r} of {count[group]} images looks like a missing value; they count as one {kind}"
         for group, key in keys.items()
-        if key in missing and count[group] > 1
+        if key in STANDS_FOR_MISSING and count[group] > 1
     ]
 
 
-# ----------------------------------------------------------------------------------------------- the datasets
+# ---- the datasets ----
 
 CHEXPERT_FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-CHEXPERT_ALL = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
+CHEXPERT_ALL = tuple(
+    "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,"
+    "Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices".split(",")
 )
 CHEXPERT_VIEW = re.compile(r"(patient\d+)/study\d+/view\d+_(frontal|lateral)\.jpg$")
 # Folders that hold patientNNNNN/: the archive in one piece, and that in four "batches".
@@ -340,6 +366,13 @@ CHEXPERT_FOLDERS = {
     "valid": ("valid", "CheXpert-v1.0 batch 1*/valid"),
     "test": ("test",),
 }
+CHEXPERT_TEST = "groundtruth.csv test_labels.csv test/groundtruth.csv test/test_labels.csv".split()
+CHEXPERT_COUNTS = {
+    "train": {"images": 223414, "groups": 64540},
+    "valid": {"images": 234, "groups": 200},
+    "test": {"images": 668, "groups": 500},
+}
+CHEXPERT_LABELS = {"": 0.0, "0.0": 0.0, "0": 0.0, "1.0": 1.0, "1": 1.0, "-1.0": -1.0, "-1": -1.0}
 
 
 def chexpert(root: Path, options: Options) -> Index:
@@ -354,92 +387,80 @@ def chexpert(root: Path, options: Options) -> Index:
     if re.match(r"CheXpert-v1.0 batch \d", root.name):
         root = root.parent
     findings = CHEXPERT_FIVE if options.labels == "five" else CHEXPERT_ALL
-    csvs = {
-        part: first_of(root, f"{part}.csv", f"CheXpert-v1.0 batch 1*/{part}.csv")
-        for part in ("train", "valid")
-    }
-    test = first_of(
-        root, *(f"{at}{name}" for at in ("", "test/") for name in ("groundtruth.csv", "test_labels.csv"))
-    )
-    refuse(
-        root,
-        [f"{part}.csv" for part, file in csvs.items() if file is None],
-        "of CheXpert's two tables missing",
-    )
-    csvs |= {"test": test} if test else {}
+    tables = {}
+    for part in ("train", "valid"):
+        tables[part] = first_of(root, f"{part}.csv", f"CheXpert-v1.0 batch 1*/{part}.csv")
+    absent = [f"{part}.csv" for part, file in tables.items() if file is None]
+    refuse(root, absent, "of CheXpert's two tables are missing")
+    test = first_of(root, *CHEXPERT_TEST)
+    tables |= {"test": test} if test else {}
     split_of = {"train": "train", "valid": "val" if test else "test", "test": "test"}
-    paths, labels, official = [], [], []
-    for part, file in csvs.items():
-        found, values = chexpert_part(root, part, file, findings, options)
-        paths, labels = paths + found, [*labels, values]
-        official += [split_of[part]] * len(found)
+    parts = {part: chexpert_part(root, part, file, findings, options) for part, file in tables.items()}
+    paths = [path for found, _ in parts.values() for path in found]
     units = ["/".join(path.split("/")[-3:-1]) for path in paths]
-    groups = [unit.partition("/")[0] for unit in units]
-    whole = {"train": (223414, 64540), "valid": (234, 200), "test": (668, 500)}
-    counts = {(split_of[part], ""): dict(zip(("images", "groups"), whole[part])) for part in csvs}
-    if options.views == "frontal":
-        counts = {("train", ""): {"images": 191027}}
-    notes = [] if test else ["no test labels (groundtruth.csv, test_labels.csv): valid is the test set"]
+    counts = {("train", ""): {"images": 191027}}
+    if options.views == "all":
+        counts = {(split_of[part], ""): CHEXPERT_COUNTS[part] for part in parts}
     return Index(
-        "chexpert",
-        "multilabel",
-        list(findings),
-        paths,
-        np.concatenate(labels),
-        groups,
-        official,
-        root,
-        "auroc",
-        "average_precision",
-        "patient",
-        units,
-        "study",
-        "max",
+        task="multilabel",
+        classes=list(findings),
+        paths=paths,
+        labels=np.concatenate([labels for _, labels in parts.values()]),
+        root=root,
+        groups=[unit.partition("/")[0] for unit in units],
+        group_kind="patient",
+        official=[split_of[part] for part, (found, _) in parts.items() for _ in found],
+        units=units,
+        unit_kind="study",
+        unit_score="max",
         counts=counts,
-        notes=notes,
+        notes=[] if test else ["no test labels (groundtruth.csv, test_labels.csv): valid is the test set"],
     )
 
 
-def chexpert_part(root, part, file, findings, options) -> tuple[list[str], np.ndarray]:
+def chexpert_part(
+    root: Path, part: str, file: Path, findings: tuple[str, ...], options: Options
+) -> tuple[list[str], np.ndarray]:
     """(paths, labels (N, L)) of one of CheXpert's CSVs."""
     by_study = part == "test" and "Study" in read_table(file)[0]
     _, rows = read_table(file, ["Study" if by_study else "Path", *findings])
-    folders = [
-        at.relative_to(root).as_posix()
-        for pattern in CHEXPERT_FOLDERS[part]
-        for at in sorted(root.glob(pattern))
-        if at.is_dir()
-    ]
-    base = {patient: at for at in folders for patient in os.listdir(root / at)}
+    folders = [folder for pattern in CHEXPERT_FOLDERS[part] for folder in sorted(root.glob(pattern))]
+    patients_in = {f.relative_to(root).as_posix(): os.listdir(f) for f in folders if f.is_dir()}
+    folder_of = {patient: folder for folder, patients in patients_in.items() for patient in patients}
     if by_study:  # the labels of a study are those of its images
-        pairs = []
+        images = []
         for row in rows:
             study = "/".join(row["Study"].strip("/").split("/")[-2:])
-            at = root / base.get(study.split("/")[0], part) / study
-            pairs += [(f"{study}/{name}", row) for name in sorted(file_names(at)) or ["view1_frontal.jpg"]]
-        names, rows = [name for name, _ in pairs], [row for _, row in pairs]
+            there = file_names(root / folder_of.get(study.split("/")[0], part) / study)
+            images += [(f"{study}/{name}", row) for name in sorted(there) or ["view1_frontal.jpg"]]
     else:
-        names = [row["Path"] for row in rows]
-    refuse_leaving(names, str(file), root)
-    views = [CHEXPERT_VIEW.search(name) for name in names]
-    odd = [name for name, view in zip(names, views) if view is None]
+        images = [(row["Path"], row) for row in rows]
+    refuse_leaving([name for name, _ in images], str(file), root)
+    seen = [(CHEXPERT_VIEW.search(name), name, row) for name, row in images]
+    odd = [name for view, name, _ in seen if view is None]
     refuse(file, odd, "paths do not end in patient/study/view1_frontal.jpg")
     if options.views == "frontal":
-        rows = [row for row, view in zip(rows, views) if view[2] == "frontal"]
-        views = [view for view in views if view[2] == "frontal"]
-    paths = [f"{base.get(view[1], part)}/{view[0]}" for view in views]
+        seen = [one for one in seen if one[0][2] == "frontal"]
+    paths = [f"{folder_of.get(view[1], part)}/{view[0]}" for view, _, _ in seen]
     refuse_missing(root, paths, str(file), "unpack the whole archive")
-    number = {"": 0.0, "0.0": 0.0, "0": 0.0, "1.0": 1.0, "1": 1.0, "-1.0": -1.0, "-1": -1.0}
-    cells = ((path, f, row[f]) for path, row in zip(paths, rows) for f in findings)
-    refuse(
-        file,
-        (f"{path}, {f}: {v!r}" for path, f, v in cells if v not in number),
-        "labels are not 1, 0, -1 or blank",
-    )
-    labels = np.array([[number[row[f]] for f in findings] for row in rows], np.float32)
+    rows = [row for _, _, row in seen]
+    values = ((path, f, row[f]) for path, row in zip(paths, rows, strict=True) for f in findings)
+    bad = [f"{path}, {f}: {value!r}" for path, f, value in values if value not in CHEXPERT_LABELS]
+    refuse(file, bad, "labels are not 1, 0, -1 or blank")
+    labels = np.array([[CHEXPERT_LABELS[row[f]] for f in findings] for row in rows], np.float32)
     default = [f in ("Atelectasis", "Edema") for f in findings]
     uncertain = {"default": default, "ones": 1, "zeros": 0, "ignore": np.nan}[options.uncertain]
     return paths, np.where(labels == -1, np.float32(uncertain), labels)
+
+
+MURA_PATH = re.compile(r"(?:train|valid)/XR_([A-Z]+)/(patient\d+)/(study\d+)_(positive|negative)/[^/]+")
+MURA_PARTS = {"train": "train", "test": "valid"}
+MURA_COUNTS = {
+    ("train", ""): {"images": 36808, "groups": 11184, "units": 13457},
+    ("train", "abnormal"): {"units": 5177},
+    ("test", ""): {"images": 3197, "groups": 783, "units": 1199},
+    ("test", "abnormal"): {"units": 538},
+}
 
 
 def mura(root: Path, options: Options) -> Index:
@@ -449,59 +470,52 @@ def mura(root: Path, options: Options) -> Index:
 
     Images are those of the CSV: the folders hold macOS files, too. A study is (region, patient, number). The
     official test set is hidden: valid is the test set here."""
-    shape = re.compile(r"(?:train|valid)/XR_([A-Z]+)/(patient\d+)/(study\d+)_(positive|negative)/[^/]+")
-    paths, official, labels = [], [], []
-    for part, split in (("train", "train"), ("valid", "test")):
-        file = root / f"{part}_labeled_studies.csv"
-        of_study = {row[0].rstrip("/").partition("/")[2]: row[1] for row in read_headerless(file, 2)}
-        bad = [f"{study}: {label!r}" for study, label in of_study.items() if label not in ("0", "1")]
-        refuse(file, bad, "labels are not 0 or 1")
-        bad = [f"{study}, {y}" for study, y in of_study.items() if (y == "1") != study.endswith("_positive")]
-        refuse(file, bad, "labels differ from the name of their folder")
-        file = root / f"{part}_image_paths.csv"
-        images = [row[0].partition("/")[2] for row in read_headerless(file, 1)]
-        if options.region != "all":
-            images = [image for image in images if f"/XR_{options.region.upper()}/" in image]
-        images = inside(root, images, str(file), "unpack the whole archive")
-        odd = [image for image in images if not shape.fullmatch(image)]
-        refuse(file, odd, f"paths are not {part}/XR_REGION/patient/study/image")
-        odd = [image for image in images if os.path.dirname(image) not in of_study]
-        refuse(file, odd, f"images are of no study in {part}_labeled_studies.csv")
-        paths, official = paths + images, official + [split] * len(images)
-        labels += [int(of_study[os.path.dirname(image)]) for image in images]
+    parts = {split: mura_part(root, part, options.region) for split, part in MURA_PARTS.items()}
+    paths = [path for images, _ in parts.values() for path in images]
     if not paths:
         raise DataError(f"{root}: no image of --region {options.region} is listed")
-    regions, patients, studies = zip(*(shape.fullmatch(path).group(1, 2, 3) for path in paths))
-    units = ["/".join(names) for names in zip(regions, patients, studies)]
-    counts = (
-        {}
-        if options.region != "all"
-        else {
-            ("train", ""): {"images": 36808, "groups": 11184, "units": 13457},
-            ("train", "abnormal"): {"units": 5177},
-            ("test", ""): {"images": 3197, "groups": 783, "units": 1199},
-            ("test", "abnormal"): {"units": 538},
-        }
-    )
+    studies = [MURA_PATH.fullmatch(path).group(1, 2, 3) for path in paths]
     return Index(
-        "mura",
-        "multiclass",
-        ["normal", "abnormal"],
-        paths,
-        np.array(labels),
-        list(patients),
-        official,
-        root,
-        "kappa",
-        "auroc",
-        "patient",
-        units,
-        "study",
-        "mean",
-        subgroups=[r.lower() for r in regions],
-        counts=counts,
+        task="multiclass",
+        classes=["normal", "abnormal"],
+        paths=paths,
+        labels=np.array([label for _, labels in parts.values() for label in labels]),
+        root=root,
+        groups=[patient for _, patient, _ in studies],
+        group_kind="patient",
+        official=[split for split, (images, _) in parts.items() for _ in images],
+        metric="kappa",
+        second="auroc",
+        units=["/".join(study) for study in studies],
+        unit_kind="study",
+        subgroups=[region.lower() for region, _, _ in studies],
+        counts=dict(MURA_COUNTS) if options.region == "all" else {},
         notes=["the official test set is hidden: valid is the test set"],
     )
+
+
+def mura_part(root: Path, part: str, region: str) -> tuple[list[str], list[int]]:
+    """(paths, labels) of train or valid, of one body region or "all"."""
+    file = root / f"{part}_labeled_studies.csv"
+    of_study = {study.rstrip("/").partition("/")[2]: label for study, label in read_headerless(file, 2)}
+    bad = [f"{study}: {label!r}" for study, label in of_study.items() if label not in ("0", "1")]
+    refuse(file, bad, "labels are not 0 or 1")
+    bad = [f"{study}, {y}" for study, y in of_study.items() if (y == "1") != study.endswith("_positive")]
+    refuse(file, bad, "labels differ from the name of their folder")
+    file = root / f"{part}_image_paths.csv"
+    images = [path.partition("/")[2] for (path,) in read_headerless(file, 1)]
+    if region != "all":
+        images = [image for image in images if f"/XR_{region.upper()}/" in image]
+    images = inside(root, images, str(file), "unpack the whole archive")
+    odd = [image for image in images if not MURA_PATH.fullmatch(image)]
+    refuse(file, odd, f"paths are not {part}/XR_REGION/patient/study/image")
+    odd = [image for image in images if os.path.dirname(image) not in of_study]
+    refuse(file, odd, f"images belong to no study in {part}_labeled_studies.csv")
+    return images, [int(of_study[os.path.dirname(image)]) for image in images]
+
+
+KAGGLE_CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+KAGGLE_COUNTS = {"train": (826, 822, 395, 827), "test": (100, 115, 105, 74)}  # of the set of 3,264 images
 
 
 def t1w(root: Path, options: Options) -> Index:
@@ -512,25 +526,29 @@ def t1w(root: Path, options: Options) -> Index:
     if slices:
         return t1w_figshare(root, slices, options)
     if options.fold:
-        raise DataError(
-            f"{root}: --fold {options.fold} is for figshare's .mat slices with cvind.mat; these are image folders"
-        )
+        needs = "is for figshare's .mat slices with cvind.mat; these are image folders"
+        raise DataError(f"{root}: --fold {options.fold} {needs}")
     index = class_folders(root, options)
     names = [re.sub(r"[_ ]?tumou?r$", "", name.lower()) or name for name in index.classes]
     names = ["notumor" if name == "no" else name for name in names]
-    expected = ["glioma", "meningioma", "notumor", "pituitary"]
-    if sorted(names) != expected:
-        raise DataError(
-            f"{root}: classes are {listing(index.classes, most=9)}; t1w has {listing(expected, most=9)}"
-        )
+    if sorted(names) != list(KAGGLE_CLASSES):
+        found, known = listing(index.classes, most=9), listing(KAGGLE_CLASSES, most=9)
+        raise DataError(f"{root}: classes are {found}; t1w has {known}")
     counts = {("all", ""): {"images": (7023, 7200)}}
     if any(name.lower().endswith("_tumor") for name in index.classes):
-        parts = {"train": (826, 822, 395, 827), "test": (100, 115, 105, 74)}
-        counts = {(split, c): {"images": n} for split, of in parts.items() for c, n in zip(expected, of)}
+        per_split = {split: zip(KAGGLE_CLASSES, n, strict=True) for split, n in KAGGLE_COUNTS.items()}
+        counts = {(split, c): {"images": n} for split, numbers in per_split.items() for c, n in numbers}
         counts["all", ""] = {"images": 3264}
     return replace(index, classes=names, metric="accuracy", second="macro_f1", counts=counts)
 
 
+FIGSHARE_CLASSES = ("meningioma", "glioma", "pituitary")  # labels 1 to 3
+FIGSHARE_COUNTS = {
+    ("all", ""): {"images": 3064, "groups": 233},
+    ("all", "meningioma"): {"images": 708},
+    ("all", "glioma"): {"images": 1426},
+    ("all", "pituitary"): {"images": 930},
+}
 # What h5py raises of a file that is no HDF5, lacks a key or holds something else there
 NOT_FIGSHARE = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
@@ -540,63 +558,57 @@ def t1w_figshare(root: Path, slices: list[Path], options: Options) -> Index:
     PID. cvind.mat holds the official 5 folds, entry i for file i + 1; --fold K takes fold K as the test
     set."""
     if options.group_regex:
-        raise DataError(
-            f"{root}: --group-regex is for image folders; figshare's .mat slices name their patients"
-        )
+        raise DataError(f"{root}: --group-regex is for image folders; figshare's slices name their patients")
     if options.keep_masks:
         raise DataError(f"{root}: --keep-masks is for image folders; figshare's masks lie within its slices")
+    if importlib.util.find_spec("h5py") is None:
+        raise DataError(f"{root}: reading t1w's .mat files needs h5py: pip install h5py")
     slices = sorted(slices, key=lambda file: int(file.stem))
     numbers = [int(file.stem) for file in slices]
-    twice = [f"{n}.mat" for n, times in Counter(numbers).items() if times > 1]
-    refuse(root, twice, "slices lie there more than once")
+    refuse(root, duplicates(f"{n}.mat" for n in numbers), "slices are there more than once")
     heads, bad = [], []
     for file in slices:
         try:
             heads.append(MatSlice(file).head())
-        except DataError:  # no h5py
-            raise
         except NOT_FIGSHARE as error:
             bad.append(f"{file.name} ({error})")
     refuse(root, bad, f"of {len(slices)} .mat files cannot be read")
-    bad = [f"{file.name}: {label:g}" for file, (label, _) in zip(slices, heads) if label not in (1, 2, 3)]
+    labels = [label for label, _ in heads]
+    bad = [f"{file.name}: {y:g}" for file, y in zip(slices, labels, strict=True) if y not in (1, 2, 3)]
     refuse(root, bad, "labels are not 1, 2 or 3")
-    cvind, folds, notes = next((f for f in walk(root) if f.name == "cvind.mat"), None), None, []
-    if cvind:
-        try:
-            fold_of = MatSlice(cvind).folds()
-        except DataError:  # no h5py
-            raise
-        except NOT_FIGSHARE as error:
-            raise DataError(f"{cvind}: not the folds of figshare's archive ({error})") from None
-        if max(numbers) > len(fold_of):
-            raise DataError(f"{cvind}: {len(fold_of)} folds, but there is a {max(numbers)}.mat")
-        folds = [["test" if fold_of[n - 1] == k else "train" for n in numbers] for k in range(1, 6)]
-    elif options.fold:
+    folds = figshare_folds(root, numbers)
+    if options.fold and not folds:
         raise DataError(f"{root}: --fold {options.fold} needs cvind.mat, which is not there")
-    else:
-        notes = ["no cvind.mat: without the official folds; they are cut by patient"]
-    official = folds[options.fold - 1] if options.fold else [""] * len(slices)
-    counts = {("all", ""): {"images": 3064, "groups": 233}}
-    counts |= {
-        ("all", c): {"images": n} for c, n in (("meningioma", 708), ("glioma", 1426), ("pituitary", 930))
-    }
     return Index(
-        "t1w",
-        "multiclass",
-        ["meningioma", "glioma", "pituitary"],
-        [file.relative_to(root).as_posix() for file in slices],
-        np.array([int(y) - 1 for y, _ in heads]),
-        [pid for _, pid in heads],
-        official,
-        root,
-        "accuracy",
-        "macro_f1",
-        "patient",
+        task="multiclass",
+        classes=list(FIGSHARE_CLASSES),
+        paths=[file.relative_to(root).as_posix() for file in slices],
+        labels=np.array([int(y) - 1 for y in labels]),
+        root=root,
+        groups=[pid for _, pid in heads],
+        group_kind="patient",
+        official=folds[options.fold - 1] if options.fold else [],
+        metric="accuracy",
+        second="macro_f1",
         official_folds=folds,
-        counts=counts,
-        notes=notes,
+        counts=dict(FIGSHARE_COUNTS),
+        notes=[] if folds else ["no cvind.mat, so no official folds: they are cut by patient"],
         reader=MatSlice,
     )
+
+
+def figshare_folds(root: Path, numbers: list[int]) -> list[list[str]] | None:
+    """The official splits of the slices of these numbers, None without a cvind.mat."""
+    file = next((file for file in walk(root) if file.name == "cvind.mat"), None)
+    if file is None:
+        return None
+    try:
+        fold_of = MatSlice(file).folds()
+    except NOT_FIGSHARE as error:
+        raise DataError(f"{file}: not the folds of figshare's archive ({error})") from None
+    if max(numbers) > len(fold_of):
+        raise DataError(f"{file}: {len(fold_of)} folds, but there is a {max(numbers)}.mat")
+    return [["test" if fold_of[n - 1] == k else "train" for n in numbers] for k in range(1, 6)]
 
 
 @dataclass(frozen=True)
@@ -608,28 +620,24 @@ class MatSlice(os.PathLike):
     def __fspath__(self) -> str:
         return str(self.path)
 
-    def open(self):
-        try:
-            import h5py
-        except ImportError:
-            raise DataError(f"{self.path}: reading t1w's .mat files needs h5py: pip install h5py") from None
-        return h5py.File(self.path, "r")
+    def values(self, *names: str) -> list[np.ndarray]:
+        import h5py
+
+        with h5py.File(self.path, "r") as file:
+            return [file[name][()] for name in names]
 
     def head(self) -> tuple[float, str]:
         """(label, PID)"""
-        with self.open() as file:
-            data = file["cjdata"]
-            return float(data["label"][()].item()), "".join(map(chr, data["PID"][()].ravel().astype(int)))
+        label, pid = self.values("cjdata/label", "cjdata/PID")
+        return float(label.item()), "".join(map(chr, pid.ravel().astype(int)))
 
     def folds(self) -> np.ndarray:
-        with self.open() as file:
-            return file["cvind"][()].ravel().astype(int)
+        return self.values("cvind")[0].ravel().astype(int)
 
     def read(self) -> np.ndarray:
         """(H, W) uint8, the int16 values from the slice's smallest to its largest; MATLAB's columns are
         HDF5's rows."""
-        with self.open() as file:
-            values = file["cjdata/image"][()].T.astype(np.float64)
+        values = self.values("cjdata/image")[0].T.astype(np.float64)
         low, high = values.min(), values.max()
         return ((values - low) * (255 / max(high - low, 1)) + 0.5).astype(np.uint8)
 
@@ -646,36 +654,24 @@ def bach(root: Path, options: Options) -> Index:
     rows = [(Path(name).name, label) for name, label in read_headerless(file, 2)]
     bad = [f"{name}: {label!r}" for name, label in rows if label not in BACH_CLASSES]
     refuse(file, bad, f"lines name a class that is not {', '.join(BACH_CLASSES)}")
-    twice = [name for name, n in Counter(name for name, _ in rows).items() if n > 1]
-    refuse(file, twice, "images are listed more than once")
+    refuse(file, duplicates(name for name, _ in rows), "images are listed more than once")
     rows.sort(key=lambda row: (BACH_CLASSES.index(row[1]), row[0]))
     below = "" if photos == root else "Photos/"
     paths = as_on_disk(root, [f"{below}{label}/{name}" for name, label in rows])
     refuse_missing(root, paths, str(file), "each lies in the folder of its class")
-    counts = {("all", ""): {"images": 400}} | {("all", c): {"images": 100} for c in BACH_CLASSES}
     return Index(
-        "bach",
-        "multiclass",
-        list(BACH_CLASSES),
-        paths,
-        np.array([BACH_CLASSES.index(c) for _, c in rows]),
-        paths,
-        [""] * len(paths),
-        root,
-        "accuracy",
-        "macro_f1",
-        counts=counts,
+        task="multiclass",
+        classes=list(BACH_CLASSES),
+        paths=paths,
+        labels=np.array([BACH_CLASSES.index(c) for _, c in rows]),
+        root=root,
+        metric="accuracy",
+        second="macro_f1",
+        counts={("all", ""): {"images": 400}} | {("all", c): {"images": 100} for c in BACH_CLASSES},
     )
 
 
-def bach_test(data_dir: str | None = None) -> list[Path]:
-    """The unlabelled images of BACH's test set, ICIAR2018_BACH_Challenge_TestDataset/Photos/test0.tif to
-    test99.tif, in the order of their numbers: what a trained model may be asked about."""
-    markers = ("Photos/test0.[tT][iI][fF]", "test0.[tT][iI][fF]")
-    root = replace(DATASETS["bach"], markers=markers).find(data_dir)
-    photos = root / "Photos" if (root / "Photos").is_dir() else root
-    names = [name for name in file_names(photos) if re.fullmatch(r"test\d+\.tif", name, re.IGNORECASE)]
-    return [photos / name for name in sorted(names, key=lambda name: int(name[4:-4]))]
+ISIC_TABLES = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
 
 
 def isic2020(root: Path, options: Options) -> Index:
@@ -685,112 +681,86 @@ def isic2020(root: Path, options: Options) -> Index:
     Layouts: ISIC_2020_Training_GroundTruth[_v2].csv with [ISIC_2020_Training_JPEG/]train/; Kaggle's train.csv
     with jpeg/train/ or, resized, with train/. Of the pairs in ISIC_2020_Training_Duplicates.csv the second is
     left out. The test labels are not public: splits are cut from the training set by patient."""
-    names = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
-    file = first_of(root, *names)
+    file = first_of(root, *ISIC_TABLES)
+    if file is None:
+        raise DataError(f"{root}: none of {', '.join(ISIC_TABLES)}")
     folder = first_of(root, "ISIC_2020_Training_JPEG/train", "jpeg/train", "train", folder=True)
-    if file is None or folder is None:
-        what = (
-            f"none of {', '.join(names)}"
-            if file is None
-            else "no folder train, jpeg/train or ISIC_2020_Training_JPEG/train"
-        )
-        raise DataError(f"{root}: {what}")
+    if folder is None:
+        raise DataError(f"{root}: no folder train, jpeg/train or ISIC_2020_Training_JPEG/train")
     _, rows = read_table(file, ["image_name", "patient_id", "target"])
     bad = [f"{row['image_name']}: {row['target']!r}" for row in rows if row["target"] not in ("0", "1")]
     refuse(file, bad, "targets are not 0 or 1")
-    twice = [name for name, n in Counter(row["image_name"] for row in rows).items() if n > 1]
-    refuse(file, twice, "images are listed more than once")
-    counts = {
-        ("all", ""): {"images": 33126, "groups": 2056},
-        ("all", "malignant"): {"images": 584, "groups": 428},
-    }
-    notes = ["no ISIC_2020_Training_Duplicates.csv (challenge.isic-archive.com/data): its 425 pairs stay in"]
-    if (pairs := root / "ISIC_2020_Training_Duplicates.csv").is_file():
-        second = {row["image_name_2"] for row in read_table(pairs, ["image_name_1", "image_name_2"])[1]}
-        kept = [row for row in rows if row["image_name"] not in second]
-        notes = [f"{len(rows) - len(kept)} duplicates left out, the second of each pair in {pairs.name}"]
-        rows, counts = kept, {("all", ""): {"images": 32701}, ("all", "malignant"): {"images": 581}}
-    paths = [f"{row['image_name']}.jpg" for row in rows]
-    paths = [f"{folder.relative_to(root).as_posix()}/{path}" for path in paths]
+    refuse(file, duplicates(row["image_name"] for row in rows), "images are listed more than once")
+    rows, counts, note = isic_without_copies(root, rows)
+    below = folder.relative_to(root).as_posix()
+    paths = [f"{below}/{row['image_name']}.jpg" for row in rows]
     refuse_leaving(paths, str(file), root)
     paths = as_on_disk(root, paths)
     refuse_missing(root, paths, str(file), "unpack the whole archive")
     return Index(
-        "isic2020",
-        "multiclass",
-        ["benign", "malignant"],
-        paths,
-        np.array([int(r["target"]) for r in rows]),
-        [row["patient_id"] for row in rows],
-        [""] * len(rows),
-        root,
-        "auroc",
-        "average_precision",
-        "patient",
+        task="multiclass",
+        classes=["benign", "malignant"],
+        paths=paths,
+        labels=np.array([int(row["target"]) for row in rows]),
+        root=root,
+        groups=[row["patient_id"] for row in rows],
+        group_kind="patient",
+        metric="auroc",
+        second="average_precision",
         counts=counts,
-        notes=notes,
+        notes=[note],
     )
 
 
-CHOLECT50_CLASSES = {
-    "instrument": ("grasper", "bipolar", "hook", "scissors", "clipper", "irrigator"),
-    "verb": (
-        "grasp",
-        "retract",
-        "dissect",
-        "coagulate",
-        "clip",
-        "cut",
-        "aspirate",
-        "irrigate",
-        "pack",
-        "null_verb",
-    ),
-    "target": (
-        "gallbladder",
-        "cystic_plate",
-        "cystic_duct",
-        "cystic_artery",
-        "cystic_pedicle",
-        "blood_vessel",
-        "fluid",
-        "abdominal_wall_cavity",
-        "liver",
-        "adhesion",
-        "omentum",
-        "peritoneum",
-        "gut",
-        "specimen_bag",
-        "null_target",
-    ),
-    "triplet": tuple(f"triplet{i}" for i in range(100)),  # the archive has their names
-    "phase": (
-        "preparation",
-        "carlot-triangle-dissection",
-        "clipping-and-cutting",
-        "gallbladder-dissection",
-        "gallbladder-packaging",
-        "cleaning-and-coagulation",
-        "gallbladder-extraction",
-    ),
+def isic_without_copies(root: Path, rows: list[dict[str, str]]) -> tuple[list[dict[str, str]], dict, str]:
+    """(rows, counts of a full copy, note) without the second image of each pair in the list of duplicates."""
+    pairs = root / "ISIC_2020_Training_Duplicates.csv"
+    if not pairs.is_file():
+        counts = {"": {"images": 33126, "groups": 2056}, "malignant": {"images": 584, "groups": 428}}
+        note = f"no {pairs.name} (challenge.isic-archive.com/data): its 425 pairs stay in"
+    else:
+        second = {row["image_name_2"] for row in read_table(pairs, ["image_name_1", "image_name_2"])[1]}
+        total = len(rows)
+        rows = [row for row in rows if row["image_name"] not in second]
+        counts = {"": {"images": 32701}, "malignant": {"images": 581}}
+        note = f"{total - len(rows)} duplicates left out, the second of each pair in {pairs.name}"
+    return rows, {("all", name): numbers for name, numbers in counts.items()}, note
+
+
+CHOLECT50_NAMES = {
+    "instrument": "grasper bipolar hook scissors clipper irrigator",
+    "verb": "grasp retract dissect coagulate clip cut aspirate irrigate pack null_verb",
+    "target": "gallbladder cystic_plate cystic_duct cystic_artery cystic_pedicle blood_vessel fluid "
+    "abdominal_wall_cavity liver adhesion omentum peritoneum gut specimen_bag null_target",
+    "triplet": " ".join(f"triplet{i}" for i in range(100)),  # the archive has their names
+    "phase": "preparation carlot-triangle-dissection clipping-and-cutting gallbladder-dissection "
+    "gallbladder-packaging cleaning-and-coagulation gallbladder-extraction",
 }
-CHOLECT50_PLACE = {
-    "triplet": 0,
-    "instrument": 1,
-    "verb": 7,
-    "target": 8,
-    "phase": 14,
-}  # in the JSON's 15 values
+CHOLECT50_CLASSES = {task: names.split() for task, names in CHOLECT50_NAMES.items()}
+# Where each task's number stands in the JSON's 15 values
+CHOLECT50_PLACE = {"triplet": 0, "instrument": 1, "verb": 7, "target": 8, "phase": 14}
 NULL_TRIPLETS = tuple(range(94, 100))
 # Nwoye and Padoy 2022, video numbers. Train is the other ones.
 CHOLECT50_SPLITS = {
     "rdv": {"val": (8, 12, 29, 50, 78), "test": (6, 51, 10, 73, 14, 74, 32, 80, 42, 111)},
     "challenge": {"val": (5, 18, 36, 65, 74), "test": (92, 96, 103, 110, 111)},
 }
-CHOLECT50_FOLDS = ((79, 2, 51, 6, 25, 14, 66, 23, 50, 111), (80, 32, 5, 15, 40, 47, 26, 48, 70, 96),
-                   (31, 57, 36, 18, 52, 68, 10, 8, 73, 103), (42, 29, 60, 27, 65, 75, 22, 49, 12, 110),
-                   (78, 43, 62, 35, 74, 1, 56, 4, 13, 92))  # fmt: skip
+CHOLECT50_FOLDS = (
+    (79, 2, 51, 6, 25, 14, 66, 23, 50, 111),
+    (80, 32, 5, 15, 40, 47, 26, 48, 70, 96),
+    (31, 57, 36, 18, 52, 68, 10, 8, 73, 103),
+    (42, 29, 60, 27, 65, 75, 22, 49, 12, 110),
+    (78, 43, 62, 35, 74, 1, 56, 4, 13, 92),
+)
 CHOLECT45_LACKS = {111, 96, 103, 110, 92}
+
+
+@dataclass(frozen=True)
+class Video:
+    """The annotated frames of one video, by number, and their labels, a row each."""
+
+    frames: list[int]
+    labels: np.ndarray
 
 
 def cholect50(root: Path, options: Options) -> Index:
@@ -800,55 +770,54 @@ def cholect50(root: Path, options: Options) -> Index:
 
     Official splits by --variant; crossval takes --fold (1 where none is given) as the test set. Metric:
     video-wise mAP, for triplets without the null ones."""
-    task, t50 = options.task, (root / "labels").is_dir()
-    videos, classes, notes = (cholect50_json if t50 else cholect45_txt)(root, task)
+    task, fifty, phases = options.task, (root / "labels").is_dir(), options.task == "phase"
     if options.fold and options.variant != "crossval":
         raise DataError(f"--fold {options.fold} is for --variant crossval, not {options.variant}")
-    here = {int(video[3:]): video for video in videos}
-    lacks = set() if t50 else CHOLECT45_LACKS
-    known = {number for fold in CHOLECT50_FOLDS for number in fold} - lacks
-    strange = [video for number, video in here.items() if number not in known]
-    refuse(root, strange, f"videos are in no split of CholecT{50 if t50 else 45}")
-    side = cholect50_sides(options.variant, options.fold or 1, lacks)
-    if lacking := [split for split in SPLITS if split not in {side[number] for number in here}]:
-        all_sides = cholect50_sides(options.variant, options.fold or 1)
-        wanted = sorted(number for number in all_sides if all_sides[number] == lacking[0])
-        raise DataError(
-            f"{root}: --variant {options.variant} has its {lacking[0]} videos in {listing(wanted, most=10)}; "
-            f"none of them is here, among {len(here)} videos"
-        )
-    folder = "videos" if t50 else "data"
-    paths = [f"{folder}/{video}/{frame:06d}.png" for video, (frames, _) in videos.items() for frame in frames]
+    videos, classes, notes = (cholect50_json if fifty else cholect45_txt)(root, task)
+    lacks = set() if fifty else CHOLECT45_LACKS
+    side_of = cholect50_sides(options.variant, options.fold or 1, lacks)
+    strange = [video for video in videos if int(video[3:]) not in side_of]
+    refuse(root, strange, f"videos are in no split of CholecT{50 if fifty else 45}")
+    refuse_empty_sides(root, options, [side_of[int(video[3:])] for video in videos])
+    folder = "videos" if fifty else "data"
+    frames = [(video, frame) for video, found in videos.items() for frame in found.frames]
+    paths = [f"{folder}/{video}/{frame:06d}.png" for video, frame in frames]
     refuse_missing(root, paths, str(root), "unpack the whole archive")
     if extra := sum(len(file_names(root / folder / video)) for video in videos) - len(paths):
         notes.append(f"{extra} files in {folder}/ without annotation, left out")
-    groups = [video for video, (frames, _) in videos.items() for _ in frames]
+    groups = [video for video, _ in frames]
     numbers = [int(video[3:]) for video in groups]
-    sides = [cholect50_sides("crossval", k, lacks) for k in range(1, 6)]
-    folds = [[of_fold[n] for n in numbers] for of_fold in sides] if options.variant == "crossval" else None
-    counts = {(s, ""): {"groups": sum(side[n] == s for n in known)} for s in SPLITS}
-    counts["all", ""] = {"groups": len(known)} | ({} if t50 else {"images": 90489})
-    metrics = ("accuracy", "macro_f1") if task == "phase" else ("video_map", "average_precision")
-    units, unit, score = (None, "image", "mean") if task == "phase" else (groups, "video", "video")
+    folds = range(1, 6) if options.variant == "crossval" else ()
+    sides = [cholect50_sides("crossval", fold, lacks) for fold in folds]
+    counts = {(split, ""): {"groups": list(side_of.values()).count(split)} for split in SPLITS}
+    counts["all", ""] = {"groups": len(side_of)} | ({} if fifty else {"images": 90489})
+    scored = {"metric": "accuracy", "second": "macro_f1"}
+    if not phases:
+        scored = {"metric": "video_map", "units": groups, "unit_kind": "video", "unit_score": "video"}
     return Index(
-        "cholect50",
-        "multiclass" if task == "phase" else "multilabel",
-        classes,
-        paths,
-        np.concatenate([labels for _, labels in videos.values()]),
-        groups,
-        [side[n] for n in numbers],
-        root,
-        *metrics,
-        "video",
-        units,
-        unit,
-        score,
-        NULL_TRIPLETS if task == "triplet" else (),
-        official_folds=folds,
+        task="multiclass" if phases else "multilabel",
+        classes=list(classes),
+        paths=paths,
+        labels=np.concatenate([found.labels for found in videos.values()]),
+        root=root,
+        groups=groups,
+        group_kind="video",
+        official=[side_of[n] for n in numbers],
+        official_folds=[[side[n] for n in numbers] for side in sides] or None,
+        leave_out=NULL_TRIPLETS if task == "triplet" else (),
         counts=counts,
         notes=notes,
+        **scored,
     )
+
+
+def refuse_empty_sides(root: Path, options: Options, sides: list[str]) -> None:
+    """DataError where train, val or test has none of the videos that are here. sides: of each of them."""
+    if lacking := [split for split in SPLITS if split not in sides]:
+        all_sides = cholect50_sides(options.variant, options.fold or 1)
+        wanted = listing(sorted(n for n, side in all_sides.items() if side == lacking[0]), most=10)
+        have = f"the {lacking[0]} videos of --variant {options.variant} are {wanted}"
+        raise DataError(f"{root}: {have}; none of them is among the {len(sides)} videos here")
 
 
 def cholect50_sides(variant: str, fold: int, lacking: Iterable[int] = ()) -> dict[int, str]:
@@ -870,65 +839,65 @@ def video_files(folder: Path, suffix: str) -> list[tuple[str, Path]]:
     return [(video, folder / f"{video}{suffix}") for video in videos]
 
 
-def cholect50_json(
-    root: Path, task: str
-) -> tuple[dict[str, tuple[list[int], np.ndarray]], list[str], list[str]]:
-    """({video: (annotated frames, labels)}, classes, notes). annotations[frame] is a list, possibly empty, of
-    instances of 15 values, -1 where there is none. A frame without a phase is left out of the phase task."""
-    classes, place, videos, without = list(CHOLECT50_CLASSES[task]), CHOLECT50_PLACE[task], {}, 0
+def cholect50_json(root: Path, task: str) -> tuple[dict[str, Video], list[str], list[str]]:
+    """(videos, classes, notes). annotations[frame] is a list, possibly empty, of instances of 15 values, -1
+    where there is none. A frame without a phase is left out of the phase task."""
+    classes, videos, without = CHOLECT50_CLASSES[task], {}, 0
+    allowed = range(-1, len(classes))
     for video, file in video_files(root / "labels", ".json"):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            found = {int(frame): [instance[place] for instance in instances]
-                     for frame, instances in content["annotations"].items()}  # fmt: skip
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise DataError(
-                f"{file}: no annotations as CholecT50 has them: {type(error).__name__} {error}"
-            ) from None
-        allowed = range(-1, len(classes))
+        found, names = json_annotations(file, CHOLECT50_PLACE[task])
         bad = [f"frame {frame}: {v!r}" for frame, values in found.items() for v in values if v not in allowed]
         refuse(file, bad, f"{task} numbers are not -1 to {len(classes) - 1}")
         if task == "triplet":
-            names = content.get("categories")
-            names = names.get("triplet", {}) if isinstance(names, dict) else {}
             classes = [names.get(str(i), c) for i, c in enumerate(classes)]
-        present = {frame: {int(v) for v in found[frame]} - {-1} for frame in sorted(found)}
+        present = {frame: sorted({int(v) for v in found[frame]} - {-1}) for frame in sorted(found)}
         if task == "phase":
-            torn = [f"frame {frame}: {sorted(s)}" for frame, s in present.items() if len(s) > 1]
+            torn = [f"frame {frame}: {numbers}" for frame, numbers in present.items() if len(numbers) > 1]
             refuse(file, torn, "frames are in two phases")
-            without += sum(not s for s in present.values())
-            present = {frame: s for frame, s in present.items() if s}
-            labels = np.array([min(s) for s in present.values()], np.int64)
+            without += sum(not numbers for numbers in present.values())
+            present = {frame: numbers for frame, numbers in present.items() if numbers}
+            labels = np.array([number for (number,) in present.values()], np.int64)
         else:
             labels = np.zeros((len(present), len(classes)), np.float32)
-            for row, s in enumerate(present.values()):
-                labels[row, list(s)] = 1
-        videos[video] = (list(present), labels)
+            for row, numbers in enumerate(present.values()):
+                labels[row, numbers] = 1
+        videos[video] = Video(list(present), labels)
     return videos, classes, [f"{without} frames have no phase, left out"] if without else []
 
 
-def cholect45_txt(
-    root: Path, task: str
-) -> tuple[dict[str, tuple[list[int], np.ndarray]], list[str], list[str]]:
+def json_annotations(file: Path, place: int) -> tuple[dict[int, list[int]], dict[str, str]]:
+    """(frame -> the values at that place of its instances, number of a triplet -> its name) of a JSON of
+    CholecT50."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        frames = content["annotations"].items()
+        found = {int(frame): [instance[place] for instance in instances] for frame, instances in frames}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        why = f"{type(error).__name__} {error}"
+        raise DataError(f"{file}: no annotations as CholecT50 has them: {why}") from None
+    names = content.get("categories")
+    return found, names.get("triplet", {}) if isinstance(names, dict) else {}
+
+
+def cholect45_txt(root: Path, task: str) -> tuple[dict[str, Video], list[str], list[str]]:
     """The same from CholecT45's text files: frame, then a 0/1 column for each class. dict/triplet.txt has
     names."""
     if task == "phase":
         raise DataError(f"{root}: CholecT45 has no phases; --task phase needs CholecT50's labels/VID01.json")
-    classes, videos = list(CHOLECT50_CLASSES[task]), {}
+    classes, videos = CHOLECT50_CLASSES[task], {}
     for video, file in video_files(root / task, ".txt"):
         try:
             values = np.loadtxt(file, delimiter=",", dtype=np.int64, ndmin=2)
         except ValueError as error:
             raise DataError(f"{file}: {error}") from None
         values = values[np.argsort(values[:, 0], kind="stable")]
-        if values.shape[1] != 1 + len(classes) or not np.isin(values[:, 1:], (0, 1)).all():
-            raise DataError(
-                f"{file}: needs a frame and {len(classes)} columns of 0 or 1; it has {values.shape[1]} columns, "
-                f"values {values[:, 1:].min(initial=0)} to {values[:, 1:].max(initial=0)}"
-            )
-        if (np.diff(values[:, 0]) == 0).any():
-            raise DataError(f"{file}: a frame stands twice in it")
-        videos[video] = (values[:, 0].tolist(), values[:, 1:].astype(np.float32))
+        frames, labels = values[:, 0], values[:, 1:]
+        if labels.shape[1] != len(classes) or not np.isin(labels, (0, 1)).all():
+            found = f"{values.shape[1]} columns, values {labels.min(initial=0)} to {labels.max(initial=0)}"
+            raise DataError(f"{file}: needs a frame and {len(classes)} columns of 0 or 1; it has {found}")
+        if (np.diff(frames) == 0).any():
+            raise DataError(f"{file}: a frame is listed more than once")
+        videos[video] = Video(frames.tolist(), labels.astype(np.float32))
     names = root / "dict" / "triplet.txt"
     if task == "triplet" and names.is_file():
         found = dict(re.findall(r"^(\d+)\W+(\w.*?)\s*$", names.read_text(encoding="utf-8"), re.MULTILINE))
@@ -936,34 +905,36 @@ def cholect45_txt(
     return videos, classes, []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A public dataset: what --list-data says of it, and how it is found and read. classes, metric, unit:
-    those without further options. options: the names in Options that it takes. markers: glob patterns; the archive's folder holds one of them. build:
-    (root, options) -> Index."""
+    those without further options. markers: glob patterns; the archive's folder holds one of them. build:
+    (root, options) -> Index, whose name and citation are set here."""
 
     name: str
     title: str
     task: str
     classes: tuple[str, ...]
     metric: str
-    group: str
+    group: str  # begins with "image" where the archive names no groups
     unit: str
     site: str
     access: str
     licence: str
     size: str
     citation: str
-    options: tuple[str, ...]
     markers: tuple[str, ...]
     build: Callable[[Path, Options], Index]
+
+    @property
+    def names_groups(self) -> bool:
+        return not self.group.startswith("image")
 
     def load(self, data_dir: str | None, options: Options) -> Index:
         root = self.find(data_dir)
         index = self.build(root, options)
-        return replace(
-            index, name=self.name, citation=self.citation, notes=[f"found in {root}", *index.notes]
-        )
+        notes = [f"found in {root}", *index.notes]
+        return replace(index, name=self.name, citation=self.citation, notes=notes)
 
     def held_by(self, folder: Path) -> bool:
         return any(next(folder.glob(marker), None) for marker in self.markers)
@@ -979,12 +950,13 @@ class Dataset:
                 for folder in near(place):
                     if self.held_by(folder):
                         return folder
-        found = "; ".join(filter(None, map(self.instead, bases)))
         markers = [re.sub(r"\[(\w)\w\]", r"\1", marker) for marker in self.markers]  # "[tT]" is "t"
-        raise DataError(
-            f"{self.name} not found: looked for {' or '.join(markers)} in {' and '.join(map(str, bases))} and in the "
-            f"folders there. {found}. Get it from {self.site} ({self.access}, {self.size}), unpack it and pass --data-dir FOLDER"
-        )
+        places = " and ".join(map(str, bases))
+        looked = f"looked for {' or '.join(markers)} in {places} and in the folders there"
+        found = "; ".join(map(self.instead, bases))
+        source = f"{self.site} ({self.access}, {self.size})"
+        way_out = f"Get it from {source}, unpack it and pass --data-dir FOLDER"
+        raise DataError(f"{self.name} not found: {looked}. {found}. {way_out}")
 
     def instead(self, place: Path) -> str:
         """What a place holds where the dataset was looked for."""
@@ -1004,12 +976,9 @@ class Dataset:
 
 def list_datasets() -> list[dict[str, str]]:
     """A row for each dataset: what it is, how to obtain it, what to cite."""
-    rows = []
-    for dataset in DATASETS.values():
-        inner = ("options", "markers", "build")
-        row = {f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in inner}
-        rows.append(row | {"classes": ", ".join(dataset.classes)})
-    return rows
+    names = [f.name for f in fields(Dataset) if f.name not in ("markers", "build")]
+    rows = [{name: getattr(dataset, name) for name in names} for dataset in DATASETS.values()]
+    return [row | {"classes": ", ".join(row["classes"])} for row in rows]
 
 
 def near(place: Path) -> list[Path]:
@@ -1020,8 +989,8 @@ def near(place: Path) -> list[Path]:
 
 def first_of(root: Path, *patterns: str, folder: bool = False) -> Path | None:
     """The first that is there of some files, or of some folders (beside which the zip may lie)."""
-    found = (at for pattern in patterns for at in sorted(root.glob(pattern)))
-    return next((at for at in found if at.is_dir() == folder), None)
+    found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+    return next((path for path in found if path.is_dir() == folder), None)
 
 
 DATASETS: dict[str, Dataset] = {
@@ -1040,7 +1009,6 @@ DATASETS: dict[str, Dataset] = {
             licence="Stanford University Dataset Research Use Agreement",
             size="11 GB small, 440 GB full",
             citation="Irvin et al., CheXpert, AAAI 2019",
-            options=("labels", "uncertain", "views", "exact_ids"),
             markers=("valid.csv", "CheXpert-v1.0 batch 1*/valid.csv"),
             build=chexpert,
         ),
@@ -1057,7 +1025,6 @@ DATASETS: dict[str, Dataset] = {
             licence="Stanford University Dataset Research Use Agreement",
             size="3.3 GB",
             citation="Rajpurkar et al., MURA, MIDL 2018",
-            options=("region", "exact_ids"),
             markers=("train_image_paths.csv", "valid_image_paths.csv"),
             build=mura,
         ),
@@ -1069,13 +1036,12 @@ DATASETS: dict[str, Dataset] = {
             metric="accuracy",
             group="patient (figshare), image (Kaggle)",
             unit="image",
-            site="figshare.com/articles/dataset/1512427, or kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri"
-            " or masoudnickparvar/brain-tumor-mri-dataset",
+            site="figshare.com/articles/dataset/1512427, or kaggle.com/datasets/"
+            "sartajbhuvaji/brain-tumor-classification-mri or masoudnickparvar/brain-tumor-mri-dataset",
             access="open",
             licence="CC BY 4.0 (figshare)",
             size="0.9 GB figshare, 0.1-0.2 GB Kaggle",
             citation="Cheng et al., PLoS ONE 2015; Bhuvaji et al., Kaggle 2020; Nickparvar, Kaggle 2021",
-            options=("fold", "group_regex", "keep_masks", "exact_ids"),
             markers=(
                 "[Tt]raining/*glioma*",
                 "cvind.mat",
@@ -1098,7 +1064,6 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY-NC-ND 4.0",
             size="about 13 GB, whole slides included",
             citation="Aresta et al., BACH, Medical Image Analysis 2019",
-            options=(),
             markers=("Photos/microscopy_ground_truth.csv", "microscopy_ground_truth.csv"),
             build=bach,
         ),
@@ -1115,7 +1080,6 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY-NC 4.0",
             size="23 GB",
             citation="Rotemberg et al., Scientific Data 2021",
-            options=("exact_ids",),
             markers=(
                 "ISIC_2020_Training_GroundTruth*.csv",
                 "jpeg/train/ISIC_*.[jJ][pP][gG]",
@@ -1127,7 +1091,7 @@ DATASETS: dict[str, Dataset] = {
             name="cholect50",
             title="endoscopic surgery, instruments and actions",
             task="multilabel",
-            classes=CHOLECT50_CLASSES["instrument"],
+            classes=tuple(CHOLECT50_CLASSES["instrument"]),
             metric="mean average precision per video",
             group="video",
             unit="video",
@@ -1136,7 +1100,6 @@ DATASETS: dict[str, Dataset] = {
             licence="CC BY-NC-SA 4.0",
             size="about 50 GB",
             citation="Nwoye et al., Medical Image Analysis 2022; splits: Nwoye and Padoy 2022",
-            options=("task", "variant", "fold", "exact_ids"),
             markers=("labels/VID*.json", "instrument/VID*.txt"),
             build=cholect50,
         ),
@@ -1144,104 +1107,263 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-# ---------------------------------------------------------------------------------------- the user's own data
+# ---- the user's own data ----
 
 
 def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
     if path.is_dir():
-        refuse_options(options, OWN_OPTIONS["a folder"], path)
+        refuse_options(options, "a folder", path)
         return class_folders(path, options)
     if not path.exists():
         known = ", ".join([*DATASETS, *DEMOS])
         raise DataError(f"--data {path}: neither a file or folder nor a dataset; the datasets are {known}")
     if path.suffix == ".npz":
-        refuse_options(options, OWN_OPTIONS["an npz"], path)
-        return npz(path)
+        refuse_options(options, "an npz", path)
+        return npz_file(path)
     if path.suffix.lower() in (".csv", ".tsv", ".txt"):
-        refuse_options(options, OWN_OPTIONS["a CSV"], path)
-        return table(path, Path(data_dir).expanduser() if data_dir else path.parent, options)
+        refuse_options(options, "a CSV", path)
+        return csv_file(path, Path(data_dir).expanduser() if data_dir else path.parent, options)
     raise DataError(f"--data {path}: give a folder of class folders, a .csv or an .npz")
 
 
 def class_folders(root: Path, options: Options) -> Index:
     """root/<class>/**/*.png, or root/{train,val,test}/<class>/**/*.png, also Training, Testing, valid."""
     met = Met()
-    folders = subfolders(root, met)
-    by_split = {
-        folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES
-    }
-    notes, hint = [], ""
-    if by_split:
-        if extra := [f.name for f in folders if f not in by_split]:
-            notes.append(f"left out, beside the splits' folders: {listing(extra)}")
-            names = " and ".join(f"{folder.name}/" for folder in by_split)
-            hint = f"; {names} was read as the folder of a split and the {len(extra)} beside it left out: "
-            hint += "rename it if it is a class"
-        places = [(split, c) for folder, split in by_split.items() for c in subfolders(folder, met)]
-    else:
-        places = [("", folder) for folder in folders]
+    tops, places, notes, hint = class_places(root, met)
     below = [(split, folder, list(walk(folder, met))) for split, folder in places]
     met.refuse(root)
-    real = defaultdict(list)
-    for _, folder in places:
-        real[os.path.realpath(folder)].append(folder.relative_to(root).as_posix())
-    same = (" = ".join(names) for names in real.values() if len(names) > 1)
-    refuse(root, same, "folders are read twice through a link, remove the link")
-    found, other, nested, masks = [], Counter(), 0, []
+    refuse_read_twice(root, [folder for _, folder in places])
+    found, other, masks = [], Counter(), []
     for split, folder, files in below:
-        images = []
-        for file in files:
-            if is_image(file):
-                images.append(file)
-            else:
-                other[file.suffix.lower() or file.name] += 1
+        kinds = [is_image(file) for file in files]
+        images = [file for file, kind in zip(files, kinds, strict=True) if kind]
         if not images:
             raise DataError(f"{folder}: a class folder without images; fill or remove it{hint}")
+        other.update(f.suffix.lower() or f.name for f, kind in zip(files, kinds, strict=True) if not kind)
         left_out = set() if options.keep_masks else masks_beside(images)
         masks += sorted(left_out)
-        for file in images if not left_out else [file for file in images if file not in left_out]:
-            found.append((file.relative_to(root).as_posix(), folder.name, split))
-            nested += file.parent != folder
-    notes += met.notes(root) + masks_note(masks, root)
+        kept = [file for file in images if file not in left_out] if left_out else images
+        found += [(file, folder, split) for file in kept]
     if not found:
-        loose = sum(map(is_image, walk(root)))
-        what = f"{loose} images lie in it, but in no class folder" if loose else "there is no image in it"
-        raise DataError(
-            f"{root}: {what}; expected {root.name}/<class>/*.png or {root.name}/train/<class>/*.png{hint}"
-        )
-    tops = [root, *by_split]
+        refuse_no_classes(root, hint)
+    notes += met.notes(root) + masks_note(masks, root)
     if loose := [f.name for top in tops for f in sorted(top.iterdir()) if f.is_file() and is_image(f)]:
         notes.append(f"{len(loose)} images lie in no class folder, left out: {listing(loose)}")
     if other:
-        notes.append("no images, left out: " + listing(f"{n} {suffix}" for suffix, n in other.most_common()))
+        notes.append("not images, left out: " + listing(f"{n} {suffix}" for suffix, n in other.most_common()))
+    nested = sum(file.parent != folder for file, folder, _ in found)
     if nested and not options.group_regex:
-        notes.append(
-            f"{nested} images lie deeper than their class folder: if those folders are patients, name them "
-            "with --group-regex, as in '([^/]+)/[^/]+$'"
-        )
-    classes = sorted({c for _, c, _ in found}, key=natural)
-    paths = [p for p, _, _ in found]
-    labels = np.array([classes.index(c) for _, c, _ in found], dtype=np.int64)
+        way_out = "if those folders are patients, name them with --group-regex, as in '([^/]+)/[^/]+$'"
+        notes.append(f"{nested} images lie deeper than their class folder: {way_out}")
+    paths = [file.relative_to(root).as_posix() for file, _, _ in found]
+    classes = sorted({folder.name for _, folder in places}, key=natural)
     groups, kind = groups_by_regex(paths, options.group_regex)
-    official = [s for _, _, s in found]
     return Index(
-        root.resolve().name,
-        "multiclass",
-        classes,
-        paths,
-        labels,
-        groups,
-        official,
-        root,
+        name=root.resolve().name,
+        task="multiclass",
+        classes=classes,
+        paths=paths,
+        labels=np.array([classes.index(folder.name) for _, folder, _ in found], np.int64),
+        root=root,
+        groups=groups,
         group_kind=kind,
+        official=[split for _, _, split in found],
         notes=notes,
     )
 
 
-# Folders that file servers, recycle bins and archives make, in small letters: thumbnails and deleted images lie in them
-SYSTEM_FOLDERS = {"__macosx", "@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "#recycle", "#snapshot",
-    "$recycle.bin", "recycler", "recycled", "system volume information", "lost+found", "~snapshot",
-    "network trash folder", "temporary items", "thevolumesettingsfolder"}  # fmt: skip
+def class_places(root: Path, met: Met) -> tuple[list[Path], list[tuple[str, Path]], list[str], str]:
+    """(the folders that class folders lie in, (split or "", class folder) of each class, notes, what an error
+    adds where a class may have been taken for a split)."""
+    folders = subfolders(root, met)
+    split_of = {f: SPLIT_NAMES[f.name.lower()] for f in folders if f.name.lower() in SPLIT_NAMES}
+    if not split_of:
+        return [root], [("", folder) for folder in folders], [], ""
+    places = [(split, c) for folder, split in split_of.items() for c in subfolders(folder, met)]
+    beside = [folder.name for folder in folders if folder not in split_of]
+    notes, hint = [], ""
+    if beside:
+        notes = [f"left out, beside the splits' folders: {listing(beside)}"]
+        names = " and ".join(f"{folder.name}/" for folder in split_of)
+        hint = f"; {names} was read as the folder of a split and the {len(beside)} beside it left out: "
+        hint += "rename it if it is a class"
+    return [root, *split_of], places, notes, hint
+
+
+def refuse_read_twice(root: Path, folders: list[Path]) -> None:
+    """DataError where two class folders are one: a link to another class, or to another split."""
+    names_of = defaultdict(list)
+    for folder in folders:
+        names_of[os.path.realpath(folder)].append(folder.relative_to(root).as_posix())
+    same = (" = ".join(names) for names in names_of.values() if len(names) > 1)
+    refuse(root, same, "folders are read twice through a link, remove the link")
+
+
+def refuse_no_classes(root: Path, hint: str) -> None:
+    loose = sum(map(is_image, walk(root)))
+    what = f"{loose} images lie in it, but in no class folder" if loose else "there is no image in it"
+    expected = f"expected {root.name}/<class>/*.png or {root.name}/train/<class>/*.png"
+    raise DataError(f"{root}: {what}; {expected}{hint}")
+
+
+def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], str]:
+    """(groups, kind). The first group of the pattern in the file name, in the whole path where the pattern
+    has a /."""
+    if pattern is None:
+        return list(paths), "image"
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"--group-regex {pattern!r} is no regular expression: {error}") from None
+    matches = [compiled.search(p if "/" in pattern else p.rpartition("/")[2]) for p in paths]
+    groups = [m.group(1 if compiled.groups else 0) if m else None for m in matches]
+    missed = [path for path, group in zip(paths, groups, strict=True) if not group]  # None, or no characters
+    if missed:
+        many = f"{len(missed)} of {len(paths)} names: {listing(missed)}"
+        raise DataError(f"--group-regex {pattern!r} does not match {many}")
+    return groups, "group"
+
+
+def csv_file(file: Path, root: Path, options: Options) -> Index:
+    """A CSV with a header: path,label[,group][,split]. Several labels: a|b in one column, or 0/1 columns
+    (blank: unknown, masked out) named in --label-col."""
+    header, rows = read_table(file)
+    if options.group_col and options.group_regex:
+        raise DataError(f"{file}: give --group-col or --group-regex, not both")
+    group_col = options.group_col or ("group" if "group" in header and not options.group_regex else None)
+    split_col = options.split_col or ("split" if "split" in header else None)
+    asked = [(options.path_col, "--path-col"), *((name, "--label-col") for name in options.label_col)]
+    asked += [(group_col, "--group-col"), (split_col, "--split-col")]
+    if absent := [f"{name} ({flag})" for name, flag in asked if name and name not in header]:
+        raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=12)}")
+    if not rows:
+        raise DataError(f"{file}: no rows below the header")
+    paths = inside(root, [row[options.path_col] for row in rows], str(file))
+    refuse(file, duplicates(paths), "images are listed more than once")
+    task, classes, labels = read_labels(file, rows, paths, options.label_col)
+    notes = []
+    if group_col:
+        groups, kind = [row[group_col] for row in rows], group_col
+    else:
+        groups, kind = groups_by_regex(paths, options.group_regex)
+        like = re.compile(r"patient|subject|person|case|video|study", re.IGNORECASE)
+        if hints := list(filter(like.search, header)):
+            looks = "looks like a group that must not be split: name it with --group-col"
+            notes.append(f"column {listing(hints)} {looks}")
+    return Index(
+        name=file.stem,
+        task=task,
+        classes=classes,
+        paths=paths,
+        labels=labels,
+        root=root,
+        groups=groups,
+        group_kind=kind,
+        official=read_official(file, rows, paths, split_col) if split_col else [],
+        notes=notes,
+    )
+
+
+def read_official(file: Path, rows: list[dict[str, str]], paths: list[str], column: str) -> list[str]:
+    said = [row[column].lower() for row in rows]
+    if bad := [f"{p}: {text!r}" for p, text in zip(paths, said, strict=True) if text not in SPLIT_NAMES]:
+        many = f"{len(bad)} rows do not: {listing(bad)}"
+        raise DataError(f"{file}: column {column} must say train, val or test; {many}")
+    return [SPLIT_NAMES[text] for text in said]
+
+
+def read_labels(
+    file: Path, rows: list[dict[str, str]], paths: list[str], columns: tuple[str, ...]
+) -> tuple[str, list[str], np.ndarray]:
+    """(task, classes, labels) of one column of names, or of several 0/1 columns."""
+    if len(columns) > 1:
+        known = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
+        values = ((path, c, row[c]) for path, row in zip(paths, rows, strict=True) for c in columns)
+        if bad := [f"{path}, {c}: {value!r}" for path, c, value in values if value not in known]:
+            many = f"{len(bad)} values are something else: {listing(bad)}"
+            raise DataError(f"{file}: label columns hold 0, 1 or nothing; {many}")
+        labels = np.array([[known[row[c]] for c in columns] for row in rows], np.float32)
+        return "multilabel", list(columns), labels
+    texts = [row[columns[0]] for row in rows]
+    if any("|" in text for text in texts):
+        sets = [set(filter(None, map(str.strip, text.split("|")))) for text in texts]
+        classes = sorted(set().union(*sets), key=natural)
+        return "multilabel", classes, np.array([[float(c in s) for c in classes] for s in sets], np.float32)
+    if blank := [path for path, text in zip(paths, texts, strict=True) if not text]:
+        raise DataError(f"{file}: column {columns[0]} is blank for {len(blank)} images: {listing(blank)}")
+    classes = sorted(set(texts), key=natural)
+    if len(classes) > max(20, len(rows) // 4):
+        many = f"{len(classes)} different values in {len(rows)} rows"
+        raise DataError(f"{file}: column {columns[0]} has {many}; is it a label?")
+    number = {c: i for i, c in enumerate(classes)}
+    return "multiclass", classes, np.array([number[text] for text in texts], np.int64)
+
+
+def npz_file(file: Path) -> Index:
+    """MedMNIST's form: {train,val,test}_{images,labels}; images N x S x S [x 3] uint8, labels N x L
+    integers."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file}: not a readable npz without pickled objects: {error}") from None
+    splits = [s for s in SPLITS if s == "train" or f"{s}_images" in arrays or f"{s}_labels" in arrays]
+    wanted = [f"{s}_{what}" for s in splits for what in ("images", "labels")]
+    if absent := [name for name in wanted if name not in arrays]:
+        raise DataError(f"{file}: no {' and no '.join(absent)}; it holds {listing(arrays, most=12)}")
+    images, labels, official, paths = [], [], [], []
+    for split in splits:
+        pixels, numbers = npz_split(file, split, arrays[f"{split}_images"], arrays[f"{split}_labels"])
+        images += list(pixels)
+        labels.append(numbers)
+        official += [split] * len(pixels)
+        paths += [f"{split}/{i}" for i in range(len(pixels))]
+    widths = sorted({numbers.shape[1] for numbers in labels})
+    if len(widths) > 1:
+        raise DataError(f"{file}: the splits' labels have {widths} columns")
+    joined = np.concatenate(labels)
+    if widths == [1]:
+        found, values = np.unique(joined[:, 0], return_inverse=True)
+        task, classes, values = "multiclass", [str(number) for number in found], values.astype(np.int64)
+    else:
+        if not np.isin(joined, (0, 1)).all():
+            raise DataError(f"{file}: labels with several columns must be 0 or 1")
+        task, classes, values = "multilabel", [str(c) for c in range(widths[0])], joined.astype(np.float32)
+    return Index(
+        name=file.stem,
+        task=task,
+        classes=classes,
+        paths=paths,
+        labels=values,
+        root=file.parent,
+        official=official,
+        arrays=images,
+    )
+
+
+def npz_split(file: Path, split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels (N, L) int64) of one split."""
+    colour = images.ndim == 4 and images.shape[-1] == 3
+    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+        found = f"{split}_images is {images.dtype} {images.shape}"
+        raise DataError(f"{file}: {found}; it must be uint8, N x S x S or N x S x S x 3")
+    found = f"{split}_labels is {labels.dtype} {labels.shape}"
+    columns = labels.reshape(-1, 1) if labels.ndim < 2 else labels
+    fits = columns.ndim == 2 and len(columns) == len(images) and np.issubdtype(columns.dtype, np.number)
+    if not fits or (columns != np.round(columns)).any():
+        raise DataError(f"{file}: {found}; it must be {len(images)} x L whole numbers")
+    return images, columns.astype(np.int64)
+
+
+# ---- walking folders ----
+
+# Folders that file servers, recycle bins and archives make, in small letters: thumbnails and deleted images
+# lie in them.
+SYSTEM_FOLDERS = set(
+    "__macosx,@eadir,@tmp,@__thumb,@recycle,@recently-snapshot,#recycle,#snapshot,$recycle.bin,recycler,"
+    "recycled,system volume information,lost+found,~snapshot,network trash folder,temporary items,"
+    "thevolumesettingsfolder".split(",")
+)
 
 
 def visible(name: str) -> bool:
@@ -1252,17 +1374,17 @@ def is_image(file: Path) -> bool:
     return visible(file.name) and file.suffix.lower() in IMG_EXTENSIONS
 
 
-# name_mask.png, name-Mask.png, name_mask_1.png, mask_name.png, name_seg.png, name_segmentation.png, name_gt.png ...
+# name_mask.png, name-Mask.png, name_mask_1.png, mask_name.png, name_seg.png, name_gt.png and the like
 MASK = re.compile(
-    r"(?P<image>.+?)[ _.-]+(?:masks?(?:[ _.-]*\(?\d+\)?)?|seg|segmentations?|gt|ground[ _-]?truth|superpixels)"
-    r"|masks?[ _.-]+(?P<of>.+)",
+    r"(?P<image>.+?)[ _.-]+(?:masks?(?:[ _.-]*\(?\d+\)?)?"
+    r"|seg|segmentations?|gt|ground[ _-]?truth|superpixels)|masks?[ _.-]+(?P<of>.+)",
     re.IGNORECASE,
 )
 
 
 def masks_beside(files: Iterable[Path]) -> set[Path]:
-    """Those that are masks of others: named as an image of the same folder is, and "mask" or what says the same.
-    A name alone is no sign (with_mask_1.png is a face): the image has to lie beside it."""
+    """Those that are masks of others: named as an image of the same folder is, and "mask" or what says the
+    same. A name alone is no sign (with_mask_1.png is a face): the image has to lie beside it."""
     files = list(files)
     matches = ((file, MASK.fullmatch(file.stem)) for file in files)
     image_of = {file: (match["image"] or match["of"]).casefold() for file, match in matches if match}
@@ -1272,34 +1394,36 @@ def masks_beside(files: Iterable[Path]) -> set[Path]:
 
 def masks_note(masks: list[Path], root: Path) -> list[str]:
     """What is said of masks that were left out, if any."""
+    if not masks:
+        return []
     names = listing(file.relative_to(root).as_posix() for file in masks)
-    said = f"{len(masks)} masks beside their images, left out (--keep-masks keeps them): {names}"
-    return [said] if masks else []
+    return [f"{len(masks)} masks beside their images, left out (--keep-masks keeps them): {names}"]
 
 
 @dataclass
 class Met:
-    """What the reading of folders met. linked: folders that are links, followed. again: links to a folder that is
-    read without them or that holds them, not followed. bad: "path (reason)" of folders that cannot be read and
-    of links that lead nowhere."""
+    """What the reading of folders met. linked: folders that are links, followed. again: links to a folder
+    that is read without them or that holds them, not followed. bad: "path (reason)" of folders that cannot be
+    read and of links that lead nowhere."""
 
     linked: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
 
     def refuse(self, where: object) -> None:
-        refuse(where, self.bad, "folders or links cannot be read, mend or remove them")
+        refuse(where, self.bad, "folders or links cannot be read, fix or remove them")
 
     def notes(self, root: Path) -> list[str]:
-        said = [(self.linked, "folders are links, followed"),
-                (self.again, "links lead to folders that are read without them, not followed")]  # fmt: skip
-        named = ((what, [os.path.relpath(path, root) for path in paths]) for paths, what in said if paths)
-        return [f"{len(names)} {what}: {listing(names)}" for what, names in named]
+        kinds = {"folders are links, followed": self.linked}
+        kinds["links lead to folders that are read without them, not followed"] = self.again
+        named = ((what, [os.path.relpath(path, root) for path in paths]) for what, paths in kinds.items())
+        return [f"{len(names)} {what}: {listing(names)}" for what, names in named if names]
 
 
 def scan(folder: str, real: str, met: Met) -> tuple[list[tuple[str, str, bool]], list[str]]:
-    """((path, real path, whether it is a link) of each folder, names of the files) that are visible in a folder, in
-    order. real: the folder's real path. A link to the folder itself or to one that holds it is a loop."""
+    """((path, real path, whether it is a link) of each folder, names of the files) that are visible in a
+    folder, in order. real: the folder's real path. A link to the folder itself or to one that holds it is a
+    loop."""
     folders, names = [], []
     try:
         with os.scandir(folder) as entries:
@@ -1344,21 +1468,21 @@ def subfolders(folder: Path, met: Met | None = None) -> list[Path]:
 
 
 def walk(folder: Path, met: Met | None = None) -> Iterable[Path]:
-    """All files below, sorted, without hidden ones (._x.png, .DS_Store) and those in systems' folders. Links to folders
-    are followed, and each folder is read once, under its own name where it has one. What cannot be read is added
-    to met; without met it is a DataError once the rest is read."""
+    """All files below, sorted, without hidden ones (._x.png, .DS_Store) and those in systems' folders. Links
+    to folders are followed, and each folder is read once, under its own name where it has one. What cannot be
+    read is added to met; without met it is a DataError once the rest is read."""
     mine, top = Met() if met is None else met, os.path.realpath(folder)
     todo, read = [(os.fspath(folder), top, False)], set()
     while todo:
-        at, real, link = todo.pop()
+        path, real, link = todo.pop()
         own_name = holds(top, real) and all(map(visible, os.path.relpath(real, top).split(os.sep)))
         if real in read or link and (own_name or holds(real, top)):
-            mine.again += [at] * link
+            mine.again += [path] * link
             continue
         read.add(real)
-        mine.linked += [at] * link
-        folders, names = scan(at, real, mine)
-        yield from (Path(at, name) for name in names)
+        mine.linked += [path] * link
+        folders, names = scan(path, real, mine)
+        yield from (Path(path, name) for name in names)
         todo += reversed(folders)
     if met is None:
         mine.refuse(folder)
@@ -1369,22 +1493,7 @@ def natural(text: str) -> tuple:
     return (0, int(text), text) if re.fullmatch(r"-?\d+", text) else (1, 0, text)
 
 
-def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], str]:
-    """(groups, kind). The first group of the pattern in the file name, in the whole path where the pattern
-    has a /."""
-    if pattern is None:
-        return list(paths), "image"
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"--group-regex {pattern!r} is no regular expression: {error}") from None
-    matches = [compiled.search(p if "/" in pattern else p.rpartition("/")[2]) for p in paths]
-    groups = [m.group(1 if compiled.groups else 0) if m else None for m in matches]
-    if missed := [p for p, group in zip(paths, groups) if not group]:  # None, or a match of no characters
-        raise DataError(
-            f"--group-regex {pattern!r} does not match {len(missed)} of {len(paths)} names: {listing(missed)}"
-        )
-    return groups, "group"
+# ---- reading tables ----
 
 
 def read_rows(file: Path) -> Iterable[list[str]]:
@@ -1410,55 +1519,55 @@ def read_table(file: Path, wanted: Iterable[str] | None = None) -> tuple[list[st
     DataError where one is missing."""
     rows = iter(read_rows(file))
     header = [name.strip() for name in next(rows)]
-    if repeated := [name for name, n in Counter(header).items() if n > 1]:
-        raise DataError(f"{file}: columns that stand twice in the header: {listing(repeated)}")
+    refuse(file, duplicates(header), "columns are in the header more than once")
     if absent := [name for name in wanted or () if name not in header]:
         raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=20)}")
     places = [(name, header.index(name)) for name in wanted or header]
-    table, bad = [], []
+    values, bad = [], []
     for i, row in enumerate(rows, 2):
         if len(row) == len(header) and any(map(str.strip, row)):
-            table.append({name: row[k].strip() for name, k in places})
+            values.append({name: row[k].strip() for name, k in places})
         elif any(map(str.strip, row)):
             bad.append(f"row {i} has {len(row)}")
     if bad:
         raise DataError(f"{file}: the header has {len(header)} columns, but {listing(bad)}")
-    return header, table
+    return header, values
 
 
 def read_headerless(file: Path, width: int) -> list[list[str]]:
-    """The rows of a CSV without a header line, width cells each."""
-    rows = [[cell.strip() for cell in row] for row in read_rows(file)]
+    """The rows of a CSV without a header line, width values each."""
+    rows = [list(map(str.strip, row)) for row in read_rows(file)]
     rows = [row for row in rows if any(row)]
-    if bad := [",".join(row) for row in rows if len(row) != width]:
-        raise DataError(f"{file}: {len(bad)} lines have not {width} cells: {listing(bad)}")
+    bad = [",".join(row) for row in rows if len(row) != width]
+    refuse(file, bad, f"lines do not have {width} {'value' if width == 1 else 'values'}")
     return rows
 
 
 def file_names(folder: str | Path) -> set[str]:
-    """The visible files in a folder; none where there is no such folder. DataError where it cannot be read."""
+    """The visible files in a folder; none where there is no folder. DataError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if visible(entry.name) and not entry.is_dir()}
     except (FileNotFoundError, NotADirectoryError):
         return set()
     except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}; this folder has to be readable") from None
+        raise DataError(f"{folder}: {error.strerror}; this folder must be readable") from None
 
 
 def missing_files(root: Path, paths: list[str]) -> list[str]:
     """Those of the paths that are no files below root. A folder that holds several of them is listed once."""
     asked = defaultdict(list)
     for path in paths:
-        folder, _, name = path.rpartition("/")
-        asked[folder].append((name, path))
+        below, _, name = path.rpartition("/")
+        asked[below].append((name, path))
     missing = []
-    for folder, mine in asked.items():
-        at = os.path.join(root, folder)
-        known = file_names(at) if len(mine) > 2 else ()
-        lacking = [path for name, path in mine if name not in known and not os.path.isfile(f"{at}/{name}")]
+    for below, mine in asked.items():
+        folder = os.path.join(root, below)
+        known = file_names(folder) if len(mine) > 2 else ()
+        unknown = [(name, path) for name, path in mine if name not in known]
+        lacking = [path for name, path in unknown if not os.path.isfile(f"{folder}/{name}")]
         if lacking and not known:
-            file_names(at)  # the error where the folder cannot be read
+            file_names(folder)  # the error where the folder cannot be read
         missing += lacking
     return missing
 
@@ -1483,9 +1592,8 @@ def refuse_leaving(paths: Iterable[str], source: str, root: Path) -> None:
 
 def refuse_missing(root: Path, paths: list[str], source: str, hint: str) -> None:
     if missing := missing_files(root, paths):
-        raise DataError(
-            f"{source}: {len(missing)} of {len(paths)} images are not below {root}: {listing(missing)}; {hint}"
-        )
+        many = f"{len(missing)} of {len(paths)} images"
+        raise DataError(f"{source}: {many} are not below {root}: {listing(missing)}; {hint}")
 
 
 def inside(
@@ -1494,158 +1602,42 @@ def inside(
     """The paths relative to root. DataError for all that leave it and for all that are no file."""
     base = os.path.join(root.resolve(), "")
     full = [os.path.normpath(os.path.join(base, path)) for path in paths]
-    if leaving := [path for path, at in zip(paths, full) if not at.startswith(base)]:
-        raise DataError(f"{source}: {len(leaving)} paths leave the data folder {root}: {listing(leaving)}")
-    relative = [at[len(base) :].replace(os.sep, "/") for at in full]
+    leaving = [path for path, whole in zip(paths, full, strict=True) if not whole.startswith(base)]
+    refuse(source, leaving, f"paths leave the data folder {root}")
+    relative = [whole.removeprefix(base).replace(os.sep, "/") for whole in full]
     refuse_missing(root, relative, source, hint)
     return relative
 
 
-def table(file: Path, root: Path, options: Options) -> Index:
-    """A CSV with a header: path,label[,group][,split]. Several labels: a|b in one column, or 0/1 columns
-    (blank: unknown, masked out) named in --label-col."""
-    header, rows = read_table(file)
-    if options.group_col and options.group_regex:
-        raise DataError(f"{file}: give --group-col or --group-regex, not both")
-    group_col = options.group_col or ("group" if "group" in header and not options.group_regex else None)
-    split_col = options.split_col or ("split" if "split" in header else None)
-    flags = {
-        "--path-col": [options.path_col],
-        "--label-col": options.label_col,
-        "--group-col": [group_col] if group_col else [],
-        "--split-col": [split_col] if split_col else [],
-    }
-    if absent := [f"{c} ({flag})" for flag, names in flags.items() for c in names if c not in header]:
-        raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=12)}")
-    if not rows:
-        raise DataError(f"{file}: no rows below the header")
-    paths = inside(root, [row[options.path_col] for row in rows], str(file))
-    if twice := [p for p, n in Counter(paths).items() if n > 1]:
-        raise DataError(f"{file}: {len(twice)} images are listed more than once: {listing(twice)}")
-    task, classes, labels = read_labels(file, rows, paths, options.label_col)
-    notes = []
-    if group_col:
-        groups, kind = [row[group_col] for row in rows], group_col
-    else:
-        groups, kind = groups_by_regex(paths, options.group_regex)
-        if hints := [
-            c for c in header if re.search(r"patient|subject|person|case|video|study", c, re.IGNORECASE)
-        ]:
-            notes += [
-                f"column {listing(hints)} looks like a group that must not be split: name it with --group-col"
-            ]
-    official = [""] * len(rows)
-    if split_col:
-        values = [row[split_col].lower() for row in rows]
-        if bad := [f"{p}: {v!r}" for p, v in zip(paths, values) if v not in SPLIT_NAMES]:
-            raise DataError(
-                f"{file}: column {split_col} must say train, val or test; {len(bad)} rows do not: {listing(bad)}"
-            )
-        official = [SPLIT_NAMES[v] for v in values]
-    return Index(
-        file.stem, task, classes, paths, labels, groups, official, root, group_kind=kind, notes=notes
-    )
-
-
-def read_labels(
-    file: Path, rows: list[dict], paths: list[str], columns: tuple[str, ...]
-) -> tuple[str, list[str], np.ndarray]:
-    """(task, classes, labels) of one column of names, or of several 0/1 columns."""
-    if len(columns) > 1:
-        known = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
-        bad = [
-            f"{path}, {c}: {row[c]!r}"
-            for path, row in zip(paths, rows)
-            for c in columns
-            if row[c] not in known
-        ]
-        if bad:
-            raise DataError(
-                f"{file}: label columns hold 0, 1 or nothing; {len(bad)} cells do not: {listing(bad)}"
-            )
-        return (
-            "multilabel",
-            list(columns),
-            np.array([[known[row[c]] for c in columns] for row in rows], np.float32),
-        )
-    texts = [row[columns[0]] for row in rows]
-    if any("|" in text for text in texts):
-        sets = [set(filter(None, (part.strip() for part in text.split("|")))) for text in texts]
-        classes = sorted(set().union(*sets), key=natural)
-        return "multilabel", classes, np.array([[float(c in s) for c in classes] for s in sets], np.float32)
-    if blank := [path for path, text in zip(paths, texts) if not text]:
-        raise DataError(f"{file}: column {columns[0]} is blank for {len(blank)} images: {listing(blank)}")
-    classes = sorted(set(texts), key=natural)
-    number = {c: i for i, c in enumerate(classes)}
-    if len(classes) > max(20, len(rows) // 4):
-        raise DataError(
-            f"{file}: column {columns[0]} has {len(classes)} different values in {len(rows)} rows; is it a label?"
-        )
-    return "multiclass", classes, np.array([number[text] for text in texts], dtype=np.int64)
-
-
-def npz(file: Path) -> Index:
-    """MedMNIST's form: {train,val,test}_{images,labels}; images N x S x S [x 3] uint8, labels N x L
-    integers."""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file}: not a readable npz without pickled objects: {error}") from None
-    splits = [s for s in SPLITS if s == "train" or f"{s}_images" in arrays or f"{s}_labels" in arrays]
-    wanted = [f"{s}_{what}" for s in splits for what in ("images", "labels")]
-    if absent := [name for name in wanted if name not in arrays]:
-        raise DataError(f"{file}: no {' and no '.join(absent)}; it holds {listing(arrays, most=12)}")
-    images, labels, official, paths = [], [], [], []
-    for split in splits:
-        x, y = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        y = y.reshape(-1, 1) if y.ndim < 2 else y
-        if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] != 3):
-            raise DataError(
-                f"{file}: {split}_images is {x.dtype} {x.shape}; it must be uint8, N x S x S or N x S x S x 3"
-            )
-        if (
-            len(x) != len(y)
-            or y.ndim != 2
-            or not np.issubdtype(y.dtype, np.number)
-            or (y != np.round(y)).any()
-        ):
-            raise DataError(
-                f"{file}: {split}_labels is {y.dtype} {y.shape}; it must be {len(x)} x L whole numbers"
-            )
-        images += list(x)
-        labels.append(y.astype(np.int64))
-        official += [split] * len(x)
-        paths += [f"{split}/{i}" for i in range(len(x))]
-    if len({y.shape[1] for y in labels}) > 1:
-        raise DataError(f"{file}: the splits' labels have {sorted({y.shape[1] for y in labels})} columns")
-    joined = np.concatenate(labels)
-    if joined.shape[1] > 1:
-        if not np.isin(joined, (0, 1)).all():
-            raise DataError(f"{file}: labels with several columns must be 0 or 1")
-        task, names, values = (
-            "multilabel",
-            [str(c) for c in range(joined.shape[1])],
-            joined.astype(np.float32),
-        )
-    else:
-        values_found, values = np.unique(joined[:, 0], return_inverse=True)
-        task, names, values = "multiclass", [str(v) for v in values_found], values.astype(np.int64)
-    return Index(file.stem, task, names, paths, values, list(paths), official, file.parent, arrays=images)
-
-
-# ------------------------------------------------------------------------------------------------------- demo
+# ---- demo ----
 
 DEMO_SIZE = 32  # pixels
-# name of the class, lobes, depth of the lobes (share of the radius), hollow, share of the patients
-DEMO_SOURCE = [(f"{lobes}-lobed-{'hollow' if hollow else 'solid'}", lobes, 0.45, hollow, 0.125)
-               for lobes in (0, 3, 5, 8) for hollow in (False, True)]  # fmt: skip
-DEMO_TARGET = [("normal", 0, 0.0, None, 0.4), ("cyst", 0, 0.0, True, 0.3), ("lobed", 4, 0.4, False, 0.2),
-               ("spiculated", 7, 0.55, False, 0.1)]  # fmt: skip
 
 
-# shapes, patients, scanner
-DEMOS = {
+@dataclass(frozen=True)
+class Shape:
+    """A class of the demo. share: of the patients. Its lesion has lobes of a depth, a share of the radius.
+    hollow: whether it is a ring; None: a normal finding, a soft bright spot without an edge."""
+
+    name: str
+    share: float
+    lobes: int = 0
+    depth: float = 0.0
+    hollow: bool | None = False
+
+
+DEMO_TARGET = (
+    Shape("normal", 0.4, hollow=None),
+    Shape("cyst", 0.3, hollow=True),
+    Shape("lobed", 0.2, lobes=4, depth=0.4),
+    Shape("spiculated", 0.1, lobes=7, depth=0.55),
+)
+DEMO_SOURCE = tuple(
+    Shape(f"{lobes}-lobed-{form}", 0.125, lobes=lobes, depth=0.45, hollow=form == "hollow")
+    for lobes in (0, 3, 5, 8)
+    for form in ("solid", "hollow")
+)
+DEMOS = {  # shapes, patients, scanner
     "demo": (DEMO_TARGET, 200, 1),
     "demo-source": (DEMO_SOURCE, 1200, 0),
     "demo-tiny": (DEMO_TARGET, 60, 1),
@@ -1657,28 +1649,24 @@ def demo(name: str = "demo", seed: int = 0) -> Index:
     images of each patient, rare classes, a bright lesion in a body of its own brightness. `demo-source`, the
     larger task to pretrain on, has eight shapes; `demo`, the target, has four others in noisier, darker
     pictures (another scanner); `demo-tiny` is a part of it, for tests."""
-    shapes, patients, shift = DEMOS[name]
-    rng = np.random.default_rng([seed, shift])
-    label_of = np.repeat(
-        np.arange(len(shapes)), np.round([shape[4] * patients for shape in shapes]).astype(int)
-    )
+    shapes, patients, scanner = DEMOS[name]
+    rng = np.random.default_rng([seed, scanner])
+    sizes = np.round([shape.share * patients for shape in shapes]).astype(int)
     images, labels, groups = [], [], []
-    for patient, label in enumerate(rng.permutation(label_of)):
+    for patient, label in enumerate(rng.permutation(np.repeat(np.arange(len(shapes)), sizes))):
         body = demo_body(rng)
         for _ in range(rng.integers(2, 5)):
-            images.append(demo_image(rng, body, *shapes[label][1:4], shift))
+            images.append(demo_image(rng, body, shapes[label], scanner))
             labels.append(label)
             groups.append(f"p{patient:04d}")
-    paths = [f"{group}-{i:04d}" for i, group in enumerate(groups)]
     return Index(
-        name,
-        "multiclass",
-        [s[0] for s in shapes],
-        paths,
-        np.array(labels, np.int64),
-        groups,
-        [""] * len(paths),
-        Path("."),
+        name=name,
+        task="multiclass",
+        classes=[shape.name for shape in shapes],
+        paths=[f"{group}-{i:04d}" for i, group in enumerate(groups)],
+        labels=np.array(labels, np.int64),
+        root=Path("."),
+        groups=groups,
         group_kind="patient",
         arrays=images,
     )
@@ -1695,24 +1683,24 @@ def demo_body(rng: np.random.Generator) -> np.ndarray:
     return body
 
 
-def demo_image(rng, body, lobes: int, depth: float, hollow: bool | None, shift: int) -> np.ndarray:
+def demo_image(rng: np.random.Generator, body: np.ndarray, shape: Shape, scanner: int) -> np.ndarray:
     """One picture of the patient, (32, 32) uint8. The lesion's edge is at radius * (1 + depth * cos(lobes *
     angle))."""
     y, x = np.mgrid[-1 : 1 : DEMO_SIZE * 1j, -1 : 1 : DEMO_SIZE * 1j]
     image = np.roll(body, rng.integers(-2, 3, size=2), axis=(0, 1))
     cx, cy = rng.uniform(-0.4, 0.4, size=2)
     distance, angle = np.hypot(x - cx, y - cy), np.arctan2(y - cy, x - cx)
-    edge = rng.uniform(0.28, 0.42) * (1 + depth * np.cos(lobes * angle + rng.uniform(0, 2 * np.pi)))
-    inside_edge = 1 / (1 + np.exp((distance - edge) * 40))
-    if hollow is None:  # a normal finding: a soft bright spot that has no edge
+    radius, turn = rng.uniform(0.28, 0.42), rng.uniform(0, 2 * np.pi)
+    edge = radius * (1 + shape.depth * np.cos(shape.lobes * angle + turn))
+    lesion = 1 / (1 + np.exp((distance - edge) * 40))
+    if shape.hollow is None:
         lesion = np.exp(-(distance**2) / 0.06)
-    elif hollow:
-        lesion = inside_edge - 1 / (1 + np.exp((distance - 0.6 * edge) * 40))
-    else:
-        lesion = inside_edge
-    image = image + rng.uniform(0.18, 0.4) * lesion * (0.8 if shift else 1.0)
-    bias = 1 + 0.25 * shift * (rng.uniform(-1, 1) * x + rng.uniform(-1, 1) * y)
-    image = (0.75 if shift else 1.0) * image * bias + rng.normal(0, 0.085 if shift else 0.05, image.shape)
+    elif shape.hollow:
+        lesion = lesion - 1 / (1 + np.exp((distance - 0.6 * edge) * 40))
+    image = image + rng.uniform(0.18, 0.4) * lesion * (0.8 if scanner else 1.0)
+    bias = 1 + 0.25 * scanner * (rng.uniform(-1, 1) * x + rng.uniform(-1, 1) * y)
+    noise = rng.normal(0, 0.085 if scanner else 0.05, image.shape)
+    image = (0.75 if scanner else 1.0) * image * bias + noise
     return (255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 

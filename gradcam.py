@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,7 @@ from models import decide, load_finished, scores_of
 from runs import RunError, write_atomically
 
 POOLINGS = tuple(
-    getattr(nn.modules.pooling, f"_{kind}Nd")
-    for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
+    getattr(nn.modules.pooling, f"_{kind}Nd") for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
 )
 
 
@@ -55,15 +54,11 @@ def gradcam(model: nn.Module, images: Tensor, classes: Tensor | None = None) -> 
         with torch.enable_grad():
             logits, output, as_map, layer = forward_with_map(model, images)
             if output is None:
-                raise NoSpatialMap(
-                    f"{type(model).__name__} has no module whose output is a map over the picture"
-                )
+                raise NoSpatialMap(f"{type(model).__name__} has no module whose output is a map over the picture")
             if as_map(output)[0, 0].numel() == 1:
                 size = f"{images.shape[2]} x {images.shape[3]} px"
                 raise NoSpatialMap(f"the map of {layer} has one position at {size}{larger(model, images)}")
-            chosen = (
-                logits.argmax(dim=1) if classes is None else torch.as_tensor(classes, device=logits.device)
-            )
+            chosen = logits.argmax(dim=1) if classes is None else torch.as_tensor(classes, device=logits.device)
             picked = logits.gather(1, chosen[:, None]).sum()  # images do not meet in eval: each has its own
             (gradient,) = torch.autograd.grad(picked, output)
     finally:
@@ -138,9 +133,7 @@ def forward_with_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor |
 
 def last_tokens(model: nn.Module) -> nn.Module | None:
     """The ln_1 of the last encoder layer of a torchvision VisionTransformer; None for other models."""
-    if any(kind.__name__ == "VisionTransformer" for kind in type(model).__mro__) and hasattr(
-        model, "conv_proj"
-    ):
+    if any(kind.__name__ == "VisionTransformer" for kind in type(model).__mro__) and hasattr(model, "conv_proj"):
         return getattr(list(model.encoder.layers)[-1], "ln_1", None)
     return None
 
@@ -153,7 +146,7 @@ def name_giver(model: nn.Module, givers: list[nn.Module]) -> nn.Module:
     return (known or givers)[-1]
 
 
-# ------------------------------------------------------------------------------------------------------ panel
+# ---- panel ----
 
 SIDE, LINE, GAP = 144, 18, 8  # pixels: side of a picture, height of a line of text, room between
 INK, FAINT, RIGHT, WRONG = (20, 20, 20), (110, 110, 110), (0, 100, 60), (190, 30, 30)
@@ -170,6 +163,28 @@ def choose_images(test: np.ndarray, labels: Mapping[int, str], count: int, *, se
         places[image] = (turns[labels[image]], labels[image])
         turns[labels[image]] += 1
     return np.array(sorted(places, key=places.get)[:count], int)
+
+
+def draw(
+    folders: dict[str, str | Path],
+    *,
+    labels: Mapping[int, str],
+    paths: Sequence[str],
+    pixels: Tensor,
+    lookup: np.ndarray,
+    test: np.ndarray,
+    count: int,
+    seed: int,
+    out: str | Path,
+    device: str = "cpu",
+) -> tuple[int, list[str]]:
+    """The panel of `count` test images, the same for every run. folders: heading -> folder of a finished run.
+    labels: image number -> its class as text; paths: by image number; pixels: (N, C, S, S) uint8, where image
+    i is in row lookup[i]; test: image numbers. Returns (images drawn, notes as of gradcam_panel)."""
+    chosen = choose_images(test, labels, count, seed=seed)
+    shown = pixels[torch.as_tensor(lookup[chosen], device=pixels.device)].cpu()
+    texts, names = [labels[i] for i in chosen.tolist()], [paths[i] for i in chosen.tolist()]
+    return len(chosen), gradcam_panel(folders, shown, texts, names, out, device=device)
 
 
 def gradcam_panel(
@@ -232,9 +247,7 @@ class Explanation:
     score: str
 
 
-def explained(
-    folder: str | Path, pixels: Tensor, labels: list[str], device: str
-) -> tuple[str, list[Explanation]]:
+def explained(folder: str | Path, pixels: Tensor, labels: list[str], device: str) -> tuple[str, list[Explanation]]:
     """(layer, or why there is no map; an explanation for each image)."""
     run = load_finished(folder)
     if pixels.shape[2:] != (run.img_size,) * 2:

@@ -31,7 +31,7 @@ from PIL import Image, ImageOps
 # A file; or (H, W) or (H, W, 3) uint8 pixels; or an os.PathLike whose read() gives such pixels of its file
 Source = os.PathLike | np.ndarray
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
-RULES = 3  # raise it when a rule below changes: no old cache is met again
+RULES = 3  # raise it when a rule below changes, so that no older cache is taken
 
 
 class CacheError(ValueError):
@@ -39,16 +39,17 @@ class CacheError(ValueError):
 
 
 class ReadError(ValueError):
-    """Images that the system does not give (permission, a failing disk, no memory). Nothing is wrong with them as
-    far as anyone knows, so they are neither left out nor remembered as unreadable."""
+    """Images that the system does not give (permission, a failing disk, no memory). Nothing is wrong with
+    them as far as anyone knows, so they are neither left out nor remembered as unreadable."""
 
 
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}  # no file under that name
 
 
 def reason_of(error: Exception) -> tuple[str, bool]:
-    """(why an image was not read, in a line; whether its file is to blame: damaged, or not there). Pillow's own
-    errors have no errno, but for EINVAL of an offset before the file's beginning; the others are the system's."""
+    """(why an image was not read, in a line; whether its file is to blame: damaged, or not there). Pillow's
+    own errors have no errno, but for EINVAL of an offset before the file's beginning; the others are the
+    system's."""
     if isinstance(error, MemoryError):
         return "out of memory", False
     if isinstance(error, OSError) and error.errno is not None:
@@ -58,16 +59,17 @@ def reason_of(error: Exception) -> tuple[str, bool]:
 
 def read_error(refused: dict[int, str], sources: Sequence[Source]) -> ReadError:
     """refused: row and reason."""
-    lines = [f"image {i}: {why}" if isinstance(sources[i], np.ndarray) else f"{os.fspath(sources[i])}: {why}"
-             for i, why in sorted(refused.items())]  # fmt: skip
+    lines = []
+    for i, why in sorted(refused.items()):
+        name = f"image {i}" if isinstance(sources[i], np.ndarray) else os.fspath(sources[i])
+        lines.append(f"{name}: {why}")
+    many = f"{len(lines)} of {len(sources)} images could not be read now"
     more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
-    return ReadError(
-        f"{len(lines)} of {len(sources)} images could not be read now, which is no damage of theirs: "
-        f"{'; '.join(lines[:10])}{more}; mend that and run it again, nothing was kept of them"
-    )
+    way_out = "fix that and run again; nothing was stored of them"
+    return ReadError(f"{many}, which need not mean damage: {'; '.join(lines[:10])}{more}; {way_out}")
 
 
-# -------------------------------------------------------------------------------------------------- one image
+# ---- one image ----
 
 
 def to_8bit(image: Image.Image, bits: int | None = None) -> Image.Image:
@@ -77,16 +79,15 @@ def to_8bit(image: Image.Image, bits: int | None = None) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
+        low, high = values.min(), values.max()
         if image.mode == "F":
-            if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-                raise ValueError(
-                    f"floating-point pixels from {values.min():g} to {values.max():g}, not 0 to 1"
-                )
+            if not np.isfinite(values).all() or low < 0 or high > 1:
+                raise ValueError(f"floating-point pixels from {low:g} to {high:g}, not 0 to 1")
             scaled = values * 255
         else:
             top = 2 ** (bits or 16) - 1
-            if values.min() < 0 or values.max() > top:
-                raise ValueError(f"pixels from {values.min()} to {values.max()} do not fit {bits or 16} bits")
+            if low < 0 or high > top:
+                raise ValueError(f"pixels from {low} to {high} do not fit {bits or 16} bits")
             scaled = values.astype(np.float64) * (255 / top)
         return Image.fromarray((scaled + 0.5).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -115,8 +116,8 @@ def opened(source: Source) -> Image.Image:
 
 
 def draft_side(size: int, resize: int | None = None) -> int:
-    """The side that a JPEG is drafted for: twice of what is needed, so that scaling in the decoder loses nothing that
-    the resize keeps."""
+    """The side that a JPEG is drafted for: twice of what is needed, so that scaling in the decoder loses
+    nothing that the resize keeps."""
     return 2 * (resize or size)
 
 
@@ -125,21 +126,22 @@ def decoding_steps(size: int, resize: int | None = None, bits: int | None = None
     side = draft_side(size, resize)
     fitted = f"resize to {size} x {size}"
     if resize is not None:
-        fitted = (
-            f"scale = {resize} / shorter side; resize to max({resize}, round(width * scale)) x max({resize}, "
-            f"round(height * scale)); cut out {size} x {size} from left = (width - {size}) // 2, top = (height - {size}) // 2"
-        )
-    drafted = (
-        f"JPEG: decoded at 1/s, s the largest of 8, 4, 2, 1 that is at most min(width // {side}, height // {side}) "
-        f"(Pillow: image.draft(None, ({side}, {side})) before the pixels are loaded); other formats in full"
-    )
+        width, height = (f"max({resize}, round({name} * scale))" for name in ("width", "height"))
+        corner = f"left = (width - {size}) // 2, top = (height - {size}) // 2"
+        fitted = f"scale = {resize} / shorter side; resize to {width} x {height}; "
+        fitted += f"cut out {size} x {size} from {corner}"
+    factor = f"s the largest of 8, 4, 2, 1 that is at most min(width // {side}, height // {side})"
+    pillow = f"Pillow: image.draft(None, ({side}, {side})) before the pixels are loaded"
+    deep = f"16 bits, grey: x * 255 / {2 ** (bits or 16) - 1}, rounded half up"
+    grey = "grey stays one channel (mode L) until the model's input, where it is repeated to three"
+    bilinear = "bilinear with antialiasing (Pillow: Image.Resampling.BILINEAR)"
     return [
-        drafted,
+        f"JPEG: decoded at 1/s, {factor} ({pillow}); other formats in full",
         "EXIF orientation applied (Pillow: ImageOps.exif_transpose)",
-        f"16 bits, grey: x * 255 / {2 ** (bits or 16) - 1}, rounded half up; floating point in 0..1: x * 255 likewise",
+        f"{deep}; floating point in 0..1: x * 255 likewise",
         "transparency: composited on black",
-        "grey stays one channel (mode L) until the model's input, where it is repeated to three; all else is RGB",
-        f"{fitted}, bilinear with antialiasing (Pillow: Image.Resampling.BILINEAR), on 8 bits, rounded to 8 bits",
+        f"{grey}; all else is RGB",
+        f"{fitted}, {bilinear}, on 8 bits, rounded to 8 bits",
     ]
 
 
@@ -173,7 +175,7 @@ def header(source: Source) -> tuple[str, int, int]:
         return file_mode(image), image.width, image.height
 
 
-# ------------------------------------------------------------------------------------------------ all of them
+# ---- all of them ----
 
 
 @dataclass
@@ -215,8 +217,9 @@ def decode(
         temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             temporary.mkdir(parents=True)
-            absent = {i for i, state in enumerate(states) if state == "missing"}
-            build_cache(temporary, sources, absent, size, resize, bits, workers, progress)
+            attempts = Attempts(sources, {i for i, state in enumerate(states) if state == "missing"})
+            rules = {"size": size, "resize": resize, "bits": bits}
+            build_cache(temporary, attempts, **rules, workers=workers, progress=progress)
             os.rename(temporary, folder)
         except OSError:
             if not (folder / "pixels.json").is_file():  # else another process was faster
@@ -248,7 +251,7 @@ def file_states(sources: Sequence[Source]) -> list[str]:
 
 def cache_key(sources: Sequence[Source], states: Sequence[str], rules: list) -> str:
     digest = hashlib.blake2b(json.dumps(rules).encode(), digest_size=8)
-    for source, state in zip(sources, states):
+    for source, state in zip(sources, states, strict=True):
         if isinstance(source, np.ndarray):
             digest.update(str(source.shape).encode() + source.tobytes())
         else:
@@ -275,35 +278,56 @@ def reserved(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def build_cache(folder: Path, sources, absent, size, resize, bits, workers, progress) -> None:
-    """Writes pixels.npy and pixels.json. Unreadable images are listed in it, all of them. absent: rows without a
-    file; ReadError names all the others that the system refused, one that has vanished since among them."""
-    started, total = time.perf_counter(), len(sources)
-    bad: dict[int, str] = {}
-    refused: dict[int, str] = {}
+class Attempts:
+    """Functions called on images, of which some fail. bad: row and reason where the file is to blame;
+    refused: where the system is, or a file has vanished that was there. absent: rows that had no file."""
 
-    def attempt(function, i, *arguments):
+    def __init__(self, sources: Sequence[Source], absent: set[int]):
+        self.sources, self.absent = sources, absent
+        self.bad: dict[int, str] = {}
+        self.refused: dict[int, str] = {}
+
+    def call(self, function: Callable, i: int, *arguments: object):
+        """What the function gives of the image, None where it failed."""
         try:
-            return function(sources[i], *arguments)
+            return function(self.sources[i], *arguments)
         except Exception as error:  # noqa: BLE001  Pillow raises many kinds; each is listed with its file
             reason, its_own = reason_of(error)
-            vanished = getattr(error, "errno", None) in ABSENT and i not in absent
-            (bad if its_own and not vanished else refused)[i] = reason
+            vanished = getattr(error, "errno", None) in ABSENT and i not in self.absent
+            (self.bad if its_own and not vanished else self.refused)[i] = reason
             return None
 
+    def check(self) -> None:
+        """ReadError that names all images that the system refused."""
+        if self.refused:
+            raise read_error(self.refused, self.sources)
+
+
+def build_cache(
+    folder: Path,
+    attempts: Attempts,
+    *,
+    size: int,
+    resize: int | None,
+    bits: int | None,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Writes pixels.npy and pixels.json, in which unreadable images are listed, all of them."""
+    started, sources, bad = time.perf_counter(), attempts.sources, attempts.bad
+    total = len(sources)
     # Pillow decodes and resizes outside of Python's lock. Its warnings (huge image, odd EXIF) are turned off
     # here and not in the threads: the filters are the whole process's.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")
-        heads = list(pool.map(lambda i: attempt(header, i), range(total)))
-        if refused:
-            raise read_error(refused, sources)
+        heads = list(pool.map(lambda i: attempts.call(header, i), range(total)))
+        attempts.check()
         channels = 1 if all(head is None or head[0] in GREY_MODES for head in heads) else 3
         pixels = reserved(folder / "pixels.npy", (total, channels, size, size))
 
-        def work(i):
+        def work(i: int) -> tuple[int, bytes]:
             """(largest value, hash) of the image, whose pixels are written."""
-            decoded = None if i in bad else attempt(decode_image, i, size, resize, bits)
+            decoded = None if i in bad else attempts.call(decode_image, i, size, resize, bits)
             if decoded is None:
                 return 0, b"unreadable"
             pixels[i] = decoded[0]
@@ -314,32 +338,36 @@ def build_cache(folder: Path, sources, absent, size, resize, bits, workers, prog
             largest = max(largest, top)
             digest.update(content)
             progress(done, total)
-    if refused:
-        raise read_error(refused, sources)
+    attempts.check()
     pixels.flush()
     good = [i for i in range(total) if i not in bad]
     same_bytes = ([good[k] for k in same] for same in identical_images([sources[i] for i in good], workers))
-    # Frames that are black all over (out-of-body views) are alike in every video and give nothing away.
-    identical = [same for same in same_bytes if pixels[same[0]].any()]
-    meta = {"bad": sorted(bad.items()), "identical": identical, "found": survey(heads),
-            "warnings": depth_warning(largest, bits), "seconds": time.perf_counter() - started,
-            "digest": digest.hexdigest()}  # fmt: skip
+    meta = {
+        "bad": sorted(bad.items()),
+        # Frames that are black all over (out-of-body views) are alike in every video and give nothing away.
+        "identical": [same for same in same_bytes if pixels[same[0]].any()],
+        "found": survey(heads),
+        "warnings": depth_warning(largest, bits),
+        "seconds": time.perf_counter() - started,
+        "digest": digest.hexdigest(),
+    }
     (folder / "pixels.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def survey(heads: list[tuple[str, int, int] | None]) -> str:
     """'3264 RGB; widths 174-1375, heights 168-1446'"""
     known = [head for head in heads if head is not None] or [("none", 0, 0)]
-    modes = ", ".join(f"{n} {mode}" for mode, n in Counter(head[0] for head in known).most_common())
-    spans = [(min(column), max(column)) for column in ([head[k] for head in known] for k in (1, 2))]
-    return f"{modes}; widths {spans[0][0]}-{spans[0][1]}, heights {spans[1][0]}-{spans[1][1]}"
+    modes, widths, heights = zip(*known, strict=True)
+    counts = ", ".join(f"{n} {mode}" for mode, n in Counter(modes).most_common())
+    return f"{counts}; widths {min(widths)}-{max(widths)}, heights {min(heights)}-{max(heights)}"
 
 
 def depth_warning(largest: int, bits: int | None) -> list[str]:
     if not 0 < largest < 2 ** (bits or 16) // 2:
         return []
     depth = largest.bit_length()
-    return [f"the 16-bit images reach only {largest}: dark, with few grey levels; is it --bit-depth {depth}?"]
+    dark = f"the 16-bit images reach only {largest}: dark, with few grey levels"
+    return [f"{dark}; is their true depth --bit-depth {depth}?"]
 
 
 def identical_images(sources: Sequence[Source], workers: int = 2) -> list[list[int]]:
@@ -378,20 +406,26 @@ def identical_images(sources: Sequence[Source], workers: int = 2) -> list[list[i
     return [same for same in rows.values() if len(same) > 1]
 
 
-# ---------------------------------------------------------------------------------------------------- batches
+# ---- batches ----
 
-# share of the side for shift, factors for scale, degrees for rotation, factors for brightness and contrast
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How much a batch is altered: probability of a flip, share of the side for shift, of the size for scale,
+    degrees of rotation, shares for brightness and contrast."""
+
+    flip: float = 0.5
+    shift: float
+    scale: float = 0.0
+    rotation: float = 0.0
+    brightness: float
+    contrast: float
+
+
 AUGMENT = {
     "none": None,
-    "light": {"flip": 0.5, "shift": 0.05, "scale": 0.0, "rotation": 0.0, "brightness": 0.1, "contrast": 0.1},
-    "strong": {
-        "flip": 0.5,
-        "shift": 0.1,
-        "scale": 0.15,
-        "rotation": 15.0,
-        "brightness": 0.2,
-        "contrast": 0.2,
-    },
+    "light": Augmentation(shift=0.05, brightness=0.1, contrast=0.1),
+    "strong": Augmentation(shift=0.1, scale=0.15, rotation=15.0, brightness=0.2, contrast=0.2),
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -412,26 +446,27 @@ def batch(
     images = data[torch.as_tensor(rows, device=data.device)].to(device, non_blocking=True).float().div_(255)
     with torch.autocast(images.device.type, enabled=False):
         if AUGMENT[augment]:
-            images = augmented(images, generator, **AUGMENT[augment])
+            images = augmented(images, AUGMENT[augment], generator)
         mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
         return (images - mean) / std
 
 
-def augmented(images, generator, *, flip, shift, scale, rotation, brightness, contrast) -> torch.Tensor:
+def augmented(images: torch.Tensor, how: Augmentation, generator: torch.Generator | None) -> torch.Tensor:
     """images: (B, C, H, W) float in 0..1. Every image has its own flip, shift, scale, rotation, brightness
     and contrast, drawn on the CPU from the generator, so that they are the same on every device."""
     n = len(images)
     u = torch.rand(7, n, generator=generator).to(images.device) * 2 - 1  # uniform in -1..1
-    mirror = torch.where(u[0] < 2 * flip - 1, -1.0, 1.0)
-    size = 1 + scale * u[1]
-    angle = torch.deg2rad(rotation * u[2])
+    mirror = torch.where(u[0] < 2 * how.flip - 1, -1.0, 1.0)
+    size = 1 + how.scale * u[1]
+    angle = torch.deg2rad(how.rotation * u[2])
     cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
     rows = [
-        torch.stack([mirror * cos, -sin, 2 * shift * u[3]], 1),
-        torch.stack([mirror * sin, cos, 2 * shift * u[4]], 1),
+        torch.stack([mirror * cos, -sin, 2 * how.shift * u[3]], 1),
+        torch.stack([mirror * sin, cos, 2 * how.shift * u[4]], 1),
     ]
     grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     images = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     level = images.mean(dim=(1, 2, 3), keepdim=True)
-    factors = [(1 + amount * u[i])[:, None, None, None] for i, amount in ((5, brightness), (6, contrast))]
-    return (((images - level) * factors[1] + level) * factors[0]).clamp_(0, 1)
+    brightness = (1 + how.brightness * u[5])[:, None, None, None]
+    contrast = (1 + how.contrast * u[6])[:, None, None, None]
+    return (((images - level) * contrast + level) * brightness).clamp_(0, 1)

@@ -8,48 +8,20 @@
 multiclass: labels (N,) int in 0..C-1, scores (N, C) float, rows summing to 1 (softmax). Binary is two
 classes, and class 1 is the positive one. multilabel: labels (N, L) float, 0, 1 or nan (unknown, left out),
 scores (N, L) float in [0, 1] (sigmoid). Values agree with scikit-learn's where it has one. A metric without
-its cases is nan, never 0. All is computed in float64 and from integer counts. Needs numpy only; copy this
-file alone.
+its cases is nan, never 0. All is computed in float64 and from integer counts. A metric is one entry of
+METRICS, which evaluate, --metric, the report and its bootstrap read. Needs numpy only; copy this file alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 TASKS = ("multiclass", "multilabel")
-LOWER_IS_BETTER = ("ece", "brier")
 TOLERANCE = 1e-3  # how far a probability or the sum of a row may be off: room for a sum of rounded floats
 NAN = float("nan")
-RATES = ("sensitivity", "specificity", "ppv", "npv")
-WHY_NAN = {
-    "kappa": "labels and predictions are all of one class",
-    "recall": "no case of the class",
-    "precision": "the class is never predicted",
-    "f1": "no case of the class, and it is never predicted",
-    "auroc": "needs both a positive and a negative",
-    "ap": "needs a positive",
-    "average_precision": "needs a positive",
-    "sensitivity": "no positive",
-    "specificity": "no negative",
-    "ppv": "nothing is called positive at this threshold",
-    "npv": "nothing is called negative at this threshold",
-}
 
-
-def higher_is_better(name: str) -> bool:
-    """Whether a larger value of the metric is a better one: true of all but ece and brier."""
-    return name not in LOWER_IS_BETTER
-
-
-def value_range(name: str, task: str, n_classes: int) -> tuple[float, float]:
-    """(smallest, largest) possible value of a metric: kappa -1 to 1, the Brier score of more than two exclusive classes
-    0 to 2 (a sum over them), all others 0 to 1."""
-    if name == "kappa":
-        return -1.0, 1.0
-    return 0.0, 2.0 if name == "brier" and task == "multiclass" and n_classes > 2 else 1.0
-
-
-# ---- from a confusion matrix: (C, C) int, rows true, columns predicted ----
+# ---- from confusion matrices: (..., C, C) counts, rows true, columns predicted ----
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -63,46 +35,60 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, n_classes: int) 
 
 
 def recall_per_class(matrix: np.ndarray) -> np.ndarray:
-    """tp / (tp + fn). matrix: (C, C) int. Returns (C,) float in [0, 1], nan for a class without a case."""
-    return _ratio(np.diag(matrix), matrix.sum(1))
+    """tp / (tp + fn). matrix: (..., C, C). Returns (..., C) float, nan for a class without a case."""
+    return ratio(_diagonal(matrix), matrix.sum(-1))
 
 
 def precision_per_class(matrix: np.ndarray) -> np.ndarray:
-    """tp / (tp + fp). matrix: (C, C) int. Returns (C,) float in [0, 1], nan for a class never predicted."""
-    return _ratio(np.diag(matrix), matrix.sum(0))
+    """tp / (tp + fp). matrix: (..., C, C). Returns (..., C) float, nan for a class never predicted."""
+    return ratio(_diagonal(matrix), matrix.sum(-2))
 
 
 def f1_per_class(matrix: np.ndarray) -> np.ndarray:
-    """2 tp / (2 tp + fp + fn). matrix: (C, C) int. Returns (C,) float in [0, 1], nan only for a class that
-    has no case and is never predicted."""
-    return _ratio(2 * np.diag(matrix), matrix.sum(0) + matrix.sum(1))
+    """2 tp / (2 tp + fp + fn). matrix: (..., C, C). Returns (..., C) float in [0, 1], nan only for a class
+    that has no case and is never predicted."""
+    return ratio(2 * _diagonal(matrix), matrix.sum(-2) + matrix.sum(-1))
 
 
-def accuracy(matrix: np.ndarray) -> float:
-    """Fraction predicted right. matrix: (C, C) int. Returns a float in [0, 1], nan for an empty matrix."""
-    return float(_ratio(np.trace(matrix), matrix.sum()))
+def accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Fraction predicted right. matrix: (..., C, C). Returns (...) float, nan for an empty matrix."""
+    return ratio(_diagonal(matrix).sum(-1), matrix.sum((-2, -1)))
 
 
-def balanced_accuracy(matrix: np.ndarray) -> float:
-    """Mean recall over the classes with a case. matrix: (C, C) int. Returns a float in [0, 1], nan for an
-    empty matrix. Agrees with scikit-learn's balanced_accuracy_score (adjusted=False)."""
-    return _mean(recall_per_class(matrix))
-
-
-def macro_f1(matrix: np.ndarray) -> float:
-    """Mean F1 over the classes that have a case or were predicted. matrix: (C, C) int. Returns a float in
-    [0, 1], nan for an empty matrix. Agrees with scikit-learn's f1_score(average="macro")."""
-    return _mean(f1_per_class(matrix))
-
-
-def cohen_kappa(matrix: np.ndarray) -> float:
+def cohen_kappa(matrix: np.ndarray) -> np.ndarray:
     """Agreement beyond chance, unweighted (Cohen 1960): (p_observed - p_chance) / (1 - p_chance).
-    matrix: (C, C) int. Returns a float in [-1, 1], nan where the chance agreement is 1 (labels and
+    matrix: (..., C, C). Returns (...) float in [-1, 1], nan where the chance agreement is 1 (labels and
     predictions are all of one class) and for an empty matrix. Agrees with scikit-learn's
     cohen_kappa_score."""
-    n = int(matrix.sum())
-    chance = int(matrix.sum(1) @ matrix.sum(0))  # n * n * p_chance, an integer: "is it 1" has an exact answer
-    return float(_ratio(n * int(np.trace(matrix)) - chance, n * n - chance))
+    n = matrix.sum((-2, -1))
+    chance = (matrix.sum(-1) * matrix.sum(-2)).sum(-1)  # n * n * p_chance, an integer: "is it 1" is exact
+    return ratio(n * _diagonal(matrix).sum(-1) - chance, n * n - chance)
+
+
+def sensitivity(matrix: np.ndarray) -> np.ndarray:
+    """tp / (tp + fn) of class 1 of two. matrix: (..., 2, 2). Returns (...) float, nan without a positive."""
+    return recall_per_class(matrix)[..., 1]
+
+
+def specificity(matrix: np.ndarray) -> np.ndarray:
+    """tn / (tn + fp) of class 1 of two. matrix: (..., 2, 2). Returns (...) float, nan without a negative."""
+    return recall_per_class(matrix)[..., 0]
+
+
+def ppv(matrix: np.ndarray) -> np.ndarray:
+    """tp / (tp + fp) of class 1 of two. matrix: (..., 2, 2). Returns (...) float, nan if never called."""
+    return precision_per_class(matrix)[..., 1]
+
+
+def npv(matrix: np.ndarray) -> np.ndarray:
+    """tn / (tn + fn) of class 1 of two. matrix: (..., 2, 2). Returns (...) float, nan if always called."""
+    return precision_per_class(matrix)[..., 0]
+
+
+def f1(matrix: np.ndarray) -> np.ndarray:
+    """2 tp / (2 tp + fp + fn) of class 1 of two. matrix: (..., 2, 2). Returns (...) float, nan only if it has
+    no case and is never called."""
+    return f1_per_class(matrix)[..., 1]
 
 
 # ---- from the scores of one class ----
@@ -136,16 +122,14 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def binary_rates(scores: np.ndarray, positive: np.ndarray, threshold: float) -> dict[str, float]:
-    """Sensitivity, specificity, PPV and NPV, where score >= threshold is called positive.
-    scores: (N,) float. positive: (N,) bool. Returns the four by name, floats in [0, 1]; each is nan where its
+    """Sensitivity, specificity, PPV and NPV (RATES), where score >= threshold is called positive.
+    scores: (N,) float. positive: (N,) bool. Returns floats in [0, 1] by name; each is nan where its
     denominator is 0, and all are where the threshold is nan (the search for one had no cases)."""
     scores, positive = _check_binary(scores, positive)
     if np.isnan(threshold):
         return dict.fromkeys(RATES, NAN)
-    called = scores >= threshold
-    tp, tn = (called & positive).sum(), (~called & ~positive).sum()
-    totals = positive.sum(), (~positive).sum(), called.sum(), (~called).sum()
-    return dict(zip(RATES, _ratio([tp, tn, tp, tn], totals).tolist()))
+    matrix = confusion_matrix((scores >= threshold).astype(int), positive.astype(int), 2)
+    return {name: float(METRICS[name].compute(matrix)) for name in RATES}
 
 
 def youden_threshold(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -191,20 +175,22 @@ def expected_calibration_error(scores: np.ndarray, labels: np.ndarray, bins: int
     return float(np.abs(gap).sum() / len(labels))
 
 
-def brier(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared error of the probabilities (Brier 1950), summed over classes: in [0, 2]; for two classes
-    (p1 - y)^2: in [0, 1]. scores: (N, C) float. labels: (N,) int. ValueError on what is no multiclass input.
-    Agrees with scikit-learn's brier_score_loss(scale_by_half="auto")."""
-    scores, labels = _check_multiclass(scores, labels)
+def squared_errors(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The Brier score (Brier 1950) of each row: its mean over rows is the score. scores: (N, C) float. labels
+    (N,) int: the sum of (p - y)^2 over classes, (N,) in [0, 2]; of two classes (p1 - y)^2, in [0, 1]. Agrees
+    with scikit-learn's brier_score_loss(scale_by_half="auto"). labels (N, L): (N, L) in [0, 1], nan where
+    unknown."""
+    if np.ndim(labels) == 2:
+        return (scores - labels) ** 2
     if scores.shape[1] == 2:
-        return float(np.mean((scores[:, 1] - labels) ** 2))
-    return float(((scores - np.eye(scores.shape[1])[labels]) ** 2).sum(1).mean())
+        return (scores[:, 1] - labels) ** 2
+    return ((scores - np.eye(scores.shape[1])[labels]) ** 2).sum(1)
 
 
 def probability_of_truth(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What each image's truth was given: the lowest is the hardest. labels (N,) int: the score of the class. labels
-    (N, L) 0, 1 or nan: 1 minus the mean gap between score and label over the known ones, 1 without any. scores: (N, C)
-    or (N, L) float in [0, 1]. Returns (N,) float in [0, 1]."""
+    """What each image's truth was given: the lowest is the hardest. labels (N,) int: the score of the class.
+    labels (N, L) 0, 1 or nan: 1 minus the mean gap between score and label over the known ones, 1 without
+    any. scores: (N, C) or (N, L) float in [0, 1]. Returns (N,) float in [0, 1]."""
     if np.ndim(labels) == 1:
         return scores[np.arange(len(labels)), labels]
     known = ~np.isnan(labels)
@@ -252,29 +238,371 @@ def aggregate(
     return unit_scores, low, groups[first]
 
 
-def video_mean_average_precision(
-    scores: np.ndarray, labels: np.ndarray, videos: np.ndarray, leave_out: Sequence[int] = ()
-) -> tuple[float, np.ndarray, int]:
-    """CAMMA's video-wise mAP (Nwoye and Padoy 2022; ivtmetrics, compute_video_AP): the AP of a class in each
-    video that has a positive of it, its mean over those videos, then the mean over classes. scores: (N, L)
-    float in [0, 1]. labels: (N, L) 0, 1 or nan. videos: (N,) str or int. leave_out: classes not counted in
-    the mAP, such as the null triplets 94-99. Returns (mAP, AP per class (L,) float64, number of classes
-    counted); a class that no video has is nan. ValueError on what is no multilabel input, a missing video, a
-    class to leave out that does not exist."""
-    scores, labels = _check_multilabel(scores, labels)
-    n_classes = scores.shape[1]
-    unknown = [c for c in leave_out if not 0 <= c < n_classes]
-    if unknown:
-        raise ValueError(f"cannot leave out class {unknown[0]}: the classes are 0..{n_classes - 1}")
-    order, starts, _ = _runs_of(_check_groups(videos, len(scores)))
-    ap = np.full((len(starts), n_classes), NAN)
+def in_videos(
+    compute: Callable, scores: np.ndarray, labels: np.ndarray, videos: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """compute(scores (n,), positive (n,)) of each label in each of V videos, over the rows where it is known.
+    scores: (N, L). labels: (N, L) 0, 1 or nan. videos: (N,). Returns (values (V, L) float64, nan where a
+    video has no positive of the label; videos (V,) by first appearance)."""
+    order, starts, first = _runs_of(videos)
+    values = np.full((len(starts), scores.shape[1]), NAN)
     for v, rows in enumerate(np.split(order, starts[1:])):
         for c in np.flatnonzero((labels[rows] == 1).any(0)):
             known = rows[~np.isnan(labels[rows, c])]
-            ap[v, c] = average_precision(scores[known, c], labels[known, c] == 1)
-    per_class = np.array([_mean(column) for column in ap.T])
-    counted = np.delete(per_class, list(leave_out))
-    return _mean(counted), per_class, _n_defined(counted)
+            values[v, c] = compute(scores[known, c], labels[known, c] == 1)
+    return values, videos[first]
+
+
+# ---- the metrics ----
+
+MULTICLASS, MULTILABEL = TASKS
+GIVEN = {  # what a metric's compute may be given: the tasks that have it
+    "matrix": (MULTICLASS,),
+    "matrix at threshold": TASKS,
+    "one class": TASKS,
+    "one class in each video": (MULTILABEL,),
+    "rows": TASKS,
+    "all rows": TASKS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """All that is known of a metric. What its compute is given, and returns, nan where it is undefined:
+    matrix                   (..., C, C) counts, rows true, columns called -> (...) float. With a column
+                             (..., C), one a class, and the metric is their mean.
+    matrix at threshold      (..., 2, 2) counts, score >= threshold called -> (...). The metric is that of
+                             class 1 of two (of more there is none), or the mean over labels.
+    one class                scores (n,), positive (n,) bool -> float. The metric is that of class 1 of two;
+                             of more classes, each against the rest, and of labels it is the mean.
+    one class in each video  the same in each video with a positive; the mean over videos, then over labels
+    rows                     scores (N, K), labels -> (N,), whose mean is the metric; of labels (N, L), nan
+                             where unknown, and the metric is the mean over labels of their means
+    all rows                 scores (N, K), labels -> float
+    labels: as at the top of this file. report/stats.py resamples it: all at once, but one by one where it is
+    given all rows, or one class and has no weighted form there."""
+
+    name: str  # in --metric, metrics.json, results.csv
+    given: str
+    compute: Callable
+    label: str = ""  # as printed; "": the name's words
+    tasks: tuple[str, ...] = (MULTICLASS,)
+    why: str = "not defined on these cases"  # of a nan
+    column: str = ""  # its key in per_class; "": it is in no table of classes
+    column_label: str = ""  # as printed; "": the column's words
+    has_value: bool = True  # False: it is a column alone
+    higher_is_better: bool = True
+    bounds: tuple[float, float] = (0.0, 1.0)  # the smallest and largest possible value
+    bounds_of_many: tuple[float, float] | None = None  # of more than two exclusive classes, where they differ
+    resampled: bool = True  # False: its resamples lie beside the estimate, no interval is made of them
+
+    def __post_init__(self):
+        if not set(self.tasks) <= set(GIVEN.get(self.given, ())):
+            known = "; ".join(f"{given}: {', '.join(tasks)}" for given, tasks in GIVEN.items())
+            tasks = ", ".join(self.tasks)
+            raise ValueError(f"metric {self.name} of {tasks} is given {self.given!r}; choose from {known}")
+
+    @property
+    def of_calls(self) -> bool:
+        """Whether it sees which class has the highest score, and not the scores."""
+        return self.given == "matrix"
+
+    @property
+    def needs_threshold(self) -> bool:
+        return self.given == "matrix at threshold"
+
+    @property
+    def needs_videos(self) -> bool:
+        return self.given == "one class in each video"
+
+    @property
+    def needs_every_class(self) -> bool:
+        """Whether it measures something else under its name on a resample that lost a class. (That a video
+        lacks one is the rule.)"""
+        return bool(self.column) and not self.needs_videos
+
+    def is_for(self, task: str, n_classes: int) -> bool:
+        of_two_alone = task == MULTICLASS and self.needs_threshold
+        return task in self.tasks and not (of_two_alone and n_classes > 2)
+
+    def is_mean(self, task: str, n_classes: int) -> bool:
+        """Whether it is a mean over classes (multiclass) or labels (multilabel)."""
+        if task == MULTILABEL:
+            return self.given != "all rows"
+        return bool(self.column) if self.of_calls else self.given == "one class" and n_classes > 2
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (  # in the order of the tables
+        # CAMMA's (Nwoye and Padoy 2022; ivtmetrics, compute_video_AP): AP of a class in each video that has a
+        # positive of it, mean over those videos, mean over classes, such as without the null triplets 94-99.
+        Metric(
+            name="video_map",
+            given="one class in each video",
+            compute=average_precision,
+            label="video mAP",
+            tasks=(MULTILABEL,),
+            why="no video has the class",
+            column="video_ap",
+            column_label="video AP",
+        ),
+        Metric(name="accuracy", given="matrix", compute=accuracy),
+        Metric(  # scikit-learn's balanced_accuracy_score(adjusted=False)
+            name="balanced_accuracy",
+            given="matrix",
+            compute=recall_per_class,
+            why="no case of the class",
+            column="recall",
+        ),
+        Metric(
+            name="precision",
+            given="matrix",
+            compute=precision_per_class,
+            why="the class is never predicted",
+            column="precision",
+            has_value=False,
+        ),
+        Metric(  # scikit-learn's f1_score(average="macro")
+            name="macro_f1",
+            given="matrix",
+            compute=f1_per_class,
+            label="macro-F1",
+            why="no case of the class, and it is never predicted",
+            column="f1",
+        ),
+        Metric(
+            name="kappa",
+            given="matrix",
+            compute=cohen_kappa,
+            label="Cohen's kappa",
+            why="labels and predictions are all of one class",
+            bounds=(-1.0, 1.0),
+        ),
+        Metric(
+            name="auroc",
+            given="one class",
+            compute=auroc,
+            label="AUROC",
+            tasks=TASKS,
+            why="needs both a positive and a negative",
+            column="auroc",
+        ),
+        Metric(
+            name="average_precision",
+            given="one class",
+            compute=average_precision,
+            tasks=TASKS,
+            why="needs a positive",
+            column="ap",
+            column_label="AP",
+        ),
+        Metric(
+            name="f1",
+            given="matrix at threshold",
+            compute=f1,
+            label="F1",
+            tasks=(MULTILABEL,),
+            why="no case of the class, and it is never predicted",
+            column="f1",
+        ),
+        Metric(
+            name="ece",
+            given="all rows",
+            compute=expected_calibration_error,
+            label="expected calibration error",
+            higher_is_better=False,
+            resampled=False,  # binning adds a resample's noise to it
+        ),
+        Metric(
+            name="brier",
+            given="rows",
+            compute=squared_errors,
+            label="Brier score",
+            tasks=TASKS,
+            higher_is_better=False,
+            bounds_of_many=(0.0, 2.0),
+        ),
+        Metric(name="sensitivity", given="matrix at threshold", compute=sensitivity, why="no positive"),
+        Metric(name="specificity", given="matrix at threshold", compute=specificity, why="no negative"),
+        Metric(
+            name="ppv",
+            given="matrix at threshold",
+            compute=ppv,
+            label="PPV",
+            why="nothing is called positive at this threshold",
+        ),
+        Metric(
+            name="npv",
+            given="matrix at threshold",
+            compute=npv,
+            label="NPV",
+            why="nothing is called negative at this threshold",
+        ),
+    )
+}
+RATES = tuple(m.name for m in METRICS.values() if m.needs_threshold and MULTICLASS in m.tasks)
+
+
+def offered(task: str, n_classes: int, *, video: bool) -> list[Metric]:
+    """The entries that evaluate computes. video: with those that need videos."""
+    return [m for m in METRICS.values() if m.is_for(task, n_classes) and (video or not m.needs_videos)]
+
+
+def names(task: str, n_classes: int = 2, *, video: bool = False) -> list[str]:
+    """The metrics that evaluate gives. video: with those that need videos."""
+    return [metric.name for metric in offered(task, n_classes, video=video) if metric.has_value]
+
+
+def find(name: str, task: str, n_classes: int) -> Metric:
+    """The metric of that name. ValueError on one that the task, with so many classes, has not."""
+    known = names(task, n_classes, video=True)
+    if name not in known:
+        choice = ", ".join(known) or f"those of the tasks {', '.join(TASKS)}"
+        raise ValueError(f"unknown metric {name!r} of {task} with {n_classes} classes; choose from {choice}")
+    return METRICS[name]
+
+
+def label(key: str) -> str:
+    """A metric, or a column of per_class, as it is printed. One that is not known here: its words."""
+    columns = {metric.column: metric.column_label for metric in METRICS.values()}
+    known = METRICS[key].label if key in METRICS else columns.get(key)
+    return known or key.replace("_", " ")
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a larger value of the metric is a better one. One that is not known here: yes."""
+    return name not in METRICS or METRICS[name].higher_is_better
+
+
+def value_range(name: str, task: str, n_classes: int) -> tuple[float, float]:
+    """(smallest, largest) possible value of a metric, nan of one that is not known here."""
+    if name not in METRICS:
+        return NAN, NAN
+    metric = METRICS[name]
+    return (task == MULTICLASS and n_classes > 2 and metric.bounds_of_many) or metric.bounds
+
+
+# ---- a metric on its cases ----
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What a metric is computed on. scores: (N, K) float64. labels: (N,) int64, or (N, L) 0.0, 1.0 or nan."""
+
+    task: str
+    scores: np.ndarray
+    labels: np.ndarray
+    thresholds: np.ndarray  # of class 1 (1,), of labels (L,)
+    videos: np.ndarray | None = None  # (N,)
+    leave_out: tuple[int, ...] = ()  # labels that are not counted in the metrics of videos
+
+    @classmethod
+    def checked(
+        cls,
+        task: str,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        *,
+        thresholds: float | Sequence[float] = 0.5,
+        videos: np.ndarray | None = None,
+        leave_out: Sequence[int] = (),
+    ) -> "Cases":
+        """thresholds: one of class 1, or of each label; a float is for all. ValueError on an unknown task, no
+        images, scores that are no finite probabilities, and on what does not fit them."""
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
+        scores, labels = (_check_multiclass if task == MULTICLASS else _check_multilabel)(scores, labels)
+        wanted = 1 if task == MULTICLASS else scores.shape[1]
+        thresholds = np.asarray(thresholds, np.float64)
+        if thresholds.shape not in ((), (wanted,)):
+            raise ValueError(f"{thresholds.size} thresholds for {wanted} labels")
+        videos = None if videos is None else _check_groups(videos, len(scores))
+        if unknown := [c for c in leave_out if not 0 <= c < scores.shape[1]]:
+            known = f"the classes are 0..{scores.shape[1] - 1}"
+            raise ValueError(f"cannot leave out class {unknown[0]}: {known}")
+        return cls(
+            task=task,
+            scores=scores,
+            labels=labels,
+            thresholds=np.broadcast_to(thresholds, (wanted,)),
+            videos=videos,
+            leave_out=tuple(leave_out),
+        )
+
+    @property
+    def n_classes(self) -> int:
+        return self.scores.shape[1]
+
+    def known(self, c: int) -> np.ndarray:
+        """(N,) bool: where it is known whether a row is of the class or has the label."""
+        return np.full(len(self.labels), True) if self.task == MULTICLASS else ~np.isnan(self.labels[:, c])
+
+    def one_class(self, c: int) -> tuple[np.ndarray, np.ndarray]:
+        """(scores (n,), positive (n,) bool) of a class against the rest, or of a label, where known."""
+        known = self.known(c)
+        positive = self.labels == c if self.task == MULTICLASS else self.labels[:, c] == 1
+        return self.scores[known, c], positive[known]
+
+    def counted(self, metric: Metric, each: np.ndarray) -> np.ndarray:
+        """Those of each (..., K) that the mean over classes or labels is made of."""
+        kept = [c for c in range(self.n_classes) if c not in self.leave_out]
+        return each[..., kept] if metric.needs_videos else each
+
+
+def matrix_cells(metric: Metric, cases: Cases) -> tuple[np.ndarray, int]:
+    """Where the rows fall in the metric's M confusion matrices: one, or one of each label at its threshold.
+    Returns ((N, M) int: true class * size + called class, -1 where unknown; size: 2, or C of C classes)."""
+    scores, labels = cases.scores, cases.labels
+    if metric.of_calls:
+        # Of equal scores argmax takes the lowest index, as torch's does. With two classes it is the 0.5
+        # threshold: class 1 where p1 > 0.5. (A p1 of exactly 0.5 is class 0 here, and positive in the rates
+        # at threshold 0.5.)
+        return (labels * cases.n_classes + scores.argmax(1))[:, None], cases.n_classes
+    if cases.task == MULTICLASS:
+        scores, labels = scores[:, 1:], labels[:, None]
+    return np.where(np.isnan(labels), -1, 2 * (labels == 1) + (scores >= cases.thresholds)), 2
+
+
+def count_cells(cells: np.ndarray, size: int, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """The confusion matrices of each group. cells, size: from matrix_cells. group: (N,) int in 0..n_groups-1.
+    Returns (n_groups, M, size, size) int64."""
+    n_matrices = cells.shape[1]
+    matrix = group[:, None] * n_matrices + np.arange(n_matrices)
+    index = (matrix * size**2 + cells)[cells >= 0]
+    counts = np.bincount(index, minlength=n_groups * n_matrices * size**2)
+    return counts.reshape(n_groups, n_matrices, size, size)
+
+
+def of_matrices(metric: Metric, matrices: np.ndarray, cases: Cases) -> np.ndarray:
+    """The metric of each class or label, (..., K), or itself, (...), from (..., M, size, size) counts."""
+    if metric.of_calls:
+        return metric.compute(matrices[..., 0, :, :])
+    return np.where(np.isnan(cases.thresholds), NAN, metric.compute(matrices))
+
+
+def of_each(metric: Metric, cases: Cases) -> np.ndarray:
+    """The metric of each class or label, (K,) float64, of class 1 at a threshold (1,); the metric itself, a
+    scalar, where it is not made of theirs."""
+    if metric.of_calls or metric.needs_threshold:
+        once = np.zeros(len(cases.labels), int)
+        return of_matrices(metric, count_cells(*matrix_cells(metric, cases), once, 1)[0], cases)
+    if metric.given == "one class":
+        return np.array([metric.compute(*cases.one_class(c)) for c in range(cases.n_classes)])
+    if metric.given == "all rows":
+        return np.asarray(metric.compute(cases.scores, cases.labels))
+    if metric.needs_videos:
+        found, _ = in_videos(metric.compute, cases.scores, cases.labels, cases.videos)
+    else:
+        found = metric.compute(cases.scores, cases.labels)
+    return np.apply_along_axis(mean_of_defined, 0, found)
+
+
+def of_all(metric: Metric, cases: Cases, each: np.ndarray) -> np.ndarray:
+    """The metric (...) from what of_each gives, (..., K) or (...)."""
+    if metric.is_mean(cases.task, cases.n_classes):
+        return mean_of_defined(cases.counted(metric, each))
+    return each[..., -1] if metric.needs_threshold or metric.given == "one class" else each
 
 
 # ---- everything at once ----
@@ -288,11 +616,14 @@ def evaluate(
     *,
     threshold: float = 0.5,
     thresholds: Sequence[float] | None = None,
+    videos: np.ndarray | None = None,
+    leave_out: Sequence[int] = (),
 ) -> dict:
     """Every metric of the task, as plain Python numbers, strings, lists and dicts.
     task: "multiclass" or "multilabel"; scores, labels: as at the top of this file. class_names: one each.
     threshold: score >= threshold is positive, for the four rates of two classes and for the F1 of labels.
-    thresholds: (L,), one per label instead (multilabel). What depends on a nan threshold is nan.
+    thresholds: (L,), one per label instead (multilabel). What depends on a nan threshold is nan. videos: (N,)
+    str or int; with them come the metrics of videos (multilabel). leave_out: labels not counted in those.
     Accuracy, F1 and kappa of multiclass are those of the argmax; for two classes auroc and average_precision
     are those of class 1, and no means. Returns
         {"n": images,
@@ -301,116 +632,72 @@ def evaluate(
          "averaged_over": {metric that is a mean over classes: how many classes it runs over},
          "reasons": {"metric" or "class/metric": why it is nan},
          "confusion_matrix": rows of counts, rows true, columns predicted (multiclass only)}
-    ValueError on an unknown task, no images, scores that are no finite probabilities, and on labels, names or
-    thresholds that do not fit."""
-    if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
-    scores, labels = (_check_multiclass if task == "multiclass" else _check_multilabel)(scores, labels)
-    names = [str(name) for name in class_names]
-    if len(names) != scores.shape[1] or len(set(names)) != len(names):
-        raise ValueError(f"class_names must be {scores.shape[1]} different names, got {len(names)}: {names}")
-    if task == "multiclass":
-        if thresholds is not None:
-            raise ValueError("thresholds are for the labels of multilabel; multiclass takes one threshold")
-        return _evaluate_multiclass(scores, labels, names, threshold)
-    thresholds = [threshold] * len(names) if thresholds is None else list(thresholds)
-    if len(thresholds) != len(names):
-        raise ValueError(f"{len(thresholds)} thresholds for {len(names)} labels")
-    return _evaluate_multilabel(scores, labels, names, thresholds)
+    ValueError on an unknown task, no images, scores that are no finite probabilities, and on labels, names,
+    thresholds or videos that do not fit."""
+    if task == MULTICLASS and thresholds is not None:
+        raise ValueError("thresholds are for the labels of multilabel; multiclass takes one threshold")
+    thresholds = threshold if thresholds is None else thresholds
+    cases = Cases.checked(task, scores, labels, thresholds=thresholds, videos=videos, leave_out=leave_out)
+    classes = [str(name) for name in class_names]
+    if len(classes) != cases.n_classes or len(set(classes)) != len(classes):
+        wanted = f"class_names must be {cases.n_classes} different names"
+        raise ValueError(f"{wanted}, got {len(classes)}: {classes}")
+    entries = offered(task, len(classes), video=videos is not None)
+    each = {metric.name: of_each(metric, cases) for metric in entries}
+    columns = [m for m in entries if m.column and np.shape(each[m.name]) == (len(classes),)]
+    means = [m for m in entries if m.has_value and m.is_mean(task, len(classes))]
+    values = {m.name: float(of_all(m, cases, each[m.name])) for m in entries if m.has_value}
+    reasons = {m.name: _why(m, cases) for m in entries if m.has_value and np.isnan(values[m.name])}
+    per_class = {}
+    for c, name in enumerate(classes):
+        per_class[name] = {m.column: float(each[m.name][c]) for m in columns} | _counts(cases, c)
+        undefined = [m for m in columns if np.isnan(each[m.name][c])]
+        reasons |= {f"{name}/{m.column}": _why(m, cases, c) for m in undefined}
+    averaged_over = {m.name: _n_defined(cases.counted(m, each[m.name])) for m in means}
+    result = {"n": len(cases.labels), "values": values, "per_class": per_class}
+    result |= {"averaged_over": averaged_over, "reasons": reasons}
+    if task == MULTICLASS:
+        matrix = confusion_matrix(cases.scores.argmax(1), cases.labels, len(classes))
+        result["confusion_matrix"] = matrix.tolist()
+    return result
 
 
-def _evaluate_multiclass(scores, labels, names, threshold):
-    # Of equal scores argmax takes the lowest index, as torch's does. With two classes it is the 0.5
-    # threshold: class 1 where p1 > 0.5. (A p1 of exactly 0.5 is class 0 here, and positive in the rates at
-    # threshold 0.5.)
-    matrix = confusion_matrix(scores.argmax(1), labels, len(names))
-    columns = {
-        "recall": recall_per_class(matrix),
-        "precision": precision_per_class(matrix),
-        "f1": f1_per_class(matrix),
-        "auroc": np.array([auroc(scores[:, c], labels == c) for c in range(len(names))]),
-        "ap": np.array([average_precision(scores[:, c], labels == c) for c in range(len(names))]),
-        "support": matrix.sum(1),
-    }
-    two = len(names) == 2
-    values = {
-        "accuracy": accuracy(matrix),
-        "balanced_accuracy": balanced_accuracy(matrix),
-        "macro_f1": macro_f1(matrix),
-        "kappa": cohen_kappa(matrix),
-        "auroc": float(columns["auroc"][1]) if two else _mean(columns["auroc"]),
-        "average_precision": float(columns["ap"][1]) if two else _mean(columns["ap"]),
-        "ece": expected_calibration_error(scores, labels),
-        "brier": brier(scores, labels),
-    }
-    means = {"balanced_accuracy": "recall", "macro_f1": "f1"}
-    why = {}
-    if two:
-        values |= binary_rates(scores[:, 1], labels == 1, threshold)
-        why = dict.fromkeys(RATES, "no threshold: it is nan") if np.isnan(threshold) else {}
-    else:
-        means |= {"auroc": "auroc", "average_precision": "ap"}
-    per_class = {name: {k: v[c].item() for k, v in columns.items()} for c, name in enumerate(names)}
-    return {
-        "n": len(labels),
-        "values": values,
-        "per_class": per_class,
-        "averaged_over": {k: _n_defined(columns[column]) for k, column in means.items()},
-        "reasons": _reasons(values, per_class, why),
-        "confusion_matrix": matrix.tolist(),
-    }
+def _why(metric, cases, c=None):
+    """Why a metric, or that of label c, is nan."""
+    if c is None and cases.task == MULTILABEL and metric.is_mean(MULTILABEL, cases.n_classes):
+        return "defined for no label"
+    no_threshold = metric.needs_threshold and np.isnan(cases.thresholds[c or 0])
+    return "no threshold: it is nan" if no_threshold else metric.why
 
 
-def _evaluate_multilabel(scores, labels, names, thresholds):
-    per_class, brier_per_class = {}, []
-    for c, name in enumerate(names):
-        known = ~np.isnan(labels[:, c])
-        p, positive = scores[known, c], labels[known, c] == 1
-        called, support = p >= thresholds[c], int(positive.sum())
-        f1 = float(_ratio(2 * (called & positive).sum(), called.sum() + support))
-        per_class[name] = {
-            "auroc": auroc(p, positive),
-            "ap": average_precision(p, positive),
-            "f1": NAN if np.isnan(thresholds[c]) else f1,
-            "support": support,
-            "n": len(p),
-        }
-        brier_per_class.append(_mean((p - positive) ** 2))
-    means = {"auroc": "auroc", "average_precision": "ap", "f1": "f1"}
-    columns = {k: [entry[column] for entry in per_class.values()] for k, column in means.items()}
-    columns["brier"] = brier_per_class
-    values = {k: _mean(column) for k, column in columns.items()}
-    why = dict.fromkeys(values, "defined for no label")
-    why |= {f"{name}/f1": "no threshold: it is nan" for name, t in zip(names, thresholds) if np.isnan(t)}
-    return {
-        "n": len(labels),
-        "values": values,
-        "per_class": per_class,
-        "averaged_over": {k: _n_defined(column) for k, column in columns.items()},
-        "reasons": _reasons(values, per_class, why),
-    }
-
-
-def _reasons(values, per_class, why):
-    """Why each nan is one: why[key] where the caller knows better, else WHY_NAN of the metric."""
-    named = values | {f"{name}/{k}": v for name, entry in per_class.items() for k, v in entry.items()}
-    nans = [key for key, value in named.items() if np.isnan(value)]
-    return {key: why[key] if key in why else WHY_NAN[key.rsplit("/", 1)[-1]] for key in nans}
+def _counts(cases, c):
+    """support: the cases of a class; of a label n, too, the images where it is known."""
+    _, positive = cases.one_class(c)
+    known = {"n": len(positive)} if cases.task == MULTILABEL else {}
+    return {"support": int(positive.sum())} | known
 
 
 # ---- helpers ----
 
 
-def _ratio(numerator, denominator):
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """numerator / denominator in float64, nan where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
-    return np.divide(numerator, denominator, out=np.full(denominator.shape, NAN), where=denominator != 0)
+    undefined = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), NAN)
+    return np.divide(numerator, denominator, out=undefined, where=denominator != 0)[()]
 
 
-def _mean(values):
-    """Mean of the values that are not nan; nan, without numpy's warning, if there is none."""
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """The mean over the last axis of what is not nan, nan if there is nothing. values: (..., K) -> (...)."""
     values = np.asarray(values, np.float64)
-    return float(values[~np.isnan(values)].mean()) if _n_defined(values) else NAN
+    defined = ~np.isnan(values)
+    if values.ndim == 1:  # zeros in the gaps would change the order of the sum, and so its last digit
+        return values[defined].mean() if defined.any() else NAN
+    return ratio(np.where(defined, values, 0).sum(-1), defined.sum(-1))
+
+
+def _diagonal(matrix):
+    return np.diagonal(matrix, axis1=-2, axis2=-1)
 
 
 def _n_defined(values):

@@ -42,6 +42,28 @@ def skeleton(arch: str) -> nn.Module:
         return new_model(arch)
 
 
+def check_size(arch: str, img_size: int) -> None:
+    """One forward pass without memory: whether the architecture takes pictures of that size. RunError if
+    not."""
+    model = skeleton(arch)
+    device = next(model.parameters()).device
+    try:
+        model(torch.empty(2, 3, img_size, img_size, device=device))
+    except Exception as error:  # noqa: BLE001  each architecture says in its own way that a picture is too small
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise RunError(f"{arch} does not take pictures of {img_size} px (--img-size): {why}") from None
+
+
+def show_blocks(archs: tuple[str, ...]) -> None:
+    for arch in archs:
+        blocks = strategies.blocks_of(skeleton(arch))
+        print(f"{arch}: {len(blocks)} blocks, input to head")
+        print(f"  {'block':<36} {'tensors':>7} {'parameters':>12}")
+        for block in blocks:
+            count = sum(p.numel() for p in block.parameters.values())
+            print(f"  {block.name:<36} {len(block.parameters):>7} {count:>12,}")
+
+
 def build_model(arch: str, weights: Weights, classes: int, seed: int) -> tuple[nn.Module, nn.Module, str]:
     """(model, its new head, what was loaded). The head is the same for every strategy with the same seed."""
     torch.manual_seed(seed)
@@ -52,7 +74,7 @@ def build_model(arch: str, weights: Weights, classes: int, seed: int) -> tuple[n
     return model, strategies.replace_head(model, classes), note
 
 
-# ------------------------------------------------------------------------------------------ a file of weights
+# ---- a file of weights ----
 
 
 @dataclass(frozen=True)
@@ -181,7 +203,7 @@ def imagenet_file(arch: str) -> Path:
     return file
 
 
-# -------------------------------------------------------------------------------- its tensors into a backbone
+# ---- its tensors into a backbone ----
 
 
 def check_weights(weights: Weights, arch: str) -> Weights:
@@ -204,9 +226,7 @@ def load_backbone(model: nn.Module, head_name: str, weights: Weights, arch: str)
     return note
 
 
-def fit_backbone(
-    own: dict[str, Tensor], head_name: str, weights: Weights, arch: str
-) -> tuple[dict[str, Tensor], str]:
+def fit_backbone(own: dict[str, Tensor], head_name: str, weights: Weights, arch: str) -> tuple[dict[str, Tensor], str]:
     """(the tensors to load by the model's names, what they are in a line). own: the model's state dict, on
     the meta device if need be.
 
@@ -216,9 +236,7 @@ def fit_backbone(
     classifiers, queues, momentum copies) are left out and counted. A first convolution of one channel, of
     grey images, is spread over three: a third each gives a grey image the same activations."""
     head = f"{head_name}."
-    backbone = {
-        n: v for n, v in own.items() if not n.startswith(head) and not n.endswith("num_batches_tracked")
-    }
+    backbone = {n: v for n, v in own.items() if not n.startswith(head) and not n.endswith("num_batches_tracked")}
     prefix = backbone_prefix(weights, backbone)
     there = {n.removeprefix(prefix): value for n, value in weights.state.items() if n.startswith(prefix)}
     strays = sorted(n for n in there if n not in own and part_of_backbone(n, backbone, head_name))
@@ -256,11 +274,7 @@ def refuse_misfits(
     lost = sorted(backbone.keys() - there.keys())
     misshapen = sorted(n for n in backbone.keys() & there.keys() if not fits(there[n], backbone[n]))
     shapes = [f"{n} {tuple(there[n].shape)}, not {tuple(backbone[n].shape)}" for n in misshapen]
-    wrong = {
-        "missing": lost,
-        "of another shape": shapes,
-        f"without a place in it, {len(strays)} of the file": strays,
-    }
+    wrong = {"missing": lost, "of another shape": shapes, f"without a place in it, {len(strays)} of the file": strays}
     if problems := [f"{what}: {listed(names)}" for what, names in wrong.items() if names]:
         matched = len(backbone) - len(lost) - len(misshapen)
         only = "only " if lost or misshapen else ""
@@ -311,7 +325,7 @@ def part_of_backbone(name: str, backbone: Iterable[str], head_name: str) -> bool
     return child(name) in set(map(child, backbone))
 
 
-# --------------------------------------------------------------------------------------------- a finished run
+# ---- a finished run ----
 
 META = "arch classes task mean std img_size resize bit_depth".split()  # in best.pt, and in Finished
 
@@ -363,9 +377,7 @@ def best_checkpoint(run: runs.RunFolder) -> dict:
         hint = f"give one run, as in runs/demo/resnet18/ft/seed0-fold0{trial}"
         raise RunError(f"{run.path}: no best.pt in it; {hint}")
     checkpoint = runs.load_checkpoint(run.best)
-    whole = isinstance(checkpoint, dict) and all(
-        isinstance(checkpoint.get(name), dict) for name in ("model", "meta")
-    )
+    whole = isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(name), dict) for name in ("model", "meta"))
     if not whole:
         raise RunError(f"{run.best}: holds no model and meta; it is not the best.pt of a run of this project")
     if missing := [name for name in (*META, "transform_input") if name not in checkpoint["meta"]]:

@@ -34,7 +34,7 @@ TABLES = (".csv", ".tsv", ".txt")
 CLOSE = 1e-5  # largest difference of a score between the model and its export
 
 
-# -------------------------------------------------------------------------------------------------- --predict
+# ---- --predict ----
 
 
 def predict(
@@ -226,7 +226,7 @@ def files_of_table(
     return [root / path for path in paths], carried
 
 
-# --------------------------------------------------------------------------------------------------- --export
+# ---- --export ----
 
 
 def export(run: str | Path, file: str | Path, *, device: str = "cpu") -> dict:

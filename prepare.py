@@ -5,7 +5,6 @@ data = ready.data(fold=0, weights=weights)"""
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
@@ -20,14 +19,35 @@ from torch import Tensor
 import datasets
 import images
 import metrics
-import models
 import runs
 import splits
 from datasets import DataError, Index
 
 
-class UsageError(ValueError):
-    """Something the user can mend; printed as one line, exit code 2."""
+def flag(default: object, help: str, **more: object) -> object:
+    """A field that is a flag of the command line, with what --help says of it. more: choices, least, most,
+    short, metavar, role, before (settings.py has their meaning)."""
+    return field(default=default, metadata={"help": help} | more)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a dataset is made ready: to what pixels, in what splits, judged by what."""
+
+    img_size: int = flag(224, "pixels a side")
+    resize: int | None = flag(None, "shorter side before the centre is cut out (squeezed to a square)")
+    bit_depth: int | None = flag(None, "true depth of 16-bit images", least=9, most=16, metavar="BITS")
+    folds: int = flag(1, "folds of a cross-validation; 1: one split", role="data")
+    val_fraction: float = flag(0.15, "share of the images cut for validation", role="data")
+    test_fraction: float = flag(0.2, "share cut for testing where there is no test set", role="data")
+    split_seed: int = flag(0, "seed of the splits, the same for every --seed", least=0, role="data")
+    splits_file: str | None = flag(None, "a splits.csv to use: image,group,label,split,fold", role="data")
+    drop_duplicates: bool = flag(False, "take byte-identical copies out of training", role="data")
+    skip_bad: bool = flag(False, "go on without damaged images", role="data")
+    positive: str | None = flag(
+        None, "of two classes, the finding (the second in order of names)", metavar="CLASS", role="data"
+    )
+    metric: str | None = flag(None, "metric that chooses the checkpoint on validation (the dataset's)", role="data")
 
 
 @dataclass
@@ -46,6 +66,18 @@ class Data:
     identical: list[list[int]] = field(default_factory=list)  # rows with the same bytes
     folds: int = 1  # how many the data was split into, this one counted in
 
+    @property
+    def task(self) -> str:
+        return self.index.task
+
+    @property
+    def classes(self) -> int:
+        return len(self.index.classes)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.from_numpy(self.index.labels)
+
     def sides(self) -> np.ndarray:
         """N strings, train, val, test, or "" where an image is in none: rows the other way round."""
         sides = np.full(len(self.index), "", dtype="<U5")
@@ -54,9 +86,7 @@ class Data:
         return sides
 
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
-        return images.batch(
-            self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation
-        )
+        return images.batch(self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation)
 
 
 def describe_data(data: Data) -> dict:
@@ -65,15 +95,11 @@ def describe_data(data: Data) -> dict:
     groups, units = np.array(index.groups), np.array(index.units if index.units is not None else index.paths)
     held = {}
     for split, rows in data.rows.items():
-        labels = index.labels[rows]
-        multiclass = index.task == "multiclass"
-        counts = [int((labels == c).sum()) if multiclass else int((labels[:, c] == 1).sum())
-                  for c in range(len(index.classes))]  # fmt: skip
         held[split] = {
             "images": len(rows),
             "groups": len(np.unique(groups[rows])),
             "units": len(np.unique(units[rows])),
-            "classes": dict(zip(index.classes, counts)),
+            "classes": class_counts(index, rows),
         }
     sides = data.sides()
     return {
@@ -93,6 +119,14 @@ def describe_data(data: Data) -> dict:
         "identical_across_splits": len(splits.spanning(data.identical, sides)),
         "notes": [*index.notes, *index.warnings],
     }
+
+
+def class_counts(index: Index, rows: np.ndarray) -> dict[str, int]:
+    """Images of each class; of several labels, those that have it."""
+    labels = index.labels[rows]
+    multiclass = index.task == "multiclass"
+    positive = [labels == c if multiclass else labels[:, c] == 1 for c in range(len(index.classes))]
+    return {name: int(column.sum()) for name, column in zip(index.classes, positive, strict=True)}
 
 
 def is_official(index: Index, rows: np.ndarray) -> bool:
@@ -119,91 +153,90 @@ class Prepared:
     pixels: Tensor
     lookup: np.ndarray
     folds: list[np.ndarray]
-    settings: argparse.Namespace
     digest: str  # of the decoded pixels
     fingerprint: str  # of the index and what counts as one
     identical: list[list[int]]
 
-    def data(self, fold: int, weights: models.Weights) -> Data:
-        rows = {side: np.flatnonzero(self.folds[fold] == side) for side in datasets.SPLITS}
-        self.pixels = on_device(self.pixels, self.settings.device)
+    def data(self, fold: int, *, mean: tuple[float, ...], std: tuple[float, ...], device: str = "cpu") -> Data:
+        """One of the folds, its pixels to be normalised by mean and std, on the device where they fit."""
+        self.pixels = on_device(self.pixels, device)
         return Data(
-            self.index,
-            self.pixels,
-            self.lookup,
-            rows,
-            weights.mean,
-            weights.std,
-            self.digest,
-            self.fingerprint,
-            self.identical,
-            len(self.folds),
+            index=self.index,
+            pixels=self.pixels,
+            lookup=self.lookup,
+            rows={side: np.flatnonzero(self.folds[fold] == side) for side in datasets.SPLITS},
+            mean=mean,
+            std=std,
+            digest=self.digest,
+            fingerprint=self.fingerprint,
+            identical=self.identical,
+            folds=len(self.folds),
         )
 
 
-def read_index(name: str, s: argparse.Namespace) -> tuple[Index, images.Pixels]:
+@dataclass(frozen=True)
+class Places:
+    """Where a dataset lies, where what is made of it goes, and how many threads decode it."""
+
+    data_dir: str | None = None
+    output_dir: str = "runs"
+    workers: int = 2
+
+
+def read_index(name: str, how: Preparation, options: datasets.Options, places: Places) -> tuple[Index, images.Pixels]:
     """The index of a dataset and its decoded pixels, unreadable images still among them."""
-    output = Path(s.output_dir).resolve()
-    if Path(name).is_dir() and output.is_relative_to(Path(name).resolve()):
-        raise UsageError(f"--output-dir {s.output_dir} lies in the data folder {name}; put it elsewhere")
-    options = {f: getattr(s, f) for f in datasets.Options.__dataclass_fields__}
-    index = datasets.load_index(name, s.data_dir, datasets.Options(**options))
-    if (
-        name in datasets.DATASETS
-    ):  # another task, split or label set is another dataset: cholect50-verb-crossval-fold2
-        said = [(f, options[f]) for f, choices in datasets.CHOICES.items() if options[f] != choices[0]]
-        index.name += "".join(f"-{f}{value}" if f == "fold" else f"-{value}" for f, value in said)
-    if s.positive or (index.task == "multiclass" and len(index.classes) == 2):
-        set_positive(index, s.positive)
-    if s.protocol and s.metric == "balanced_accuracy" and index.task == "multilabel":
-        s.metric = None  # the protocol's metric is that of several classes
-    if s.metric:
-        some = np.arange(min(8, len(index)))
-        offered = judge_scores(index, some, np.full((len(some), len(index.classes)), 1 / len(index.classes)))[
-            "values"
-        ]
-        if s.metric not in offered:
-            raise UsageError(f"unknown --metric {s.metric}; {index.name} has {', '.join(offered)}")
-        if s.metric in (*metrics.RATES, *(["f1"] if index.task == "multilabel" else [])):
-            raise UsageError(
-                f"--metric {s.metric} hangs on a threshold that is chosen later; take auroc, say"
-            )
-        if s.metric == index.second:  # not the same column twice
-            index.second = index.metric
-        index.metric = s.metric
+    output = Path(places.output_dir).resolve()
+    own = name not in datasets.DATASETS and name not in datasets.DEMOS and Path(name).is_dir()
+    if own and output.is_relative_to(Path(name).resolve()):
+        raise DataError(f"--output-dir {places.output_dir} lies in the data folder {name}; put it elsewhere")
+    index = datasets.load_index(name, places.data_dir, options)
+    index.name += datasets.variant_name(name, options)
+    if how.positive or (index.task == "multiclass" and len(index.classes) == 2):
+        set_positive(index, how.positive)
+    if how.metric:
+        set_metric(index, how.metric)
     print(f"\ndata {index.name}: {len(index)} images, {len(index.classes)} classes, {index.task}", flush=True)
-    cache = Path(s.output_dir) / "cache" / datasets.safe_name(index.name)
-    rules = {"resize": s.resize, "bits": s.bit_depth, "workers": s.workers}
-    pixels = images.decode(index.sources(), s.img_size, cache, **rules, progress=DecodeProgress())
+    cache = Path(places.output_dir) / "cache" / datasets.safe_name(index.name)
+    rules = {"resize": how.resize, "bits": how.bit_depth, "workers": places.workers}
+    pixels = images.decode(index.sources(), how.img_size, cache, **rules, progress=DecodeProgress())
     channels = "grey" if pixels.data.shape[1] == 1 else "colour"
-    print(f"  {pixels.found}; decoded once to {s.img_size} px {channels}, in {duration(pixels.seconds)}")
+    print(f"  {pixels.found}; decoded once to {how.img_size} px {channels}, in {duration(pixels.seconds)}")
     return index, pixels
+
+
+def set_metric(index: Index, metric: str) -> None:
+    """Another metric than the dataset's own chooses the checkpoint."""
+    offered = metrics.names(index.task, len(index.classes), video=index.unit_score == "video")
+    if metric not in offered:
+        raise DataError(f"unknown --metric {metric}; {index.name} has {', '.join(offered)}")
+    if metrics.METRICS[metric].needs_threshold:
+        raise DataError(f"--metric {metric} depends on a threshold that is chosen later; take auroc, say")
+    if metric == index.second:  # not the same column twice
+        index.second = index.metric
+    index.metric = metric
 
 
 def set_positive(index: Index, positive: str | None) -> None:
     """Of two classes the second is the positive one: of sensitivity, PPV, average precision."""
     if positive is not None:
         if index.task != "multiclass" or positive not in index.classes or len(index.classes) != 2:
-            what = (
-                "several labels, each with its own positives" if index.task == "multilabel" else "the classes"
-            )
-            raise UsageError(f"--positive {positive}: {index.name} has {what}: {', '.join(index.classes)}")
+            what = "several labels, each with its own positives" if index.task == "multilabel" else "the classes"
+            raise DataError(f"--positive {positive}: {index.name} has {what}: {', '.join(index.classes)}")
         if index.classes[0] == positive:
             index.classes, index.labels = index.classes[::-1], 1 - index.labels
     index.notes.append(f"positive class: {index.classes[1]} (--positive changes it)")
     if re.search(r"normal(?<!abnormal)|healthy|^no|neg|benign|control", index.classes[1], re.IGNORECASE):
-        index.notes.append(
-            f"is {index.classes[1]} really the finding? Sensitivity is that of the positive class"
-        )
+        index.notes.append(f"is {index.classes[1]} really the finding? Sensitivity is that of the positive class")
 
 
-def prepare(name: str, s: argparse.Namespace) -> Prepared:
-    """Index, pixels and folds of one dataset; prints what a careful person would ask."""
-    index, pixels = read_index(name, s)
+def prepare(name: str, how: Preparation, options: datasets.Options, places: Places, *, write: bool = True) -> Prepared:
+    """Index, pixels and folds of one dataset; prints what a careful person would ask. write: the splits to a
+    CSV."""
+    index, pixels = read_index(name, how, options, places)
     lookup, identical = np.arange(len(index)), pixels.identical
     if pixels.bad:
         lines = "\n".join(f"  {index.paths[i]}: {why}" for i, why in pixels.bad)
-        if not s.skip_bad:
+        if not how.skip_bad:
             many = f"{len(pixels.bad)} of {len(index)} images cannot be read (--skip-bad leaves them out)"
             raise DataError(f"{index.name}: {many}:\n{lines}")
         print(f"  left out, unreadable, in every strategy alike: {len(pixels.bad)}\n{lines}")
@@ -214,27 +247,33 @@ def prepare(name: str, s: argparse.Namespace) -> Prepared:
         print(f"  note: {text}")
     for text in index.warnings:
         print(f"  WARNING: {text}")
-    folds = cut_folds(index, identical, s)
+    folds = cut_folds(index, identical, how)
     for k, split in enumerate(folds):
         print_split(index, identical, split, k if len(folds) > 1 else None)
-    if not s.dry_run:
-        name = f"{datasets.safe_name(index.name)}-seed{s.split_seed}-folds{len(folds)}.csv"
-        print(
-            f"  written: {splits.write_splits(Path(s.output_dir) / 'splits' / name, index, folds)}",
-            flush=True,
-        )
+    if write:
+        file = f"{datasets.safe_name(index.name)}-seed{how.split_seed}-folds{len(folds)}.csv"
+        written = splits.write_splits(Path(places.output_dir) / "splits" / file, index, folds)
+        print(f"  written: {written}", flush=True)
     fingerprint = index.fingerprint(splits.clusters(index, identical))
-    return Prepared(index, pixels.data, lookup, folds, s, pixels.digest, fingerprint, identical)
+    return Prepared(
+        index=index,
+        pixels=pixels.data,
+        lookup=lookup,
+        folds=folds,
+        digest=pixels.digest,
+        fingerprint=fingerprint,
+        identical=identical,
+    )
 
 
-def cut_folds(index: Index, identical: list[list[int]], s: argparse.Namespace) -> list[np.ndarray]:
+def cut_folds(index: Index, identical: list[list[int]], how: Preparation) -> list[np.ndarray]:
     """The folds that the settings ask for."""
-    if s.splits_file:
-        folds = splits.read_splits(Path(s.splits_file), index)
+    if how.splits_file:
+        folds = splits.read_splits(Path(how.splits_file), index)
     else:
-        fractions = {"val_fraction": s.val_fraction, "test_fraction": s.test_fraction}
-        folds = splits.make_splits(index, identical, seed=s.split_seed, **fractions, folds=s.folds)
-    if s.drop_duplicates:
+        fractions = {"val_fraction": how.val_fraction, "test_fraction": how.test_fraction}
+        folds = splits.make_splits(index, identical, seed=how.split_seed, **fractions, folds=how.folds)
+    if how.drop_duplicates:
         folds = [splits.without_copies(identical, sides) for sides in folds]
         for sides in folds:
             kept = np.flatnonzero(sides != "")
@@ -242,19 +281,14 @@ def cut_folds(index: Index, identical: list[list[int]], s: argparse.Namespace) -
     return folds
 
 
-def check(name: str, s: argparse.Namespace) -> bool:
+def check(name: str, how: Preparation, options: datasets.Options, places: Places) -> bool:
     """--check-data: prints the table, writes data_check.csv. Returns whether something must be mended."""
-    index, pixels = read_index(name, s)
+    index, pixels = read_index(name, how, options, places)
     try:
-        folds, torn = cut_folds(index, pixels.identical, s), []
+        folds, torn = cut_folds(index, pixels.identical, how), []
     except DataError as error:
         folds, torn = [], [str(error)]
-    found = {
-        "bad": pixels.bad,
-        "identical": pixels.identical,
-        "found": pixels.found,
-        "warnings": pixels.warnings,
-    }
+    found = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found, "warnings": pixels.warnings}
     rows, problems, warnings = splits.check_data(index, folds, **found, problems=torn)
     print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
     for row in (row for row in rows if row["images"] != ""):
@@ -264,7 +298,7 @@ def check(name: str, s: argparse.Namespace) -> bool:
     for kind, texts in (("note", index.notes), ("warning", warnings), ("MUST BE MENDED", problems)):
         for text in texts:
             print(f"  {kind}: {text}")
-    file = Path(s.output_dir) / "splits" / f"{datasets.safe_name(index.name)}-data_check.csv"
+    file = Path(places.output_dir) / "splits" / f"{datasets.safe_name(index.name)}-data_check.csv"
     runs.write_atomically(file, runs.to_csv(rows))
     print(f"  written: {file}")
     return bool(problems)
@@ -272,41 +306,32 @@ def check(name: str, s: argparse.Namespace) -> bool:
 
 def print_split(index: Index, identical: list[list[int]], split: np.ndarray, fold: int | None) -> None:
     at = "" if fold is None else f"fold {fold}: "
-    of_split = [(g, c, side) for g, c, side in zip(index.groups, splits.clusters(index, identical), split)]
+    of_split = [(g, c, side) for g, c, side in zip(index.groups, splits.clusters(index, identical), split, strict=True)]
     for side in datasets.SPLITS:
         groups, different = ({row[k] for row in of_split if row[2] == side} for k in (0, 1))
-        labels = index.labels[split == side]
-        if index.task == "multiclass":
-            counts = [int((labels == i).sum()) for i in range(len(index.classes))]
-        else:
-            counts = np.nansum(labels, axis=0).astype(int).tolist()
-        shown = ", ".join(f"{c} {n}" for c, n in zip(index.classes, counts))
+        rows = np.flatnonzero(split == side)
+        shown = ", ".join(f"{name} {count}" for name, count in class_counts(index, rows).items())
         of = "" if index.group_kind == "image" else f" of {len(groups)} {splits.unit_name(index, 'groups')}"
         of += f", {len(different)} of them different" if len(different) < len(groups) else ""
-        print(f"  {at}{side:<5} {len(labels):>6} images{of}: {shown}")
+        print(f"  {at}{side:<5} {len(rows):>6} images{of}: {shown}")
     shared = shared_groups(index, split)
     left_out = int((split == "").sum())
     spans = splits.spanning(identical, split)
-    print(
-        f"  {at}{index.group_kind}s in two splits: {shared}"
-        + (f"; {left_out} images left out" if left_out else "")
-    )
+    print(f"  {at}{index.group_kind}s in two splits: {shared}" + (f"; {left_out} images left out" if left_out else ""))
     if spans:
         pairs = Counter(" and ".join(sorted({str(split[i]) for i in rows} - {""})) for rows in spans)
         said = ", ".join(f"{n} in {where}" for where, n in pairs.items())
         example = " = ".join(index.paths[i] for i in spans[0][:2])
         official = is_official(index, np.flatnonzero(split == "test"))
         kept = "the official split is left as it is, " if official else ""
-        print(
-            f"  {at}WARNING: {len(spans)} groups of byte-identical images are in two splits ({said}), e.g. {example}; "
-            f"{kept}--drop-duplicates takes the copies out of training"
-        )
+        found = f"{len(spans)} groups of byte-identical images are in two splits ({said}), e.g. {example}"
+        print(f"  {at}WARNING: {found}; {kept}--drop-duplicates takes the copies out of training")
 
 
 def shared_groups(index: Index, split: np.ndarray) -> int:
     """How many groups stand in two splits: counted anew, whatever made the split."""
     sides: dict[str, set] = {}
-    for group, side in zip(index.groups, split):
+    for group, side in zip(index.groups, split, strict=True):
         sides.setdefault(group, set()).add(str(side))
     return sum(len(found - {""}) > 1 for found in sides.values())
 
@@ -330,44 +355,28 @@ class DecodeProgress:
 
 def on_device(pixels: Tensor, device: str) -> Tensor:
     """The whole dataset on the GPU where it takes under a quarter of the free memory: no loader is faster."""
-    if (
-        not device.startswith("cuda")
-        or pixels.is_cuda
-        or pixels.numel() > torch.cuda.mem_get_info(device)[0] / 4
-    ):
+    if not device.startswith("cuda") or pixels.is_cuda or pixels.numel() > torch.cuda.mem_get_info(device)[0] / 4:
         return pixels
     return pixels.to(device)
 
 
-def judge_scores(
-    index: Index, rows: np.ndarray, scores: np.ndarray, thresholds: list[float] | None = None
-) -> dict:
+def judge_scores(index: Index, rows: np.ndarray, scores: np.ndarray, thresholds: list[float] | None = None) -> dict:
     """metrics.evaluate on the dataset's unit (study, patient, ...), and for each of its subgroups (MURA's
     regions).
     thresholds: one for two classes, one a label for multilabel."""
-    threshold = (
-        {"thresholds": thresholds} if index.task == "multilabel" else {"threshold": (thresholds or [0.5])[0]}
-    )
+    threshold = {"thresholds": thresholds} if index.task == "multilabel" else {"threshold": (thresholds or [0.5])[0]}
 
-    def judge(rows, scores):
+    def judge(rows, scores, **videos):
         values, labels = in_units(index, rows, scores)
-        return metrics.evaluate(index.task, values, labels, index.classes, **threshold)
+        return metrics.evaluate(index.task, values, labels, index.classes, **threshold, **videos)
 
-    result = judge(rows, scores)
+    videos = {}
     if index.unit_score == "video":
-        videos = np.array(index.units)[rows]
-        mean, per_class, count = metrics.video_mean_average_precision(
-            scores, index.labels[rows], videos, index.leave_out
-        )
-        result["values"] = {"video_map": mean} | result["values"]
-        result["averaged_over"]["video_map"] = count
-        for name, value in zip(index.classes, per_class):
-            result["per_class"][name]["video_ap"] = float(value)
+        videos = {"videos": np.array(index.units)[rows], "leave_out": index.leave_out}
+    result = judge(rows, scores, **videos)
     if index.subgroups is not None:
         parts = np.array(index.subgroups)[rows]
-        result["subgroups"] = {
-            str(p): judge(rows[parts == p], scores[parts == p])["values"] for p in np.unique(parts)
-        }
+        result["subgroups"] = {str(p): judge(rows[parts == p], scores[parts == p])["values"] for p in np.unique(parts)}
     return result
 
 
@@ -380,14 +389,14 @@ def in_units(index: Index, rows: np.ndarray, scores: np.ndarray) -> tuple[np.nda
 
 
 def without_both(index: Index, rows: np.ndarray, scores: np.ndarray) -> list[str]:
-    """The labels (of two classes the positive one) that these images have no positive or no negative of: a threshold
-    cannot be chosen on them, choose_thresholds gives 0.5."""
+    """The labels (of two classes the positive one) that these images have no positive or no negative of: a
+    threshold cannot be chosen on them, choose_thresholds gives 0.5."""
     if index.task == "multiclass" and len(index.classes) != 2:
         return []
     labels = in_units(index, rows, scores)[1].astype(float)
     columns = labels[:, None] if index.task == "multiclass" else labels
     names = index.classes[1:] if index.task == "multiclass" else index.classes
-    return [name for name, y in zip(names, columns.T) if not (y == 1).any() or not (y == 0).any()]
+    return [name for name, y in zip(names, columns.T, strict=True) if not (y == 1).any() or not (y == 0).any()]
 
 
 def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: str) -> list[float] | None:
@@ -395,7 +404,8 @@ def choose_thresholds(index: Index, rows: np.ndarray, scores: np.ndarray, rule: 
     if index.task == "multiclass" and len(index.classes) != 2:
         return None
     values, labels = in_units(index, rows, scores)
-    columns = [(values[:, 1], labels)] if index.task == "multiclass" else zip(values.T, labels.T)
+    multiclass = index.task == "multiclass"
+    columns = [(values[:, 1], labels)] if multiclass else zip(values.T, labels.T, strict=True)
     chosen = []
     for score, label in columns:
         known = ~np.isnan(label.astype(float))

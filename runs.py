@@ -23,7 +23,7 @@ import pickle
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -45,7 +45,7 @@ class Busy(RunError):
     """Another process is training this run."""
 
 
-# --------------------------------------------------------------------------------------------- writing a file
+# ---- writing a file ----
 
 
 def write_atomically(file: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
@@ -97,7 +97,7 @@ def to_csv(rows: list[dict]) -> str:
     return out.getvalue()
 
 
-# --------------------------------------------------------------------------------------------- reading a file
+# ---- reading a file ----
 
 
 def read_json(file: Path) -> dict:
@@ -145,17 +145,11 @@ def load_checkpoint(file: Path) -> dict:
         raise RunError(f"{file}: not a checkpoint of tensors and plain Python ({what})") from None
 
 
-# ------------------------------------------------------------------------------- a folder while it is trained
+# ---- a folder while it is trained ----
 
 
 def run_path(
-    output_dir: str | Path,
-    data: str,
-    arch: str,
-    strategy: str,
-    seed: int,
-    fold: int,
-    trial: int | None = None,
+    output_dir: str | Path, data: str, arch: str, strategy: str, seed: int, fold: int, trial: int | None = None
 ) -> Path:
     """Where a run lies. trial: of --tune."""
     name = f"seed{seed}-fold{fold}"
@@ -383,9 +377,7 @@ class RunFolder:
         (n, C, S, S) uint8. Written: image (n,) str, pixels (n, C, s, s) uint8."""
         worst = np.argsort(right, kind="stable")[:HARDEST]
         pixels, image = shrunk(pixels_of(worst), THUMBNAIL), np.array([names[i] for i in worst])
-        write_atomically(
-            self.file("hardest.npz"), lambda out: np.savez_compressed(out, image=image, pixels=pixels)
-        )
+        write_atomically(self.file("hardest.npz"), lambda out: np.savez_compressed(out, image=image, pixels=pixels))
 
     def hardest(self) -> dict[str, np.ndarray]:
         """image -> (C, s, s) uint8. Empty where the file is missing or damaged: no report fails for want of a
@@ -413,7 +405,7 @@ def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
     return (means.astype(np.float32) / lengths[0][:, None] / lengths[1]).round().astype(np.uint8)
 
 
-# -------------------------------------------------------------------------------------- a folder that is read
+# ---- a folder that is read ----
 
 # What the report takes of config.json and metrics.json. What later versions added is optional.
 CONFIG = {
@@ -472,26 +464,18 @@ class Run:
         return self.config["settings"]["cell"]
 
     @property
-    def block(self) -> tuple[str, str]:
+    def experiment(self) -> tuple[str, str]:
         return self.cell["data"], self.cell["arch"]
 
     @property
-    def at(self) -> tuple[int, int]:
+    def repeat(self) -> tuple[int, int]:
         return self.cell["seed"], self.cell["fold"]
 
     @property
     def place(self) -> str:
         """Where its config.json says that it lies, below the folder of the runs."""
-        seed, fold = self.at
-        return run_path("", *self.block, self.cell["strategy"], seed, fold).as_posix()
-
-    def rows(self, name: str) -> list[dict]:
-        """A CSV of the folder as text; to be deleted when report/views.py reads log and files.ratios()."""
-        file = self.folder / name
-        if not file.is_file():
-            return []
-        with open(file, encoding="utf-8", newline="") as lines:
-            return list(csv.DictReader(lines))
+        seed, fold = self.repeat
+        return run_path("", *self.experiment, self.cell["strategy"], seed, fold).as_posix()
 
     def value(self, split: str, metric: str) -> float:
         value = self.result[split]["values"].get(metric)
@@ -535,16 +519,14 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         except (RunError, OSError) as error:
             warnings.append(f"left out, {place} is damaged: {error}")
             continue
-        found.setdefault((*run.block, run.strategy, *run.at), []).append(run)
+        found.setdefault((*run.experiment, run.strategy, *run.repeat), []).append(run)
     kept = []
     for copies in found.values():
         copies.sort(key=lambda run: run.folder.relative_to(folder).as_posix() != run.place)
         kept.append(copies[0])
-        warnings += [
-            f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]
-        ]
+        warnings += [f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]]
     order = strategies_in_order(kept)
-    kept.sort(key=lambda run: (*run.block, order.index(run.strategy), *run.at))
+    kept.sort(key=lambda run: (*run.experiment, order.index(run.strategy), *run.repeat))
     return kept, warnings
 
 
@@ -632,37 +614,8 @@ def scored_of(rows: list[list[str]], column: dict[str, int], config: dict) -> Sc
     return Scored(images, labels, scores, unit_labels, unit_scores, groups, named)
 
 
-# ---------------------------------------- statistics, which report/ has of its own: to be deleted when it has
-
-
-@dataclass
-class Resampled:
-    """What a bootstrap over groups gave for a run: the metric on every resample, and what was drawn."""
-
-    values: np.ndarray  # (B,)
-    drawn: tuple[int, int]  # (stratum, number of groups): runs of one stratum have the same draws
-
-
 def at_an_end(tuning: dict) -> list[str]:
     """Of lr and alpha those whose chosen value is the least or the greatest that was tried, in a trial that
     failed too: a better one may lie beyond it. tuning: of config.json."""
     tried = {name: [trial[name] for trial in tuning["trials"]] for name in ("lr", "alpha") if name in tuning}
     return [name for name, values in tried.items() if tuning[name] in (min(values), max(values))]
-
-
-def spread(values: Iterable[float]) -> dict:
-    """Mean and standard deviation (ddof 1) of the values that are defined, and how many they are."""
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    return {
-        "mean": float(np.mean(known)) if known else NAN,
-        "sd": float(np.std(known, ddof=1)) if len(known) > 1 else NAN,
-        "n": len(known),
-    }
-
-
-def mean_over_runs(values: list[np.ndarray]) -> np.ndarray:
-    """The mean over runs of each resample, (R,) or (R, P), over those where it is defined."""
-    stacked = np.stack(values)
-    known = ~np.isnan(stacked)
-    total = np.where(known, stacked, 0.0).sum(axis=0)
-    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), NAN)

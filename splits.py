@@ -4,21 +4,21 @@
     folds = make_splits(index, seed=0)                # folds[0]: "train", "val" or "test" for each image
     write_splits("splits.csv", index, folds)
 
-Goes with datasets.py, whose Index it cuts. Imports numpy. Order: the splits, their file, the split inside a fold, copies, the
-data check."""
+Goes with datasets.py, whose Index it cuts. Imports numpy. Order: the splits, their file, the split inside a
+fold, copies, the data check."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from datasets import SPLIT_NAMES, SPLITS, DataError, Index, listing, natural, read_table, refuse
+from datasets import SPLIT_NAMES, SPLITS, DataError, Index, duplicates, listing, natural, read_table, refuse
 
 
 def make_splits(
@@ -37,53 +37,59 @@ def make_splits(
     is the test set once and validation is cut from the rest. With them, they are every fold's test set and
     the folds take turns as validation. identical: lists of rows with the same bytes, which are never cut
     apart. Raises DataError for a group on two sides or a class missing on one."""
-    official = np.array(index.official)
-    units = tied_groups(index.groups, identical)
+    ties = tied_groups(index.groups, identical)
     rng = np.random.default_rng(seed)
-
-    def completed(official: np.ndarray) -> np.ndarray:
-        """The split with what it lacks, val or test or both, cut from its training images."""
-        shares = {"train": 1.0}
-        shares |= {} if "val" in official else {"val": val_fraction}
-        shares |= {} if "test" in official else {"test": test_fraction}
-        shares["train"] -= sum(shares.values()) - 1
-        if shares["train"] <= 0:
-            raise DataError(f"val and test fractions leave nothing to train on: {shares}")
-        pool = np.flatnonzero((official == "") | (official == "train"))
-        split = official.astype("<U5")
-        split[pool] = np.array(list(shares))[cut(index, units, pool, np.array(list(shares.values())), rng)]
-        return split
-
-    if folds > 1 and index.official_folds:
-        if folds != len(index.official_folds):
-            raise DataError(
-                f"{index.name} has {len(index.official_folds)} official folds, not {folds}: --folds "
-                f"{len(index.official_folds)} uses them"
-            )
-        result = [completed(np.array(fold)) for fold in index.official_folds]
-    elif folds > 1:
-        result, has_test = [], "test" in official
-        pool = np.flatnonzero(official != "test")
-        there = len(np.unique(units[pool]))
-        if 0 < there < folds:
-            where = " outside of the official test set" if has_test else ""
-            raise DataError(
-                f"--folds {folds}, but there are only {there} {unit_name(index, 'groups')}{where}"
-            )
-        parts = cut(index, units, pool, np.full(folds, 1 / folds), rng)
-        for k in range(folds):
-            split = official.astype("<U5")
-            held, rest = pool[parts == k], pool[parts != k]
-            split[rest], split[held] = "train", "val" if has_test else "test"
-            if not has_test:
-                split[rest[cut(index, units, rest, np.array([1 - val_fraction, val_fraction]), rng) == 1]] = (
-                    "val"
-                )
-            result.append(split)
+    if folds > 1 and not index.official_folds:
+        result = turns(index, ties, folds, val_fraction, rng)
     else:
-        result = [completed(official)]
+        given = index.official_folds if folds > 1 else [index.official]
+        if len(given) != folds:
+            way_out = f"--folds {len(given)} uses them"
+            raise DataError(f"{index.name} has {len(given)} official folds, not {folds}: {way_out}")
+        fractions = {"val": val_fraction, "test": test_fraction}
+        result = [completed(index, ties, np.array(official), fractions, rng) for official in given]
     for k, split in enumerate(result):
         check_split(index, split, f"fold {k}" if folds > 1 else "")
+    return result
+
+
+def completed(
+    index: Index, ties: np.ndarray, official: np.ndarray, fractions: dict[str, float], rng: np.random.Generator
+) -> np.ndarray:
+    """The official split with what it lacks, val or test or both, cut from its training images."""
+    lacking = {side: share for side, share in fractions.items() if side not in official}
+    shares = {"train": 1.0} | lacking
+    shares["train"] -= sum(shares.values()) - 1
+    if shares["train"] <= 0:
+        shown = " and ".join(f"{side} {share:g}" for side, share in lacking.items())
+        raise DataError(f"the shares {shown} leave nothing to train on")
+    pool = np.flatnonzero((official == "") | (official == "train"))
+    split = official.astype("<U5")
+    split[pool] = np.array(list(shares))[cut(index, ties, pool, list(shares.values()), rng)]
+    return split
+
+
+def turns(
+    index: Index, ties: np.ndarray, folds: int, val_fraction: float, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Folds of equal size that test in turn, or validate in turn beside an official test set."""
+    official = np.array(index.official)
+    has_test = "test" in official
+    pool = np.flatnonzero(official != "test")
+    there = len(np.unique(ties[pool]))
+    if 0 < there < folds:
+        where = " outside of the official test set" if has_test else ""
+        raise DataError(f"--folds {folds}, but there are only {there} {unit_name(index, 'groups')}{where}")
+    parts = cut(index, ties, pool, [1 / folds] * folds, rng)
+    result = []
+    for k in range(folds):
+        split = official.astype("<U5")
+        held, rest = pool[parts == k], pool[parts != k]
+        split[rest], split[held] = "train", "val" if has_test else "test"
+        if not has_test:
+            validates = cut(index, ties, rest, [1 - val_fraction, val_fraction], rng) == 1
+            split[rest[validates]] = "val"
+        result.append(split)
     return result
 
 
@@ -104,13 +110,14 @@ def tied_groups(groups: list[str], identical: Iterable[list[int]]) -> np.ndarray
 
 
 def clusters(index: Index, identical: Iterable[list[int]]) -> list[str]:
-    """N names of what is resampled as one: the group, and for groups that share byte-identical images, which are no
-    independent ones, the first of them. Where the metric is a mean over videos, a video stays one of its own."""
+    """N names of what is resampled as one: the group, and for groups that share byte-identical images, which
+    are not independent, the first of them. Where the metric is a mean over videos, a video stays one of its
+    own."""
     if index.unit_score == "video":
         return index.groups
     first: dict[int, str] = {}
     tied = tied_groups(index.groups, identical).tolist()
-    return [first.setdefault(number, group) for number, group in zip(tied, index.groups)]
+    return [first.setdefault(number, group) for number, group in zip(tied, index.groups, strict=True)]
 
 
 def strata(index: Index) -> np.ndarray:
@@ -121,8 +128,8 @@ def strata(index: Index) -> np.ndarray:
     return np.column_stack([known, known.sum(axis=1) == 0]).astype(float)
 
 
-def cut(index: Index, units: np.ndarray, pool: np.ndarray, shares: np.ndarray, rng) -> np.ndarray:
-    """Part number (0..len(shares)-1) of each image of the pool; whole groups only.
+def cut(index: Index, ties: np.ndarray, pool: np.ndarray, shares: list[float], rng: np.random.Generator) -> np.ndarray:
+    """Part number (0..len(shares)-1) of each image of the pool; whole groups only, ties: their numbers.
 
     Groups go, those with the rarest class first and larger ones before smaller ones, to the part whose counts
     per class they bring closest to its share. The distance is chi-square's, relative to the share: all parts
@@ -130,33 +137,35 @@ def cut(index: Index, units: np.ndarray, pool: np.ndarray, shares: np.ndarray, r
     left as parts that lack it goes first to those parts."""
     if len(shares) == 1 or not len(pool):
         return np.zeros(len(pool), dtype=int)
-    _, group = np.unique(units[pool], return_inverse=True)
-    counts = np.zeros((group.max() + 1, strata(index).shape[1]))
-    np.add.at(counts, group, strata(index)[pool])
+    _, group = np.unique(ties[pool], return_inverse=True)
+    classes = strata(index)[pool]
+    counts = np.zeros((group.max() + 1, classes.shape[1]))
+    np.add.at(counts, group, classes)
     present = counts > 0
     groups_with = present.sum(axis=0)
     rarity = np.where(present, groups_with, len(counts) + 1).min(axis=1)
     order = np.lexsort((rng.random(len(counts)), -counts.sum(axis=1), rarity))
     totals = np.maximum(counts.sum(axis=0), 1)
     # From here on in plain floats: tens of thousands of groups have a class or two each.
-    cells = [[] for _ in range(len(counts))]  # of each group (class, share of the class's images)
-    for g, c in zip(*(axis.tolist() for axis in np.nonzero(present))):
-        cells[g].append((c, float(counts[g, c] / totals[c])))
+    held = [[] for _ in range(len(counts))]  # of each group (class, share of the class's images)
+    of_group, of_class = (axis.tolist() for axis in np.nonzero(present))
+    for g, c in zip(of_group, of_class, strict=True):
+        held[g].append((c, float(counts[g, c] / totals[c])))
     have = [[0.0] * counts.shape[1] for _ in shares]
     lacking = [len(have)] * counts.shape[1]  # parts without the class
     left, part = groups_with.tolist(), np.zeros(len(counts), dtype=int)
-    shares = np.maximum(shares, 1e-9).tolist()
+    shares = [max(share, 1e-9) for share in shares]
     for g in order.tolist():
-        scarce = [c for c, _ in cells[g] if left[c] <= lacking[c]]
+        scarce = [c for c, _ in held[g] if left[c] <= lacking[c]]
         best, least = 0, np.inf
         for k, share in enumerate(shares):
             cost = -1e9 * sum(have[k][c] == 0 for c in scarce) if scarce else 0.0
-            for c, f in cells[g]:
+            for c, f in held[g]:
                 cost += f * (f + 2 * (have[k][c] - share)) / share
             if cost < least:
                 best, least = k, cost
         part[g] = best
-        for c, f in cells[g]:
+        for c, f in held[g]:
             lacking[c] -= have[best][c] == 0
             have[best][c] += f
             left[c] -= 1
@@ -165,54 +174,54 @@ def cut(index: Index, units: np.ndarray, pool: np.ndarray, shares: np.ndarray, r
 
 def check_split(index: Index, split: np.ndarray, where: str = "", complete: bool = True) -> None:
     """DataError where a group is in two splits, or a class (multiclass) or any image is missing from one.
-    complete
-    False: a split without any image is not missed, it is still to be cut."""
-    at = f"{index.name}{', ' + where if where else ''}"
+    complete False: a split without any image is not missed, it is still to be cut."""
+    place = f"{index.name}{', ' + where if where else ''}"
     if index.task == "multiclass" and len(index.classes) < 2:
-        raise DataError(f"{at}: {listing(index.classes)} is the only class; there is nothing to tell apart")
+        only = listing(index.classes)
+        raise DataError(f"{place}: {only} is the only class; there is nothing to tell apart")
     sides = defaultdict(set)
-    for group, side in zip(index.groups, split):
-        sides[group].add(str(side))
+    for group, side in zip(index.groups, split.tolist(), strict=True):
+        sides[group].add(side)
     if torn := [f"{g} ({' and '.join(sorted(s))})" for g, s in sides.items() if len(s) > 1]:
-        raise DataError(
-            f"{at}: {len(torn)} {index.group_kind}s are in two splits: {listing(torn)}"
-            + torn_by_spelling(index, split)
-        )
+        many = f"{len(torn)} {index.group_kind}s are in two splits: {listing(torn)}"
+        raise DataError(f"{place}: {many}{torn_by_spelling(index, split)}")
     for side in SPLITS:
         rows = np.flatnonzero(split == side)
-        if not len(rows) and not complete:
-            continue
-        if not len(rows):
-            raise DataError(f"{at}: no image is in {side}; {len(sides)} {index.group_kind}s in all")
-        if index.task == "multiclass":
-            lacking = [c for i, c in enumerate(index.classes) if not (index.labels[rows] == i).any()]
-            if lacking:
-                of = {
-                    c: len({g for g, y in zip(index.groups, index.labels) if index.classes[y] == c})
-                    for c in lacking
-                }
-                raise DataError(
-                    f"{at}: class {listing(lacking)} is absent from {side} ({listing((f'{c}: {n}' for c, n in of.items()), most=1)} "
-                    f"{index.group_kind}s in all); it needs one in each split: join classes, add data, or change the split"
-                )
+        if not len(rows) and complete:
+            raise DataError(f"{place}: no image is in {side}; {len(sides)} {index.group_kind}s in all")
+        if len(rows) and index.task == "multiclass":
+            refuse_lacking_class(index, rows, side, place)
+
+
+def refuse_lacking_class(index: Index, rows: np.ndarray, side: str, place: str) -> None:
+    """DataError where a class has none of these rows, the images of one side."""
+    lacking = np.setdiff1d(np.arange(len(index.classes)), index.labels[rows])
+    if not len(lacking):
+        return
+    groups = np.array(index.groups)
+    names = [index.classes[c] for c in lacking]
+    first = f"{names[0]}: {len(np.unique(groups[index.labels == lacking[0]]))}"
+    first += f" and {len(names) - 1} more" if len(names) > 1 else ""
+    absent = f"class {listing(names)} is absent from {side} ({first} {index.group_kind}s in all)"
+    way_out = "merge classes, add data, or change the split"
+    raise DataError(f"{place}: {absent}; it needs one in each split: {way_out}")
 
 
 def torn_by_spelling(index: Index, split: np.ndarray) -> str:
-    """What check_split adds where groups are in two splits only because one_spelling joined their ids: a given
-    split that keeps one spelling here and the other there. "" where there are none."""
+    """What check_split adds where groups are in two splits only because one_spelling joined their ids: a
+    given split that keeps one spelling here and the other there. "" where there are none."""
     found = defaultdict(lambda: defaultdict(set))
-    for group, spelt, side in zip(index.groups, index.spelt or (), split):
-        found[group][spelt].add(str(side))
+    for group, spelt, side in zip(index.groups, index.spelt or index.groups, split.tolist(), strict=True):
+        found[group][spelt].add(side)
     joined = []
     for ways in found.values():
         if all(len(sides) == 1 for sides in ways.values()) and len(set().union(*ways.values())) > 1:
             joined.append(" = ".join(f"{spelt!r} in {min(sides)}" for spelt, sides in ways.items()))
     if not joined:
         return ""
-    return (
-        f"; {len(joined)} of them as two spellings of one id ({listing(joined)}): give each {index.group_kind} one "
-        f"spelling and one split in the table or file names, or pass --exact-ids if they are different {index.group_kind}s"
-    )
+    kind, one_each = index.group_kind, "one spelling and one split in the table or file names"
+    way_out = f"give each {kind} {one_each}, or pass --exact-ids if they are different {kind}s"
+    return f"; {len(joined)} of them as two spellings of one id ({listing(joined)}): {way_out}"
 
 
 def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> Path:
@@ -223,10 +232,8 @@ def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> Path:
     writer = csv.writer(out)
     writer.writerow(["image", "group", "label", "split", "fold"])
     for k, split in enumerate(folds):
-        writer.writerows(
-            (path, group, index.label_text(i), split[i], k)
-            for i, (path, group) in enumerate(zip(index.paths, index.groups))
-        )
+        for i, (path, group, side) in enumerate(zip(index.paths, index.groups, split, strict=True)):
+            writer.writerow([path, group, index.label_text(i), side, k])
     content = out.getvalue().encode()
     file.parent.mkdir(parents=True, exist_ok=True)
     written, number = file, 1
@@ -242,47 +249,46 @@ def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> Path:
 
 
 def read_splits(file: Path, index: Index) -> list[np.ndarray]:
-    """The folds of a splits.csv. An image with a blank split is left out ("") of that fold. Rows are matched by
-    image; their group column is for the reader: which images are one group is the index's to say, and a file
-    that puts a group on two sides is refused."""
-    if not Path(file).is_file():
+    """The folds of a splits.csv. An image with a blank split is left out ("") of that fold. Rows are matched
+    by image; their group column is for the reader: which images are one group is the index's to say, and a
+    file that puts a group on two sides is refused."""
+    file = Path(file)
+    if not file.is_file():
         raise DataError(f"--splits-file {file}: no such file")
-    header, rows = read_table(Path(file))
+    header, rows = read_table(file)
     if absent := [c for c in ("image", "split") if c not in header]:
         raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=12)}")
     row_of = {path: i for i, path in enumerate(index.paths)}
-    if unknown := [r["image"] for r in rows if r["image"] not in row_of]:
-        raise DataError(f"{file}: {len(unknown)} images are not in {index.name}: {listing(unknown)}")
-    if wrong := [
-        f"{r['image']}: {r['split']!r}" for r in rows if r["split"].lower() not in (*SPLIT_NAMES, "")
-    ]:
-        raise DataError(
-            f"{file}: the split must be train, val or test; {len(wrong)} rows are not: {listing(wrong)}"
-        )
+    unknown = [row["image"] for row in rows if row["image"] not in row_of]
+    refuse(file, unknown, f"images are not in {index.name}")
+    known = {"", *SPLIT_NAMES}
+    wrong = [f"{row['image']}: {row['split']!r}" for row in rows if row["split"].lower() not in known]
+    if wrong:
+        many = f"{len(wrong)} rows are not: {listing(wrong)}"
+        raise DataError(f"{file}: the split must be train, val or test; {many}")
     if "label" in header:
-        differ = []
-        for r in rows:
-            label = index.label_text(row_of[r["image"]])
-            if label_parts(r["label"]) != label_parts(label):
-                differ.append(f"{r['image']}: {r['label']!r}, not {label!r}")
-        refuse(file, differ, f"labels differ from those of {index.name}")
-    numbers = sorted({r.get("fold", "0") for r in rows}, key=natural)
-    folds = []
-    for number in numbers:
-        mine = [r for r in rows if r.get("fold", "0") == number]
-        if twice := [p for p, n in Counter(r["image"] for r in mine).items() if n > 1]:
-            raise DataError(f"{file}: {len(twice)} images stand twice in fold {number}: {listing(twice)}")
-        if missing := sorted(set(row_of) - {r["image"] for r in mine}):
-            raise DataError(
-                f"{file}: {len(missing)} images of {index.name} are not in fold {number}: {listing(missing)}"
-            )
-        split = np.full(len(index), "", dtype="<U5")
-        for r in mine:
-            split[row_of[r["image"]]] = SPLIT_NAMES.get(r["split"].lower(), "")
-        used = np.flatnonzero(split != "")
-        check_split(index.keep(used), split[used], f"{file}, fold {number}")
-        folds.append(split)
-    return folds
+        said = [(row, index.label_text(row_of[row["image"]])) for row in rows]
+        differ = [(row, label) for row, label in said if label_parts(row["label"]) != label_parts(label)]
+        shown = [f"{row['image']}: {row['label']!r}, not {label!r}" for row, label in differ]
+        refuse(file, shown, f"labels differ from those of {index.name}")
+    of_fold = defaultdict(list)
+    for row in rows:
+        of_fold[row.get("fold", "0")].append(row)
+    return [read_fold(file, index, row_of, k, of_fold[k]) for k in sorted(of_fold, key=natural)]
+
+
+def read_fold(file: Path, index: Index, row_of: dict[str, int], fold: str, rows: list[dict]) -> np.ndarray:
+    """One fold of a splits.csv, checked."""
+    images = [row["image"] for row in rows]
+    refuse(file, duplicates(images), f"images are more than once in fold {fold}")
+    missing = sorted(row_of.keys() - set(images))
+    refuse(file, missing, f"images of {index.name} are not in fold {fold}")
+    split = np.full(len(index), "", dtype="<U5")
+    for row in rows:
+        split[row_of[row["image"]]] = SPLIT_NAMES.get(row["split"].lower(), "")
+    used = np.flatnonzero(split != "")
+    check_split(index.keep(used), split[used], f"{file}, fold {fold}")
+    return split
 
 
 def label_parts(text: str) -> set[str]:
@@ -291,23 +297,16 @@ def label_parts(text: str) -> set[str]:
 
 
 def nested_split(
-    index: Index,
-    outer: np.ndarray,
-    identical: list[list[int]] = (),
-    *,
-    seed: int = 0,
-    val_fraction: float = 0.15,
+    index: Index, outer: np.ndarray, identical: list[list[int]] = (), *, seed: int = 0, val_fraction: float = 0.15
 ) -> np.ndarray:
-    """The split that tunes within one fold: its training images alone, cut into "train" and "val" by group and
-    stratified by label; every other image is "". No image that validates or scores the fold takes part.
+    """The split that tunes within one fold: its training images alone, cut into "train" and "val" by group
+    and stratified by label; every other image is "". No image that validates or scores the fold takes part.
     outer: the fold, N strings. Returns N strings; check_nested proves it."""
     pool = np.flatnonzero(outer == "train")
-    shares = np.array([1 - val_fraction, val_fraction])
     inner = np.full(len(outer), "", dtype="<U5")
-    units = tied_groups(index.groups, identical)
-    inner[pool] = np.array(["train", "val"])[
-        cut(index, units, pool, shares, np.random.default_rng([seed, 1]))
-    ]
+    ties, rng = tied_groups(index.groups, identical), np.random.default_rng([seed, 1])
+    parts = cut(index, ties, pool, [1 - val_fraction, val_fraction], rng)
+    inner[pool] = np.array(["train", "val"])[parts]
     return inner
 
 
@@ -315,19 +314,13 @@ def check_nested(index: Index, outer: np.ndarray, inner: np.ndarray) -> None:
     """DataError where tuning would see what the fold is judged by: an image, or another of the same group,
     that validates or tests the fold; or where tuning's own train and val share a group or lack a class."""
     where = f"{index.name}, tuning"
-    groups = np.array(index.groups)
-    refuse(
-        where,
-        np.array(index.paths)[(inner != "") & (outer != "train")],
-        "images are not training images of the fold",
-    )
+    groups, used = np.array(index.groups), inner != ""
+    strange = np.array(index.paths)[used & (outer != "train")]
+    refuse(where, strange, "images are not training images of the fold")
     judged = np.isin(groups, groups[np.isin(outer, ("val", "test"))])
-    refuse(
-        where,
-        np.unique(groups[(inner != "") & judged]),
-        f"{index.group_kind}s also validate or test the fold",
-    )
-    kept = np.flatnonzero(inner != "")
+    both = np.unique(groups[used & judged])
+    refuse(where, both, f"{index.group_kind}s also validate or test the fold")
+    kept = np.flatnonzero(used)
     if "val" not in inner or "train" not in inner:
         raise DataError(f"{where}: the fold's {len(kept)} training images cannot be cut in two; add data")
     check_split(index.keep(kept), inner[kept], "tuning", complete=False)
@@ -350,7 +343,7 @@ def without_copies(identical: list[list[int]], split: np.ndarray) -> np.ndarray:
     return split
 
 
-# --------------------------------------------------------------------------------------------- the data check
+# ---- the data check ----
 
 
 CHECK_COLUMNS = ("table", "split", "class", "images", "groups", "units", "official", "note")
@@ -366,32 +359,22 @@ def check_data(
     warnings: Iterable[str] = (),
     problems: Iterable[str] = (),
 ) -> tuple[list[dict[str, str | int]], list[str], list[str]]:
-    """What --check-data says: (rows, problems, warnings). A problem has to be mended, a warning is for a
-    person to judge.
+    """What --check-data says: (rows, problems, warnings). A problem must be fixed, a warning is for a person
+    to judge.
 
     rows have the columns of CHECK_COLUMNS: counts per split and class as the archive has them, beside the
     official counts of a full copy, and per fold as they will be used; then problems, warnings and every
     unreadable image.
     folds: of make_splits; without them the official splits are checked. bad, identical, found, warnings: of
     Pixels. problems: what make_splits said where it gave no folds; they come first, and once."""
-    rows = [{"table": "images", "note": found}] if found else []
-    problems, warnings = list(dict.fromkeys(problems)), [*index.warnings, *warnings]
-    said = {problem.partition(": ")[2] for problem in problems}  # without the place
     archive = np.array(index.official)
-    for row in count_rows(index, archive, "archive"):
-        official = index.counts.get((row["split"], row["class"]), {})
-        row["official"] = ", ".join(f"{either(n)} {unit_name(index, what)}" for what, n in official.items())
-        differ = [
-            what for what, n in official.items() if row[what] not in (n if isinstance(n, tuple) else (n,))
-        ]
-        here = ", ".join(f"{row[what]} {unit_name(index, what)}" for what in differ)
-        full = ", ".join(f"{either(official[what])}" for what in differ)
-        if differ:
-            side = " ".join(filter(None, (row["split"], row["class"])))
-            warnings.append(f"{index.name}, {side}: {here}; a full copy has {full}")
-        rows.append(row)
+    counted, differences = beside_official(index, count_rows(index, archive, "archive"))
+    rows = [{"table": "images", "note": found}] if found else []
+    rows += counted
     for k, split in enumerate(folds):
         rows += count_rows(index, split, f"fold {k}")
+    problems = list(dict.fromkeys(problems))
+    said = {problem.partition(": ")[2] for problem in problems}  # without the place
     checked = [(f"fold {k}", split) for k, split in enumerate(folds)] or [("official split", archive)]
     for where, split in checked:
         used = np.flatnonzero(split != "")
@@ -399,39 +382,53 @@ def check_data(
             check_split(index.keep(used), split[used], where, complete=bool(len(folds)))
         except DataError as error:
             problems += [str(error)] if str(error).partition(": ")[2] not in said else []
-    warnings += leak_warnings(index, list(identical), checked)
     unreadable = [f"{index.paths[i]} ({reason})" for i, reason in bad]
     if unreadable:
-        problems.append(
-            f"{index.name}: {len(unreadable)} of {len(index)} images cannot be read: {listing(unreadable)}; "
-            "mend them or give --skip-bad"
-        )
+        many = f"{len(unreadable)} of {len(index)} images cannot be read: {listing(unreadable)}"
+        problems.append(f"{index.name}: {many}; fix them or give --skip-bad")
+    leaks = leak_warnings(index, list(identical), checked)
+    warnings = [*index.warnings, *warnings, *differences, *leaks]
     for table, notes in (("problem", problems), ("warning", warnings), ("unreadable", unreadable)):
         rows += [{"table": table, "note": note} for note in notes]
     return [dict.fromkeys(CHECK_COLUMNS, "") | row for row in rows], problems, warnings
 
 
-def leak_warnings(
-    index: Index, identical: list[list[int]], splits: list[tuple[str, np.ndarray]]
-) -> list[str]:
+def beside_official(index: Index, rows: Iterable[dict]) -> tuple[list[dict], list[str]]:
+    """(the rows with what a full copy counts beside them, warnings where that is another number)."""
+    counted, warnings = [], []
+    for row in rows:
+        full = index.counts.get((row["split"], row["class"]), {})
+        allowed = {what: n if isinstance(n, tuple) else (n,) for what, n in full.items()}
+        shown = {what: " or ".join(map(str, numbers)) for what, numbers in allowed.items()}
+        official = ", ".join(f"{text} {unit_name(index, what)}" for what, text in shown.items())
+        counted.append(row | {"official": official})
+        if differ := [what for what, numbers in allowed.items() if row[what] not in numbers]:
+            here = ", ".join(f"{row[what]} {unit_name(index, what)}" for what in differ)
+            part = f"{row['split']} {row['class']}".strip()
+            has = ", ".join(shown[what] for what in differ)
+            warnings.append(f"{index.name}, {part}: {here}; a full copy has {has}")
+    return counted, warnings
+
+
+def leak_warnings(index: Index, identical: list[list[int]], splits: list[tuple[str, np.ndarray]]) -> list[str]:
     """A line for byte-identical images in two splits, of two groups, with two labels."""
-    sets = "sets of byte-identical images"
+
+    def shown(sets: list[list[int]], value: Callable[[int], str]) -> str:
+        return listing(" = ".join(f"{index.paths[i]} ({value(i)})" for i in same[:3]) for same in sets)
+
     lines = []
     for where, split in splits:
         if across := spanning(identical, split):
-            names = listing(" = ".join(f"{index.paths[i]} ({split[i]})" for i in same[:3]) for same in across)
-            lines.append(
-                f"{index.name}, {where}: {len(across)} {sets} span two splits: {names}; --drop-duplicates takes "
-                "the copies out"
-            )
-    questions = [("labels", index.label_text)]
-    questions += (
-        [] if index.group_kind == "image" else [(unit_name(index, "groups"), lambda i: index.groups[i])]
-    )
-    for what, value in questions:
+            names = shown(across, lambda i, split=split: split[i])
+            many = f"{len(across)} sets of byte-identical images span two splits: {names}"
+            lines.append(f"{index.name}, {where}: {many}; --drop-duplicates takes the copies out")
+    values = {"labels": index.label_text}
+    if index.group_kind != "image":
+        values[unit_name(index, "groups")] = lambda i: index.groups[i]
+    for what, value in values.items():
         if differ := [same for same in identical if len({value(i) for i in same}) > 1]:
-            names = listing(" = ".join(f"{index.paths[i]} ({value(i)})" for i in same[:3]) for same in differ)
-            lines.append(f"{index.name}: {len(differ)} {sets} have different {what}: {names}")
+            many = f"{len(differ)} sets of byte-identical images have different {what}"
+            lines.append(f"{index.name}: {many}: {shown(differ, value)}")
     return lines
 
 
@@ -441,11 +438,10 @@ def count_rows(index: Index, split: np.ndarray, table: str) -> Iterable[dict[str
     groups = np.unique(np.array(index.groups), return_inverse=True)[1]
     units = groups * 0 if index.units is None else np.unique(np.array(index.units), return_inverse=True)[1]
     positive = index.labels == 1 if index.task == "multilabel" else strata(index) == 1
-    sides = ["all", *(side for side in SPLITS if side in split)]
-    for side in sides:
-        at = np.full(len(index), True) if side == "all" else split == side
+    for side in ["all", *(side for side in SPLITS if side in split)]:
+        here = np.full(len(index), True) if side == "all" else split == side
         for c, name in enumerate(["", *index.classes]):
-            rows = np.flatnonzero(at & positive[:, c - 1]) if name else np.flatnonzero(at)
+            rows = np.flatnonzero(here & positive[:, c - 1]) if name else np.flatnonzero(here)
             yield {
                 "table": table,
                 "split": side,
@@ -460,7 +456,3 @@ def unit_name(index: Index, what: str) -> str:
     """'patients', 'studies' for "groups", "units"."""
     kind = {"images": "image", "groups": index.group_kind, "units": index.unit_kind}[what]
     return kind[:-1] + "ies" if kind.endswith("y") else kind + "s"
-
-
-def either(n: int | tuple[int, ...]) -> str:
-    return " or ".join(map(str, n)) if isinstance(n, tuple) else str(n)

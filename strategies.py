@@ -39,7 +39,7 @@ BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 FEWEST_BLOCKS = 4  # the general rule opens containers until there are this many
 
 
-# ---------------------------------------------------------------------------------------- blocks and the head
+# ---- blocks and the head ----
 
 
 @dataclass
@@ -205,7 +205,7 @@ def _split(block: Block, head: nn.Module) -> list[Block] | None:
     return parts if len(parts) > 1 else _split(parts[0], head)
 
 
-# --------------------------------------------------------------------------------------------------- the plan
+# ---- the plan ----
 
 
 def flag(default: object, help: str, **more: object) -> object:
@@ -429,6 +429,26 @@ class Plan:
         run = set().union(*(self.stages[self.stage_at(epoch)].trains for epoch in range(self.epochs)))
         return sum(p.numel() for group in self._groups if group["name"] in run for p in group["params"])
 
+    def description(self) -> list[str]:
+        """Lines for a reader: what trains when, then blocks with rate and decay before the schedule."""
+        total = sum(p.numel() for p in self.model.parameters())
+        spans = [
+            f"{stage.name} from epoch {start + 1}"
+            for stage, start, end in zip(self.stages, self.starts, [*self.starts[1:], self.epochs], strict=True)
+            if end > start
+        ]
+        trains = f"trains {self.trainable_parameters():,} of {total:,} parameters"
+        lines = [f"{trains}; stages: {', '.join(spans)}"]
+        blocks: dict[tuple, list[dict]] = {}
+        for group in self.groups:  # Auto-RGN has a group for each layer: a line a block is what can be read
+            blocks.setdefault((group["block"], group["lr"], group["weight_decay"]), []).append(group)
+        for (block, lr, decay), groups in blocks.items():
+            count = sum(p.numel() for group in groups for p in group["params"])
+            many = f", {len(groups)} groups" if len(groups) > 1 else ""
+            lines.append(f"  {block:<24} {count:>12,} parameters  lr {lr:g}  weight decay {decay:g}{many}")
+        lp = next((stage.lr for stage in self.stages if stage.lr is not None), None)
+        return lines + ([] if lp is None else [f"  stage {self.stages[0].name}: lr {lp:g}"])
+
     def table(self) -> list[dict]:
         """Auto-RGN: per unit the norms of gradient and weight behind the ratio in force, the ratio and the
         rate before the schedule. Other strategies: no rows."""
@@ -453,7 +473,7 @@ def takes_tensor_rates(optimizer: torch.optim.Optimizer) -> bool:
     return on_gpu and all(group.get("fused") for group in optimizer.param_groups)
 
 
-# --------------------------------------------------------------------------------------------- the strategies
+# ---- the strategies ----
 
 
 def _group(name: str, block: str, params: list[nn.Parameter], lr: float, weight_decay: float) -> dict:
@@ -598,7 +618,7 @@ class StartingPoint(Hooks):
             torch._foreach_div_(head, 1 + lr * self.beta)
 
 
-# --------------------------------------------------------------------------------------------------- Auto-RGN
+# ---- Auto-RGN ----
 
 
 def grad_weight_norms(
@@ -793,7 +813,7 @@ class RelativeGradientNorm(Hooks):
         return self.state.get("ratios")
 
 
-# ------------------------------------------------------------------------------------------- the table of all
+# ---- the table of all ----
 
 
 @dataclass(frozen=True)
@@ -905,8 +925,7 @@ STRATEGIES: dict[str, Strategy] = {
     "autorgn": Strategy(
         "Auto-RGN",
         autorgn,
-        sentence="all weights trained, each layer's learning rate in proportion to its relative gradient "
-        "norm",
+        sentence="all weights trained, each layer's learning rate in proportion to its relative gradient norm",
         source="Lee et al. 2023",
         uses=RGN_USES,
         **RGN_RATES,
@@ -966,9 +985,7 @@ def outward(values: list[float], start: float) -> list[float]:
     return [values[i] for i in places]
 
 
-def resolved(
-    strategy: str, opt: str, lr: float | None, hyper: Hyperparameters
-) -> tuple[float, Hyperparameters]:
+def resolved(strategy: str, opt: str, lr: float | None, hyper: Hyperparameters) -> tuple[float, Hyperparameters]:
     """(lr, hyper) with the strategy's defaults in place of None."""
     entry = STRATEGIES[strategy_key(strategy)]
     lp_lr = STRATEGIES["lp"].default_lr(opt) if hyper.lp_lr is None else hyper.lp_lr

@@ -1,4 +1,12 @@
-"""The training loop: a recipe, a schedule, a step, an epoch, a run."""
+"""The training loop, the same for every strategy: a recipe, a schedule, a step, an epoch, a run.
+
+    plan = strategies.make_plan("lpft", model, head, epochs=20)
+    run(model, plan, data, folder, Recipe(epochs=20), metric="accuracy", judge=judge)
+    scores, loss = infer(model, data, data.rows["test"], Recipe(epochs=20))
+
+Needs torch and numpy; copy this file, with strategies.py for the plan. What else it needs is handed in: the
+data (see Data), where files go (see Folder), and judge(rows, scores) -> the number that chooses the
+checkpoint. The loop knows no strategy, no dataset and no metric by name."""
 
 from __future__ import annotations
 
@@ -6,23 +14,91 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
-
-import metrics
-import runs
-import strategies
-from datasets import Index
-from prepare import Data, UsageError
+from torch import Tensor, nn
 
 
 class Diverged(RuntimeError):
     """Training that gave a loss that is no finite number."""
+
+
+class UndefinedMetric(ValueError):
+    """A metric that validation cannot give, so that it cannot choose a checkpoint."""
+
+
+class Data(Protocol):
+    """What the loop needs of a dataset. labels: (N,) int64 for "multiclass", (N, L) float32 0, 1 or nan
+    (unknown) for "multilabel". rows: image numbers of "train", "val", "test". images(rows, device,
+    augment=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without augment as they
+    are."""
+
+    task: str
+    classes: int  # how many
+    labels: Tensor
+    rows: dict[str, np.ndarray]
+
+    def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor: ...
+
+
+class Folder(Protocol):
+    """Where a run's files go: best.pt and last.pt, of tensors and plain Python, and the logs of what last.pt
+    holds: a row an epoch under "log", Auto-RGN's ratios under "ratios"."""
+
+    def has(self, name: str) -> bool: ...
+
+    def load(self, name: str) -> dict: ...
+
+    def save(self, name: str, checkpoint: dict) -> None: ...
+
+    def write_logs(self, state: dict) -> None: ...
+
+
+# ---- the recipe ----
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def flag(default: object, help: str, **more: object) -> object:
+    """A field of Recipe that is a flag of the command line, with what --help says of it."""
+    return field(default=default, metadata={"help": help} | more)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, the same for every strategy."""
+
+    epochs: int = flag(30, "in all, every stage of a strategy counted in")
+    batch_size: int = flag(32, "images a batch", short="-b")
+    grad_accum: int = flag(1, "batches an optimizer step")
+    opt: str = flag("adamw", "optimizer; sgd has momentum 0.9", choices=tuple(OPTIMIZERS))
+    warmup: float = flag(0.05, "share of steps before the cosine to 0", most=1)
+    schedule_epochs: int | None = flag(None, "length of the cosine in epochs (that of --epochs)")
+    patience: int = flag(0, "epochs without a better validation metric before the end; 0: no early stop", least=0)
+    clip_grad: float = flag(0.0, "largest norm of the gradient; 0: off")
+    class_weights: str = flag("none", "in the loss", choices=("none", "balanced"))
+    augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", role="place")
+    amp: str = flag("auto", "bf16 on CUDA where it has it, else off", choices=("auto", *AMP))
+    compile: bool = flag(False, "torch.compile")
+    seed: int = 0  # of this run: head, order, augmentation, dropout
+
+    @property
+    def where(self) -> torch.device:
+        """The device; auto: the GPU where there is one."""
+        here = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(here if self.device == "auto" else self.device)
+
+    def autocast(self):
+        dtype = AMP.get(self.amp)  # auto, which settings.py settles, is off here
+        return torch.autocast(self.where.type, dtype=dtype, enabled=dtype is not None)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -46,17 +122,15 @@ def parts_of(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return np.array_split(rows, parts if size == 1 else max(1, min(parts, len(rows) // 2)))
 
 
-def make_criterion(index: Index, train_rows: np.ndarray, class_weights: str, device: torch.device):
+def make_criterion(recipe: Recipe, task: str, labels: np.ndarray, classes: int) -> tuple[Callable, Callable]:
     """(loss, weight): loss(logits, labels) is a sum, weight(labels) what to divide it by, so that a batch can
-    be taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out."""
-    labels = index.labels[train_rows]
-    if index.task == "multiclass":
-        counts = np.bincount(labels, minlength=len(index.classes))
-        factors = (
-            len(labels) / (len(counts) * np.maximum(counts, 1))
-            if class_weights == "balanced"
-            else np.ones(len(counts))
-        )
+    be taken in parts. Cross-entropy, or binary cross-entropy with unknown labels (nan) masked out. labels: of
+    the training images. Class weights "balanced": every class weighs the same in sum; of several labels, the
+    positives of each as much as its negatives."""
+    balanced, device = recipe.class_weights == "balanced", recipe.where
+    if task == "multiclass":
+        counts = np.bincount(labels, minlength=classes)
+        factors = len(labels) / (len(counts) * np.maximum(counts, 1)) if balanced else np.ones(len(counts))
         per_class = torch.tensor(factors, dtype=torch.float32)
         on_device = per_class.to(device)
         return (
@@ -64,7 +138,7 @@ def make_criterion(index: Index, train_rows: np.ndarray, class_weights: str, dev
             lambda y: float(per_class[y].sum()),
         )
     positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
-    factors = negative / np.maximum(positive, 1) if class_weights == "balanced" else np.ones(labels.shape[1])
+    factors = negative / np.maximum(positive, 1) if balanced else np.ones(labels.shape[1])
     on_device = torch.tensor(factors, dtype=torch.float32, device=device)
 
     def masked_bce(logits, y):
@@ -75,9 +149,6 @@ def make_criterion(index: Index, train_rows: np.ndarray, class_weights: str, dev
         return (loss * known).sum()
 
     return masked_bce, lambda y: max(1.0, float((~torch.isnan(y)).sum()))
-
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 def make_optimizer(opt: str, groups: list[dict], device: torch.device) -> torch.optim.Optimizer:
@@ -99,105 +170,132 @@ def start_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
 
 
-AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# ---- a step, an epoch ----
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train, the same for every strategy."""
+def step(net, plan, optimizer, scaler, recipe: Recipe, parts: Iterator, criterion: Callable, rate: float) -> list:
+    """One optimizer step on the parts of a batch. parts: (pixels, labels, weight of the whole batch) each.
+    rate: the schedule's value now. Returns the parts' shares of the mean loss, on the device: reading them
+    would wait for it."""
+    losses = []
+    for pixels, labels, weight in parts:
+        with recipe.autocast():
+            logits = net(pixels)
+        loss = criterion(logits.float(), labels) / weight
+        scaler.scale(loss).backward()
+        losses.append(loss.detach())
+    scaler.unscale_(optimizer)
+    plan.after_backward()
+    if recipe.clip_grad:
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(trained, recipe.clip_grad)
+    plan.set_rates(optimizer, rate)
+    scale = scaler.get_scale()  # 1 without fp16; with it, reading it waits for the device
+    scaler.step(optimizer)
+    scaler.update()
+    if scaler.get_scale() >= scale > 0:  # it falls where the step overflowed and was skipped
+        plan.after_step(optimizer)
+    optimizer.zero_grad(set_to_none=True)
+    return losses
 
-    epochs: int
-    batch_size: int
-    device: torch.device
-    seed: int = 0
-    opt: str = "adamw"
-    augment: str = "light"
-    class_weights: str = "none"
-    warmup: float = 0.05  # share of the steps
-    schedule_epochs: int | None = None  # length of the cosine; None: epochs
-    patience: int = 0  # epochs without a better validation metric before the end; 0: never
-    grad_accum: int = 1  # batches an optimizer step
-    clip_grad: float = 0.0  # largest norm; 0: off
-    amp: torch.dtype | None = None
-    compile: bool = False
 
-    def autocast(self):
-        return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
-
-
-def train_epoch(
-    net, plan, optimizer, scaler, data: Data, recipe: Recipe, criterion, epoch: int, progress
+def epoch(
+    net: nn.Module,
+    plan,
+    optimizer,
+    scaler,
+    data: Data,
+    recipe: Recipe,
+    criterion: tuple[Callable, Callable],
+    number: int,
+    progress: Callable,
 ) -> tuple[float, int]:
-    """One epoch. Returns (mean training loss, optimizer steps)."""
+    """Epoch `number` (from 0). Returns (mean training loss, optimizer steps)."""
     loss_of, weight_of = criterion
-    labels, device = torch.from_numpy(data.index.labels), recipe.device
-    batches = steps_of(data.rows["train"], recipe.batch_size * recipe.grad_accum, recipe.seed, epoch)
-    first, span = plan.schedule_span(epoch)
+    device = recipe.where
+    batches = steps_of(data.rows["train"], recipe.batch_size * recipe.grad_accum, recipe.seed, number)
+    first, span = plan.schedule_span(number)
     length = round(len(batches) * span * (recipe.schedule_epochs or recipe.epochs) / recipe.epochs)
-    total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()
-    for step, rows in enumerate(batches):
-        whole = weight_of(labels[rows])
+
+    def parts(index: int, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor, float]]:
+        weight = weight_of(data.labels[rows])
         for part in parts_of(rows, recipe.batch_size):
-            draws = random_stream(recipe.seed, epoch, step, int(part[0]))
-            with recipe.autocast():
-                logits = net(data.images(part, device, augment=recipe.augment, generator=draws))
-            loss = loss_of(logits.float(), labels[part].to(device, non_blocking=True)) / whole
-            scaler.scale(loss).backward()
-            total += loss.detach()  # read once an epoch: reading it here would wait for the device
-        scaler.unscale_(optimizer)
-        plan.after_backward()
-        if recipe.clip_grad:
-            nn.utils.clip_grad_norm_(
-                [p for g in optimizer.param_groups for p in g["params"]], recipe.clip_grad
-            )
-        plan.set_rates(optimizer, schedule((epoch - first) * len(batches) + step, length, recipe.warmup))
-        scale = scaler.get_scale()  # 1 without fp16; with it, reading it waits for the device
-        scaler.step(optimizer)
-        scaler.update()
-        if scaler.get_scale() >= scale > 0:  # it falls where the step overflowed and was skipped
-            plan.after_step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
+            draws = random_stream(recipe.seed, number, index, int(part[0]))
+            pixels = data.images(part, device, augment=recipe.augment, generator=draws)
+            yield pixels, data.labels[part].to(device, non_blocking=True), weight
+
+    total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()
+    for index, rows in enumerate(batches):
+        rate = schedule((number - first) * len(batches) + index, length, recipe.warmup)
+        for loss in step(net, plan, optimizer, scaler, recipe, parts(index, rows), loss_of, rate):
+            total += loss
         seen += len(rows)
-        progress(step + 1, len(batches), seen / (time.perf_counter() - started))
+        progress(index + 1, len(batches), seen / (time.perf_counter() - started))
     return total.item() / len(batches), len(batches)
 
 
-def run(
-    model: nn.Module, plan: strategies.Plan, data: Data, run: runs.RunFolder, recipe: Recipe, judge: Callable,
-    meta: dict, after_epoch: Callable = lambda row: None, progress: Callable = lambda step, steps, rate: None,
-) -> None:  # fmt: skip
-    """Trains to the end, or on from the run's last.pt. best.pt is the epoch with the best validation metric.
+@torch.no_grad()
+def infer(
+    net: nn.Module, data: Data, rows: np.ndarray, recipe: Recipe, criterion: tuple | None = None
+) -> tuple[np.ndarray, float]:
+    """(scores, mean loss): (len(rows), C) float64, softmax or sigmoid of the logits of images without
+    augmentation; the loss is nan without a criterion."""
+    net.eval()
+    device = recipe.where
+    logits, total, weight = [], 0.0, 0.0
+    for start in range(0, len(rows), recipe.batch_size):
+        part = rows[start : start + recipe.batch_size]
+        with recipe.autocast():
+            out = net(data.images(part, device)).float()
+        if criterion:
+            total = total + criterion[0](out, data.labels[part].to(device))
+            weight += criterion[1](data.labels[part])
+        logits.append(out.cpu().double())
+    joined = torch.cat(logits)
+    scores = joined.softmax(dim=1) if data.task == "multiclass" else joined.sigmoid()
+    return scores.numpy(), float(total) / weight if criterion else math.nan
 
-    judge(rows, scores) -> metrics.evaluate's result. meta: goes into best.pt. after_epoch(row): what went
-    into log.csv. progress(step, steps, images_per_second). Raises Diverged."""
-    device, metric, rows = recipe.device, data.index.metric, data.rows
+
+# ---- a run ----
+
+
+def run(
+    model: nn.Module,
+    plan,
+    data: Data,
+    folder: Folder,
+    recipe: Recipe,
+    *,
+    metric: str,
+    judge: Callable[[np.ndarray, np.ndarray], float],
+    higher_is_better: bool = True,
+    meta: dict | None = None,
+    after_epoch: Callable[[dict], None] = lambda row: None,
+    progress: Callable[[int, int, float], None] = lambda step, steps, rate: None,
+) -> None:
+    """Trains to the end, or on from the folder's last.pt. best.pt is the epoch whose judge(rows, scores) of
+    validation is best; the metric's name is for the log. meta goes into best.pt. after_epoch(row): what went
+    into log.csv. progress(step, steps, images_per_second). Raises Diverged, UndefinedMetric."""
+    device = recipe.where
     net = torch.compile(model) if recipe.compile else model
-    criterion = make_criterion(data.index, rows["train"], recipe.class_weights, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == torch.float16)
+    known = data.labels[torch.from_numpy(data.rows["train"])].numpy()
+    criterion = make_criterion(recipe, data.task, known, data.classes)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
     state = {"epoch": 0, "best": None, "waited": 0, "log": [], "ratios": []}
     optimizer, resumed = None, None
-    if run.file("last.pt").is_file():
-        resumed = run.load("last.pt")
+    if folder.has("last.pt"):
+        resumed = folder.load("last.pt")
         state = {name: resumed[name] for name in state}
-        model.load_state_dict(resumed["model"])
-        plan.load_state_dict(resumed["plan"])
-        scaler.load_state_dict(resumed["scaler"])
-        run.write_logs(state)  # a kill right after last.pt leaves them an epoch behind it
+        for name, part in (("model", model), ("plan", plan), ("scaler", scaler)):
+            part.load_state_dict(resumed[name])
+        folder.write_logs(state)  # a kill right after last.pt leaves them an epoch behind it
 
-    def probe(n: int):  # losses of n training batches, drawn apart from the epoch's own
-        labels = torch.from_numpy(data.index.labels)
-        for part in steps_of(rows["train"], recipe.batch_size, recipe.seed, recipe.epochs + state["epoch"])[
-            :n
-        ]:
-            loss = criterion[0](net(data.images(part, device)).float(), labels[part].to(device))
-            yield loss / criterion[1](labels[part])
-
-    for epoch in range(state["epoch"], recipe.epochs):
+    for number in range(state["epoch"], recipe.epochs):
         if recipe.patience and state["waited"] >= recipe.patience:
             break
-        torch.manual_seed(random_seed(recipe.seed, epoch))  # dropout, the same after a restart
+        torch.manual_seed(random_seed(recipe.seed, number))  # dropout, the same after a restart
         started, stage_before = time.perf_counter(), plan.stage
-        fresh = plan.begin_epoch(epoch, probe)
+        fresh = plan.begin_epoch(number, partial(probe_losses, net, data, recipe, criterion, number))
         if fresh or optimizer is None:
             optimizer = make_optimizer(recipe.opt, plan.groups, device)
             if resumed and not fresh:
@@ -205,77 +303,50 @@ def run(
             resumed = None
         if recipe.compile and plan.stage is not stage_before:
             torch.compiler.reset()  # the graphs of the stage before hold other gradients
-        loss, steps = train_epoch(net, plan, optimizer, scaler, data, recipe, criterion, epoch, progress)
+        loss, steps = epoch(net, plan, optimizer, scaler, data, recipe, criterion, number, progress)
         seconds = time.perf_counter() - started
-        if not math.isfinite(loss):
-            raise Diverged(f"the training loss is {loss} in epoch {epoch + 1}, stage {plan.stage.name}")
-        scores, val_loss = infer(net, data, rows["val"], recipe, criterion)
-        if not np.isfinite(scores).all():
-            raise Diverged(f"validation scores are not finite in epoch {epoch + 1}, stage {plan.stage.name}")
-        value = judge(rows["val"], scores)["values"][metric]
+        scores, val_loss = infer(net, data, data.rows["val"], recipe, criterion)
+        check_finite(loss, scores, f"epoch {number + 1}, stage {plan.stage.name}")
+        value = judge(data.rows["val"], scores)
         if math.isnan(value):
-            raise UsageError(
-                f"{metric} is undefined on validation, so it cannot choose a checkpoint; pass another --metric"
-            )
-        best = state["best"]
-        improved = (
-            best is None
-            or (value > best["value"]) == metrics.higher_is_better(metric)
-            and value != best["value"]
-        )
+            unfit = "is undefined on validation, so it cannot choose a checkpoint; pass another --metric"
+            raise UndefinedMetric(f"{metric} {unfit}")
+        best = state["best"]["value"] if state["best"] else None
+        improved = best is None or (value > best if higher_is_better else value < best)
         if improved:
-            state["best"] = {"epoch": epoch + 1, "value": value, "stage": plan.stage.name}
-            run.save("best.pt", {"model": model.state_dict(), "meta": meta | state["best"]})
+            state["best"] = {"epoch": number + 1, "value": value, "stage": plan.stage.name}
+            folder.save("best.pt", {"model": model.state_dict(), "meta": (meta or {}) | state["best"]})
         rates = [float(g["lr"]) for g in optimizer.param_groups if g["name"] in plan.stage.trains]
-        row = {
-            "epoch": epoch + 1,
-            "stage": plan.stage.name,
-            "train_loss": loss,
-            "val_loss": val_loss,
-            f"val_{metric}": value,
-            "lr_min": min(rates),
-            "lr_max": max(rates),
-            "steps": steps,
-            "seconds": seconds,
-            "images_per_second": len(rows["train"]) / seconds,
-            "peak_memory_bytes": peak_memory(device),
-            "skipped_steps": plan.skipped_steps(),
-        }
-        waits = (
-            plan.in_last_stage(epoch) and not improved
-        )  # a run never ends before its last stage had its chance
-        state |= {
-            "epoch": epoch + 1,
-            "waited": state["waited"] + 1 if waits else 0,
-            "log": [*state["log"], row],
-            "ratios": state["ratios"] + [{"epoch": epoch + 1} | entry for entry in plan.table()],
-        }
-        run.save("last.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                                     "plan": plan.state_dict(), "scaler": scaler.state_dict()})  # fmt: skip
-        run.write_logs(state)
+        row = {"epoch": number + 1, "stage": plan.stage.name, "train_loss": loss, "val_loss": val_loss}
+        row |= {f"val_{metric}": value, "lr_min": min(rates), "lr_max": max(rates), "steps": steps}
+        row |= {"seconds": seconds, "images_per_second": len(data.rows["train"]) / seconds}
+        row |= {"peak_memory_bytes": peak_memory(device), "skipped_steps": plan.skipped_steps()}
+        waits = plan.in_last_stage(number) and not improved  # no run ends before its last stage had its chance
+        state["epoch"], state["waited"] = number + 1, state["waited"] + 1 if waits else 0
+        state["log"] = [*state["log"], row]
+        state["ratios"] = state["ratios"] + [{"epoch": number + 1} | entry for entry in plan.table()]
+        parts = {"model": model, "optimizer": optimizer, "plan": plan, "scaler": scaler}
+        folder.save("last.pt", state | {name: part.state_dict() for name, part in parts.items()})
+        folder.write_logs(state)
         after_epoch(row | {"best": improved})
 
 
-@torch.no_grad()
-def infer(
-    net: nn.Module, data: Data, rows: np.ndarray, recipe: Recipe, criterion=None
-) -> tuple[np.ndarray, float]:
-    """(scores, mean loss): (len(rows), C) float64, softmax or sigmoid of the logits of images without
-    augmentation."""
-    net.eval()
-    logits, total, weight = [], 0.0, 0.0
-    labels = torch.from_numpy(data.index.labels)
-    for start in range(0, len(rows), recipe.batch_size):
-        part = rows[start : start + recipe.batch_size]
-        with recipe.autocast():
-            out = net(data.images(part, recipe.device)).float()
-        if criterion:
-            total = total + criterion[0](out, labels[part].to(recipe.device))
-            weight += criterion[1](labels[part])
-        logits.append(out.cpu().double())
-    joined = torch.cat(logits)
-    scores = joined.softmax(dim=1) if data.index.task == "multiclass" else joined.sigmoid()
-    return scores.numpy(), float(total) / weight if criterion else math.nan
+def check_finite(loss: float, scores: np.ndarray, where: str) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"the training loss is {loss} in {where}")
+    if not np.isfinite(scores).all():
+        raise Diverged(f"validation scores are not finite in {where}")
+
+
+def probe_losses(
+    net: nn.Module, data: Data, recipe: Recipe, criterion: tuple, number: int, batches: int
+) -> Iterator[Tensor]:
+    """Losses of that many training batches, drawn apart from those of epoch `number` itself."""
+    device = recipe.where
+    drawn = steps_of(data.rows["train"], recipe.batch_size, recipe.seed, recipe.epochs + number)
+    for rows in drawn[:batches]:
+        loss = criterion[0](net(data.images(rows, device)).float(), data.labels[rows].to(device))
+        yield loss / criterion[1](data.labels[rows])
 
 
 def random_seed(*key: int) -> int:

@@ -1,21 +1,21 @@
-"""Claim: of eight equal strategies the report separates one from another in at most 5 % of sweeps, however few groups.
+"""Claim: of eight equal strategies the report separates two in at most 5 % of sweeps, however few groups.
 
     python benchmarks/coverage.py                       # about 5 minutes of two cores
     python benchmarks/coverage.py --quick               # a tenth of the sweeps, half a minute
 
-simulates sweeps of eight strategies on test sets of patients with 1 to 12 images each. A patient is ill or not; a
-score of an image is normal, SHIFT standard deviations higher where the patient is ill, and its noise is half the
-patient's (three fifths of it common to all strategies, for all see the same patient) and half the image's (half of it
-common). So the true accuracy at the middle is Phi(SHIFT / 2) and the true AUROC Phi(SHIFT / sqrt 2), exactly; folds
-are as many independent test sets, whose values are averaged. Prints for the old rule (percentiles of the bootstrap)
-and the report's (stats.group_t):
+simulates sweeps of eight strategies on test sets of patients with 1 to 12 images each. A patient is ill or
+not; a score of an image is normal, SHIFT standard deviations higher where the patient is ill, and its noise
+is half the patient's (three fifths of it common to all strategies, for all see the same patient) and half the
+image's (half of it common). So the true accuracy at the middle is Phi(SHIFT / 2) and the true AUROC is
+Phi(SHIFT / sqrt 2), exactly; folds are as many independent test sets, whose values are averaged. Prints for
+the old rule (percentiles of the bootstrap) and the report's (stats.group_t):
 
   false    sweeps with a verdict between two of the eight, Holm over all 28 pairs: should be 0.05 or less
   pair     paired 95 % intervals that hold the true difference, 0
   single   95 % intervals of a strategy that hold its true value
   images   the same by the report's rule, had images been drawn and not patients
-  power    sweeps in which a strategy whose true value is higher by GAIN (accuracy 0.816 to 0.900) is called better
-           than another, Holm over 28
+  power    sweeps in which a strategy whose true value is higher by GAIN (accuracy 0.816 to 0.900) is called
+           better than another, Holm over 28
 
 A part of what it printed (old rule left, the report's right):
 
@@ -51,11 +51,12 @@ A part of what it printed (old rule left, the report's right):
     100, AUROC 0.990              60   0.067 0.000   0.921 0.979   0.838 0.904   0.317 0.000
     5 folds x 4, AUROC 0.990     120   0.000 0.008   0.959 0.992   0.592 0.968   0.000 0.000
 
-So a verdict by chance comes in 0 to 4 % of the sweeps, from 6 groups or 3 folds of 2 on; pairs' intervals hold the truth
-in 95 % or more, strategies' in 92 % or more. Where that does not hold: one group with 30 % of the images or more (verdicts by
-chance in 5 to 12 %, strategies' intervals in 86 to 92 %), and intervals of an AUROC of 0.990 at 40 and 100 groups (90 to
-92 %). The price is power: of eight strategies on 20 patients one that is better by 0.08 in accuracy is found in 3 % of the
-sweeps, on 100 in 56 %; of AUROCs the rule is careful below 100 groups, their intervals of pairs hold the truth in 97 to 100 %.
+So a verdict by chance comes in 0 to 4 % of the sweeps, from 6 groups or 3 folds of 2 on; pairs' intervals
+hold the truth in 95 % or more, strategies' in 92 % or more. Where that does not hold: one group with 30 % of
+the images or more (verdicts by chance in 5 to 12 %, strategies' intervals in 86 to 92 %), and intervals of an
+AUROC of 0.990 at 40 and 100 groups (90 to 92 %). The price is power: of eight strategies on 20 patients one
+that is better by 0.08 in accuracy is found in 3 % of the sweeps, on 100 in 56 %; of AUROCs the rule is
+careful below 100 groups, their intervals of pairs hold the truth in 97 to 100 %.
 Exits with 1 where, without a giant group, false verdicts lie above 5 % by more than three standard errors.
 """
 
@@ -65,27 +66,25 @@ import multiprocessing
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from report import stats
+from report.distributions import normal_sf
 
 STRATEGIES, RESAMPLES = 8, 2000
 SHIFT, NEAR_ONE, GAIN = 1.8, 3.3, 2.5631 - 1.8  # standard deviations; NEAR_ONE: AUROC 0.990
-COMMON, OWN = (
-    (0.3, 0.25),
-    (0.2, 0.25),
-)  # variance (of patients, of images) common to all strategies, and of each
+COMMON, OWN = (0.3, 0.25), (0.2, 0.25)  # variance (of patients, of images) common to all, and of each
 FEW = (6, 8, 10, 15, 20, 40, 100)
 COLUMNS = ("false", "pair", "single", "power")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is simulated: groups in each of folds test sets; giant: the share of images that one group holds."""
+    """What is simulated: groups in each of folds test sets. giant: the share of images in one group."""
 
     name: str
     groups: int
@@ -98,17 +97,15 @@ class Row:
 
     @property
     def truth(self):
-        return 1 - stats.normal_sf(self.shift / (2 if self.metric == "accuracy" else math.sqrt(2)))
+        return 1 - normal_sf(self.shift / (2 if self.metric == "accuracy" else math.sqrt(2)))
 
 
+GIANTS = ((0.2, 20), (0.3, 20), (0.5, 20), (0.2, 40), (0.3, 40), (0.5, 40))
 ROWS = (
     *(Row(f"{g}", g) for g in FEW),
     *(Row(f"{g}, one image each", g, most_images=1) for g in (6, 10, 20)),
     *(Row(f"{f} folds x {g}", g, folds=f, sweeps=240) for f, g in ((3, 2), (20, 2), (10, 4), (5, 10))),
-    *(
-        Row(f"{g}, one has {share:.0%}", g, giant=share)
-        for share, g in ((0.2, 20), (0.3, 20), (0.5, 20), (0.2, 40), (0.3, 40), (0.5, 40))
-    ),
+    *(Row(f"{g}, one has {share:.0%}", g, giant=share) for share, g in GIANTS),
     *(Row(f"{g}, AUROC 0.898", g, metric="auroc", sweeps=60 if g > 40 else 200) for g in FEW),
     *(Row(f"{g}, AUROC 0.990", g, metric="auroc", shift=NEAR_ONE, sweeps=60 if g > 40 else 200) for g in FEW),
     Row("5 folds x 4, AUROC 0.990", 4, folds=5, metric="auroc", shift=NEAR_ONE, sweeps=120),
@@ -116,7 +113,7 @@ ROWS = (
 
 
 def test_set(row, rng):
-    """Scores (STRATEGIES + 1, N), the last strategy better than the others by GAIN; ill (N,) and patient (N,)."""
+    """Scores (STRATEGIES + 1, N), the last strategy better than the others by GAIN; ill and patient (N,)."""
     images = rng.integers(1, row.most_images + 1, row.groups)
     if row.giant:
         images[0] = round(row.giant / (1 - row.giant) * images[1:].sum())
@@ -129,11 +126,8 @@ def test_set(row, rng):
         return shared + rng.normal(0, math.sqrt(of_images), len(patient))
 
     common, distance = noise(*COMMON), [row.shift] * STRATEGIES + [row.shift + GAIN]
-    return (
-        np.stack([d * (ill[patient] - 0.5) + common + noise(*OWN) for d in distance]),
-        ill[patient],
-        patient,
-    )
+    scores = np.stack([d * (ill[patient] - 0.5) + common + noise(*OWN) for d in distance])
+    return scores, ill[patient], patient
 
 
 def drawn_with_replacement(groups, rng):
@@ -151,8 +145,8 @@ def resampled(row, scores, ill, group, weights):
 
 
 def old_rule(values):
-    """(p, low, high) as the report had it: percentiles (Efron and Tibshirani 1993, section 13.3), and twice the smaller
-    share of resamples on one side of 0. values: (folds, RESAMPLES)."""
+    """(p, low, high) as the report had it: percentiles (Efron and Tibshirani 1993, section 13.3), and twice
+    the smaller share of resamples on one side of 0. values: (folds, RESAMPLES)."""
     d = np.mean(values, axis=0)
     d = d[~np.isnan(d)]
     p = min(1.0, 2 * (min((d <= 0).sum(), (d >= 0).sum()) + 1) / (len(d) + 1))
@@ -164,8 +158,10 @@ def sweep(row, seed):
     rng = np.random.default_rng(seed)
     sets = [test_set(row, rng) for _ in range(row.folds)]
     draws = [drawn_with_replacement(row.groups, rng) for _ in sets]
-    every = [[resampled(row, scores[s], ill, patient, draw) for (scores, ill, patient), draw in zip(sets, draws)]
-             for s in range(STRATEGIES + 1)]  # fmt: skip
+    every = [
+        [resampled(row, scores[s], *rest, draw) for (scores, *rest), draw in zip(sets, draws, strict=True)]
+        for s in range(STRATEGIES + 1)
+    ]
     estimates = np.array([[estimate for estimate, _ in folds] for folds in every])  # (strategies, folds)
     values = np.array([[values for _, values in folds] for folds in every])  # (strategies, folds, RESAMPLES)
     drawn = [(fold, row.groups) for fold in range(row.folds)]
@@ -173,35 +169,33 @@ def sweep(row, seed):
     holds = {(rule, column): [] for rule in p for column in ("pair", "single")}
     for a in range(STRATEGIES + 1):
         for b in range(a):
-            ours = stats.group_t(
-                estimates[a] - estimates[b], values[a] - values[b], drawn, (-1, 1), difference=True
-            )
+            difference = estimates[a] - estimates[b], values[a] - values[b]
+            ours = stats.group_t(*difference, drawn, (-1, 1), difference=True)
             p["old"][a, b], low, high = old_rule(values[a] - values[b])
-            p["new"][a, b] = ours["p"]
+            p["new"][a, b] = ours.p
             if a < STRATEGIES:
                 holds["old", "pair"].append(low <= 0 <= high)
-                holds["new", "pair"].append(not (ours["low"] > 0 or ours["high"] < 0))
+                holds["new", "pair"].append(not (ours.low > 0 or ours.high < 0))
     for s in range(STRATEGIES):
         _, low, high = old_rule(values[s])
         holds["old", "single"].append(low <= row.truth <= high)
         ours = stats.group_t(estimates[s], values[s], drawn, (0, 1))
-        holds["new", "single"].append(ours["low"] <= row.truth <= ours["high"])
+        holds["new", "single"].append(ours.low <= row.truth <= ours.high)
     found = {key: np.mean(all_of_it) for key, all_of_it in holds.items()}
     for rule, of_pair in p.items():
         equal = [value for (a, _), value in of_pair.items() if a < STRATEGIES]
         found[rule, "false"] = float(stats.holm(equal).min() < 0.05)
         # The better one in the place of strategy 0: a family of 28 again, the pair in question first.
-        family = [of_pair[STRATEGIES, 1]] + [
-            v for (a, b), v in of_pair.items() if b and (a, b) != (STRATEGIES, 1)
-        ]
-        found[rule, "power"] = float(stats.holm(family)[0] < 0.05)
-    if row.metric == "accuracy" and row.folds == 1 and seed[1] % 3 == 0:  # dear, and plain to see
+        family = {(a, b): value for (a, b), value in of_pair.items() if b}
+        first = family.pop((STRATEGIES, 1))
+        found[rule, "power"] = float(stats.holm([first, *family.values()])[0] < 0.05)
+    if row.metric == "accuracy" and row.folds == 1 and seed[1] % 3 == 0:  # slow, and plain to see
         scores, ill, patient = sets[0]
         image = np.arange(len(patient))
         weights = drawn_with_replacement(len(image), rng)
         estimate, values = resampled(row, scores[0], ill, image, weights)
         ours = stats.group_t([estimate], [values], [(0, len(image))], (0, 1))
-        found["new", "images"] = float(ours["low"] <= row.truth <= ours["high"])
+        found["new", "images"] = float(ours.low <= row.truth <= ours.high)
     return found
 
 
@@ -213,17 +207,13 @@ def measured(row):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--quick", action="store_true", help="a tenth of the sweeps: rough")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     args = parser.parse_args()
-    rows = [
-        Row(**vars(r) | {"sweeps": r.sweeps // (10 if args.quick else 1)})
-        for r in ROWS
-        if args.only in r.name
-    ]
+    rows = [row for row in ROWS if args.only in row.name]
+    rows = [replace(row, sweeps=row.sweeps // 10) for row in rows] if args.quick else rows
     print(f"numpy {np.__version__}; old rule, report's rule; s.e. of 0.05 in 400 sweeps 0.011, in 200 0.015")
     print(f"{'groups':26}{'sweeps':>6}" + "".join(f"{c:>14}" for c in COLUMNS) + f"{'images':>8}")
     start, held = time.perf_counter(), True

@@ -37,7 +37,7 @@ STEP = {"cpu": (16, 64), "cuda": (64, 224)}  # batch size, image size
 FLUSH_BYTES = 512 * 2**20  # more than any L2
 
 
-# ------------------------------------------------------------------------------------------------- contenders
+# ---- contenders ----
 
 
 def contenders(parameters, native):
@@ -65,7 +65,7 @@ def largest_error(norms, parameters):
     return worst
 
 
-# ----------------------------------------------------------------------------------------------------- timing
+# ---- timing ----
 
 
 def seconds(function, device):
@@ -114,7 +114,7 @@ def training_step(model, device):
     return step
 
 
-# ----------------------------------------------------------------------------------------------------- tables
+# ---- tables ----
 
 
 def measure(arch, repeats, device):

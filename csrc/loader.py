@@ -143,7 +143,7 @@ def cuda_home() -> Path | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------ finding, building
+# ---- finding, building ----
 
 
 def find_or_build(source: str) -> Path:

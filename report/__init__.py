@@ -1,1 +1,1 @@
-"""What prints: run folders -> tables, figures, page. `python -m report runs/` makes the report anew, without torch."""
+"""What prints: run folders -> tables, figures, page. `python -m report runs/` makes it anew; no torch."""

@@ -1,4 +1,5 @@
-"""The report of a folder of runs, made anew: python -m report runs/ (the same as python ftcompare.py --report runs/)."""
+"""The report of a folder of runs, made anew: python -m report runs/ (as python ftcompare.py --report runs/
+does)."""
 
 from __future__ import annotations
 
@@ -9,13 +10,16 @@ from report.build import build, text, written
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print(__doc__, file=sys.stderr)
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    if len(arguments) != 1:
+        print(f"report: give one folder of runs, not {len(arguments)}: python -m report runs/", file=sys.stderr)
         return 2
     sys.stdout.reconfigure(errors="replace")
     try:
         analysis = build(arguments[0])
-    except ReportError as error:
+    except (ReportError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
     print(f"{text(analysis)}\n\n{written(arguments[0])}")

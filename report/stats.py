@@ -4,39 +4,35 @@
 >>> scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]] * 60)
 >>> labels, patient = np.array([0, 1, 1, 1] * 60), np.repeat(np.arange(60), 4)
 >>> values = bootstrap_values("multiclass", "auroc", scores, labels, patient, weights)
->>> round(group_t([1.0], [values], [(0, 60)], (0, 1))["low"], 3)  # no resample is below 1, the truth may be
+>>> round(group_t([1.0], [values], [(0, 60)], (0, 1)).low, 3)  # no resample is below 1, the truth may be
 0.937
->>> mcnemar(np.array([True] * 8 + [False]), np.array([False] * 8 + [True]))["p"]
+>>> mcnemar(np.array([True] * 8 + [False]), np.array([False] * 8 + [True])).p
 0.0390625
 
-Metrics of a resample are those of metrics.py on the rows as drawn. A statistic without its cases is nan, never
-0 or 1, and "reason" says why. A p is two-sided. All is computed in float64. Needs numpy only; copy this file
-alone.
+Metrics of a resample are those of metrics.py on the rows as drawn. A statistic without its cases is nan,
+never 0 or 1, and reason says why. A p is two-sided. All is computed in float64. Needs numpy and metrics.py.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+import metrics
+from report.distributions import chi2_sf, f_sf, normal_sf, student_t_quantile, student_t_sf
 
 NAN = float("nan")
 NORMAL_975 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 CONSTANT = 1e-12  # a standard error up to here is rounding: the values of all resamples are the same
 CHUNK_BYTES = 4 * 2**20  # temporaries of one chunk of resamples: bounds memory, and more is no faster
-RATES = ("sensitivity", "specificity", "ppv", "npv")  # of two classes, at a threshold
-FROM_CONFUSION = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")
-METRICS = {
-    "multiclass": (*FROM_CONFUSION, "auroc", "average_precision", "ece", "brier", *RATES),
-    "multilabel": ("auroc", "average_precision", "f1", "brier", "video_map"),
-}
 EXACT_MCNEMAR_BELOW = 25  # discordant pairs
 EXACT_WILCOXON_UP_TO = 50  # pairs: 2**50 sign patterns still count exactly in int64
 FEWEST_WILCOXON_PAIRS = 6  # with five, 2 / 2**5 = 0.0625
 # Demsar 2006, table 5(a): the studentized range quantile for infinite degrees of freedom over sqrt(2), by k.
 NEMENYI_Q = {
-    0.05: dict(zip(range(2, 11), (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164))),
-    0.10: dict(zip(range(2, 11), (1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920))),
+    0.05: dict(enumerate((1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164), start=2)),
+    0.10: dict(enumerate((1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920), start=2)),
 }
 
 
@@ -65,32 +61,31 @@ def bootstrap_values(
     *,
     thresholds: Sequence[float] | None = None,
     leave_out: Sequence[int] = (),
-    bins: int = 15,
 ) -> np.ndarray:
     """The metric on every resample, as metrics.evaluate would give it on the rows as drawn.
-    task: "multiclass" with scores (N, C) softmax and labels (N,) int in 0..C-1, or "multilabel" with scores
-    (N, L) in [0, 1] and labels (N, L) 0, 1 or nan. metric: one of METRICS[task]; multilabel ones are means
-    over the labels where they are defined. "video_map" is metrics.video_mean_average_precision with the group
-    as video: a video that is drawn twice counts twice. group: (N,) int in 0..G-1, the group of each row.
-    weights: (B, G) int >= 0, how often each group is drawn. thresholds: score >= threshold is positive; of
-    two classes the first is used (the four rates), of labels there is one each (f1); 0.5 if None. leave_out:
-    labels not counted in video_map. bins: of ece. Returns (B,) float64, nan where the metric is undefined.
-    Memory of its temporaries: some 4 MiB, more only where one resample needs more. ValueError on an unknown
-    task or metric, other shapes, a group outside 0..G-1, a rate of other than two classes."""
-    if metric not in METRICS.get(task, ()):
-        known = "; ".join(f"{t}: {', '.join(names)}" for t, names in METRICS.items())
-        raise ValueError(f"unknown metric {metric!r} of task {task!r}; choose from {known}")
-    scores, group = np.asarray(scores, np.float64), np.asarray(group)
-    if scores.ndim != 2 or not np.isfinite(scores).all():
-        raise ValueError(f"scores must be finite, of shape (images, classes), got shape {scores.shape}")
-    weights = _check_weights(group, weights, len(scores))
-    labels = _check_labels(task, labels, scores.shape)
-    if task == "multiclass":
-        of = _multiclass(metric, scores, labels, group, weights.shape[1], thresholds, bins)
+    task, scores, labels: as in metrics.evaluate. metric: one of metrics.METRICS. One of videos takes the
+    group for the video: a video that is drawn twice counts twice. group: (N,) int in 0..G-1, the group of
+    each row. weights: (B, G) int >= 0, how often each group is drawn. thresholds: of two classes one, of
+    labels one each; 0.5 if None. leave_out: labels not counted in metrics of videos. Returns (B,) float64,
+    nan where the metric is undefined. Memory of its temporaries: some 4 MiB, more only where one resample
+    needs more. ValueError on an unknown task or metric, on what evaluate refuses, other shapes, a group
+    outside 0..G-1."""
+    thresholds = 0.5 if thresholds is None else thresholds
+    cases = metrics.Cases.checked(task, scores, labels, thresholds=thresholds, leave_out=leave_out)
+    entry, group = metrics.find(metric, task, cases.n_classes), np.asarray(group)
+    weights = _check_weights(group, weights, len(cases.scores))
+    floats = sum(cases.scores.shape)
+    if entry.of_calls or entry.needs_threshold:
+        values, floats = _from_matrices(entry, cases, group, weights.shape[1])
+    elif entry.given == "rows":
+        values = _from_rows(entry, cases, group, weights.shape[1])
+    elif entry.needs_videos:
+        values = _from_videos(entry, cases, group, weights.shape[1])
+    elif entry.given == "one class" and entry.compute in WEIGHTED:
+        values = _from_classes(entry, cases, group)
     else:
-        of = _multilabel(metric, scores, labels, group, weights.shape[1], thresholds, leave_out)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.concatenate([of(w) for w in _chunks(weights, len(scores) + scores.shape[1])])
+        values = _one_by_one(entry, cases, group)
+    return np.concatenate([values(part) for part in _chunks(weights, floats)])
 
 
 def bootstrap_roc(
@@ -129,6 +124,18 @@ def bootstrap_pr(
     return values
 
 
+@dataclass(frozen=True)
+class GroupT:
+    """What group_t finds. estimate: the mean over runs; p is nan but of a difference."""
+
+    estimate: float = NAN
+    standard_error: float = NAN
+    df: float = NAN
+    low: float = NAN
+    high: float = NAN
+    p: float = NAN
+
+
 def group_t(
     estimates: Sequence[float],
     values: Sequence[np.ndarray],
@@ -137,63 +144,67 @@ def group_t(
     *,
     difference: bool = False,
     level: float = 0.95,
-) -> dict:
-    """A metric's mean over runs with its interval, or that of a paired difference with its test, by a t distribution
-    around a bootstrap over groups. The percentiles of that bootstrap know nothing of how uncertain the spread of few
-    groups is: of eight equal strategies on six patients they separated two in more than half of the sweeps.
-    estimates: (R,) the value of each run; a nan is left out. values: (R, B) its bootstrap values. drawn: (R,) of
-    (stratum, G): runs of one stratum share their draws of G groups (the seeds of a fold), other strata are independent
-    (folds). bounds: the smallest and largest possible value. Returns {"estimate", "standard_error", "df", "low",
-    "high", "p"}.
-    Standard error: the variance of a bootstrap of G groups is (G - 1) / G too small (Davison and Hinkley 1997, section
-    2.3); those of strata add up. Degrees of freedom: G - 1, added up over strata, and fewer where the variance of some
-    outweighs the others' (Welch 1947; capped by the sum). A difference: estimate +- t x standard error, cut to bounds,
-    and two-sided p of no difference: p < 1 - level exactly where the interval excludes 0. Else the interval is one of t
-    on the logit scale between the bounds, for a metric near its bound is skewed (Pepe 2003, section 5.2).
-    Resamples that do not vary (to 1e-12) prove nothing: a difference has p 1 and no interval; a level has the score
-    interval of a proportion from G independent groups (Wilson 1927, with t for z). All but the estimate is nan where a
-    stratum has one group, or fewer than half of its resamples are defined. ValueError on another level."""
+) -> GroupT:
+    """A metric's mean over runs with its interval, or that of a paired difference with its test, by a t
+    distribution around a bootstrap over groups. The percentiles of that bootstrap know nothing of how
+    uncertain the spread of few groups is: of eight equal strategies on six patients they separated two in
+    more than half of the sweeps.
+    estimates: (R,) the value of each run; a nan is left out. values: (R, B) its bootstrap values. drawn: (R,)
+    of (stratum, G): runs of one stratum share their draws of G groups (the seeds of a fold), other strata are
+    independent (folds). bounds: the smallest and largest possible value.
+    Standard error: the variance of a bootstrap of G groups is (G - 1) / G too small (Davison and Hinkley
+    1997, section 2.3); those of strata add up. Degrees of freedom: G - 1, added up over strata, and fewer
+    where the variance of some outweighs the others' (Welch 1947; capped by the sum). A difference: estimate
+    +- t x standard error, cut to bounds, and two-sided p of no difference: p < 1 - level exactly where the
+    interval excludes 0. Else the interval is one of t on the logit scale between the bounds, for a metric
+    near its bound is skewed (Pepe 2003, section 5.2). Resamples that do not vary (to 1e-12) prove nothing: a
+    difference has p 1 and no interval; a level has the score interval of a proportion from G independent
+    groups (Wilson 1927, with t for z). All but the estimate is nan where a stratum has one group, or fewer
+    than half of its resamples are defined. ValueError on another level."""
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
     estimates = np.asarray(estimates, np.float64)
     runs = np.flatnonzero(~np.isnan(estimates))
-    result = dict.fromkeys(("estimate", "standard_error", "df", "low", "high", "p"), NAN)
     if not len(runs):
-        return result
-    result["estimate"] = estimate = float(estimates[runs].mean())
+        return GroupT()
+    estimate = float(estimates[runs].mean())
     strata: dict[tuple[int, int], list[np.ndarray]] = {}
     for run in runs:
         strata.setdefault(tuple(drawn[run]), []).append(np.asarray(values[run], np.float64))
-    variances = []
-    for (_, groups), inside in strata.items():
-        with np.errstate(invalid="ignore"):  # a resample may be undefined in all of them
-            mean = _mean(np.stack(inside, axis=1)) * (len(inside) / len(runs))
-        defined = mean[~np.isnan(mean)]
-        if groups < 2 or not len(defined) or 2 * len(defined) < len(mean):
-            return result
-        variances.append(float(defined.var()) * groups / (groups - 1))
-    free = np.array([groups - 1 for _, groups in strata])
-    df, error = float(free.sum()), math.sqrt(sum(variances))
-    if error <= CONSTANT:
-        result |= {"standard_error": 0.0, "df": df}
-        if difference:
-            return result | {"p": 1.0}
-        t = student_t_quantile((1 + level) / 2, df)
-        low, high = _wilson(estimate, bounds, sum(groups for _, groups in strata), t)
-        return result | {"low": low, "high": high}
-    share = np.array(variances) / sum(variances)
-    df = min(df, float(1 / (share**2 / (free + 2)).sum()) - 2)
-    result |= {"standard_error": error, "df": df}
+    groups = np.array([n for _, n in strata])
+    shares = [len(inside) / len(runs) for inside in strata.values()]
+    means = [metrics.mean_of_defined(np.stack(inside, axis=1)) for inside in strata.values()]
+    variances = [_variance(mean * share, n) for mean, share, n in zip(means, shares, groups, strict=True)]
+    if np.isnan(variances).any():
+        return GroupT(estimate)
+    df, error = float((groups - 1).sum()), math.sqrt(sum(variances))
+    if error > CONSTANT:
+        share = np.array(variances) / sum(variances)
+        df = min(df, float(1 / (share**2 / (groups + 1)).sum()) - 2)
+    else:
+        error = 0.0
+    found = GroupT(estimate=estimate, standard_error=error, df=df)
     t = student_t_quantile((1 + level) / 2, df)
-    if difference:
-        low, high = max(bounds[0], estimate - t * error), min(bounds[1], estimate + t * error)
-        return result | {"low": low, "high": high, "p": 2 * student_t_sf(abs(estimate) / error, df)}
-    low, high = _logit_interval(estimate, error, bounds, t)
-    return result | {"low": low, "high": high}
+    if not difference:
+        around = _logit_interval(estimate, error, bounds, t) if error else None
+        low, high = around or _wilson(estimate, bounds, int(groups.sum()), t)
+        return replace(found, low=low, high=high)
+    if not error:
+        return replace(found, p=1.0)
+    low, high = max(bounds[0], estimate - t * error), min(bounds[1], estimate + t * error)
+    return replace(found, low=low, high=high, p=2 * student_t_sf(abs(estimate) / error, df))
+
+
+def _variance(values, groups):
+    """Unbiased, of a bootstrap over so many groups; nan with one group, or where most values are nan."""
+    defined = values[~np.isnan(values)]
+    if groups < 2 or not len(defined) or 2 * len(defined) < len(values):
+        return NAN
+    return float(defined.var()) * groups / (groups - 1)
 
 
 def _logit_interval(estimate, error, bounds, t):
-    """The interval of t on the logit scale between bounds, back on the metric's: 1 / (1 + odds), by the delta method."""
+    """The interval of t on the logit scale between bounds (delta method), back on the metric's."""
     least, span = bounds[0], bounds[1] - bounds[0]
     x = (estimate - least) / span
     if not 0 < x < 1:
@@ -210,86 +221,73 @@ def _wilson(estimate, bounds, n, t):
     return least + span * max(low, 0.0), least + span * min(high, 1.0)
 
 
-def _multiclass(metric, scores, labels, group, n_groups, thresholds, bins) -> Callable:
-    """The function (b, G) float64 weights -> (b,) values, with all that does not depend on weights done."""
-    n, n_classes = scores.shape
-    predicted = scores.argmax(1)
-    size = _table(group, n_groups, np.ones(n))
-    if metric in FROM_CONFUSION:
-        true = _one_hot(labels, n_classes)
-        right = true * (predicted == labels)[:, None]
-        table = _table(group, n_groups, np.hstack([right, true, _one_hot(predicted, n_classes)]))
-        return lambda w: _of_confusion(metric, *np.split(w @ table, 3, axis=1))
-    if metric in ("auroc", "average_precision"):
-        curve = _auroc if metric == "auroc" else _average_precision
-        classes = [1] if n_classes == 2 else range(n_classes)
-        each = [curve(scores[:, c], labels == c, group) for c in classes]
-        return lambda w: _mean_of(each, w)
-    if metric == "ece":
-        if bins < 1:
-            raise ValueError(f"bins must be at least 1, got {bins}")
-        confidence = np.clip(scores.max(1), 0, 1)
-        bin_of = np.searchsorted(np.arange(bins + 1) / bins, confidence, side="left") - 1
-        gap = _one_hot(bin_of, bins) * (confidence - (predicted == labels))[:, None]
-        table = _table(group, n_groups, gap)
-        return lambda w: _ratio(np.abs(w @ table).sum(1), w @ size)
-    if metric == "brier":
-        error = ((scores - np.eye(n_classes)[labels]) ** 2).sum(1)
-        error = (scores[:, 1] - labels) ** 2 if n_classes == 2 else error
-        table = _table(group, n_groups, error)
-        return lambda w: _ratio(w @ table, w @ size)
-    return _rate(metric, scores, labels == 1, group, n_groups, thresholds)
+# Each of these does all that does not depend on the weights, and returns the function of (b, G) float64
+# weights that gives the metric's (b,) values.
 
 
-def _rate(metric, scores, positive, group, n_groups, thresholds):
-    if scores.shape[1] != 2:
-        raise ValueError(f"{metric} is a metric of two classes, the scores have {scores.shape[1]}")
-    threshold = 0.5 if thresholds is None else float(np.ravel(thresholds)[0])
-    called = scores[:, 1] >= threshold
-    within = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}[metric]
-    right = within & (called == positive)
-    table = _table(group, n_groups, np.stack([right, within], axis=1))
-    return lambda w: _ratio(*(w @ table).T) + (NAN if np.isnan(threshold) else 0)
+def _from_matrices(entry, cases, group, n_groups):
+    """And, for the size of chunks, how many counts a resample has."""
+    table = metrics.count_cells(*metrics.matrix_cells(entry, cases), group, n_groups)
+    flat = table.reshape(n_groups, -1).astype(np.float64)
+
+    def values(weights):
+        matrices = (weights @ flat).reshape(len(weights), *table.shape[1:])
+        return metrics.of_all(entry, cases, metrics.of_matrices(entry, matrices, cases))
+
+    return values, flat.shape[1]
 
 
-def _of_confusion(metric, right, true, predicted):
-    """Each (b, C) float64 of integers: the diagonal, row sums and column sums of a confusion matrix."""
-    n = true.sum(1)
-    if metric == "accuracy":
-        return _ratio(right.sum(1), n)
-    if metric == "balanced_accuracy":
-        return _mean(_ratio(right, true))
-    if metric == "macro_f1":
-        return _mean(_ratio(2 * right, true + predicted))
-    chance = (true * predicted).sum(1)
-    return _ratio(n * right.sum(1) - chance, n * n - chance)
+def _from_rows(entry, cases, group, n_groups):
+    each = entry.compute(cases.scores, cases.labels)
+    known = ~np.isnan(each)
+    tables = [_table(group, n_groups, column) for column in (np.where(known, each, 0), known)]
+    if each.ndim == 1:
+        return lambda weights: metrics.ratio(*(weights @ table for table in tables))
+    both = np.hstack(tables)
+    return lambda weights: metrics.mean_of_defined(metrics.ratio(*np.split(weights @ both, 2, axis=1)))
 
 
-def _multilabel(metric, scores, labels, group, n_groups, thresholds, leave_out) -> Callable:
-    """As _multiclass. labels: (N, L) float64 with nan."""
-    n_labels = scores.shape[1]
-    known, positive = ~np.isnan(labels), labels == 1
-    if metric in ("auroc", "average_precision"):
-        curve = _auroc if metric == "auroc" else _average_precision
-        rows = known.T
-        each = [curve(scores[k, c], positive[k, c], group[k]) for c, k in enumerate(rows)]
-        return lambda w: _mean_of(each, w)
-    if metric == "video_map":
-        ap = _average_precision_in_each_group(scores, known, positive, group, n_groups, leave_out)
-        defined = ~np.isnan(ap)
-        total, videos = np.where(defined, ap, 0), defined.astype(np.float64)
-        return lambda w: _mean(_ratio(w @ total, w @ videos))
-    if metric == "brier":
-        error = np.where(known, (scores - positive) ** 2, 0)
-        table = _table(group, n_groups, np.hstack([error, known]))
-        return lambda w: _mean(_ratio(*np.split(w @ table, 2, axis=1)))
-    threshold = np.full(n_labels, 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
-    if threshold.shape != (n_labels,):
-        raise ValueError(f"{threshold.size} thresholds for {n_labels} labels")
-    called = (scores >= threshold) & known
-    table = _table(group, n_groups, np.hstack([2.0 * (called & positive), 1.0 * called + positive]))
-    unknown = np.where(np.isnan(threshold), NAN, 0)
-    return lambda w: _mean(_ratio(*np.split(w @ table, 2, axis=1)) + unknown)
+def _from_classes(entry, cases, group):
+    mean = entry.is_mean(cases.task, cases.n_classes)
+    classes = range(cases.n_classes) if mean else [cases.n_classes - 1]
+    each = [WEIGHTED[entry.compute](*cases.one_class(c), group[cases.known(c)]) for c in classes]
+
+    def values(weights):
+        by_group = np.ascontiguousarray(weights.T)  # rows are gathered and summed: each a run of resamples
+        return metrics.of_all(entry, cases, np.stack([value(by_group) for value in each], axis=1))
+
+    return values
+
+
+def _from_videos(entry, cases, group, n_groups):
+    """A mean over videos, each of which counts as often as it is drawn."""
+    weighted = WEIGHTED.get(entry.compute)
+
+    def once(scores, positive):
+        return weighted(scores, positive, np.zeros(len(scores), int))(np.ones((1, 1)))[0]
+
+    compute = once if weighted else entry.compute
+    found, videos = metrics.in_videos(compute, cases.scores, cases.labels, group)
+    each = np.full((n_groups, cases.n_classes), NAN)
+    each[videos] = found
+    each = cases.counted(entry, each)
+    defined = ~np.isnan(each)
+    sums, counts = np.where(defined, each, 0), defined.astype(np.float64)
+    return lambda weights: metrics.mean_of_defined(metrics.ratio(weights @ sums, weights @ counts))
+
+
+def _one_by_one(entry, cases, group):
+    """The metric as metrics.py has it, on the rows of each resample: where nothing quicker is known."""
+    rows = np.arange(len(group))
+
+    def value(times):
+        drawn = np.repeat(rows, times[group])
+        if not len(drawn):
+            return NAN
+        these = replace(cases, scores=cases.scores[drawn], labels=cases.labels[drawn])
+        return float(metrics.of_all(entry, these, metrics.of_each(entry, these)))
+
+    return lambda weights: np.array([value(times) for times in weights.astype(int)])
 
 
 def _auroc(scores, positive, group):
@@ -306,7 +304,7 @@ def _auroc(scores, positive, group):
         lost = tp[above]
         lost += tp[above_or_tied]
         lost *= w_negative
-        return _ratio(lost.sum(0), 2 * tp[-1] * w_negative.sum(0))
+        return metrics.ratio(lost.sum(0), 2 * tp[-1] * w_negative.sum(0))
 
     return value
 
@@ -326,26 +324,13 @@ def _average_precision(scores, positive, group):
         called += tp
         tp /= np.maximum(called, 1, out=called)  # counts: where nothing is called, 0 / 1 with weight 0
         tp *= w[of_positive]
-        return _ratio(tp.sum(0), running_tp[-1])
+        return metrics.ratio(tp.sum(0), running_tp[-1])
 
     return value
 
 
-def _average_precision_in_each_group(scores, known, positive, group, n_groups, leave_out):
-    """(G, classes kept) float64: the average precision of each class in each video, nan without a positive."""
-    n_labels = scores.shape[1]
-    beyond = [c for c in leave_out if not 0 <= c < n_labels]
-    if beyond:
-        raise ValueError(f"cannot leave out class {beyond[0]}: the classes are 0..{n_labels - 1}")
-    keep = np.setdiff1d(np.arange(n_labels), np.asarray(leave_out, int))
-    ap, once = np.full((n_groups, n_labels), NAN), np.ones((1, 1))
-    order = np.argsort(group, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        for c in keep[positive[rows][:, keep].any(0)]:
-            k = rows[known[rows, c]]
-            of = _average_precision(scores[k, c], positive[k, c], np.zeros(len(k), int))
-            ap[group[rows[0]], c] = of(once)[0]
-    return ap[:, keep]
+# Weighted forms: (scores, positive, group) -> the function of (G, b) weights that gives (b,) values.
+WEIGHTED = {metrics.auroc: _auroc, metrics.average_precision: _average_precision}
 
 
 def _curves(scores, positive, group, weights) -> Iterator:
@@ -371,31 +356,11 @@ def _table(group, n_groups, columns):
     return total
 
 
-def _one_hot(index, n):
-    return (index[:, None] == np.arange(n)).astype(np.float64)
-
-
 def _running(w, rows):
-    """(len(rows) + 1, b): how many of the first 0, 1, 2, ... rows are drawn. w: (G, b). rows: their groups."""
+    """(len(rows) + 1, b): how many of the first 0, 1, 2, ... are drawn. w: (G, b). rows: their groups."""
     total = np.zeros((len(rows) + 1, w.shape[1]))
     np.cumsum(w[rows], axis=0, out=total[1:])
     return total
-
-
-def _mean_of(each, w):
-    """The mean over curves of their values, where defined. w: (b, G). Returns (b,)."""
-    by_group = np.ascontiguousarray(w.T)  # rows are gathered and summed: each a contiguous run of resamples
-    return _mean(np.stack([value(by_group) for value in each], axis=1))
-
-
-def _mean(values):
-    """(b, K) -> (b,): the mean over what is not nan, nan if nothing is."""
-    defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0).sum(1), defined.sum(1))
-
-
-def _ratio(numerator, denominator):
-    return np.where(denominator != 0, numerator / denominator, NAN)
 
 
 def _chunks(weights, floats_per_resample) -> Iterator[np.ndarray]:
@@ -408,13 +373,23 @@ def _chunks(weights, floats_per_resample) -> Iterator[np.ndarray]:
 # ---- paired tests on the same images ----
 
 
-def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> dict:
+@dataclass(frozen=True)
+class McNemar:
+    """only_a, only_b: how many images only one gets right. method: "exact binomial" or "chi-square, ..."."""
+
+    only_a: int
+    only_b: int
+    statistic: float
+    p: float
+    method: str
+
+
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> McNemar:
     """McNemar's test of two classifiers on the same images (McNemar 1947). right_a, right_b: (N,) bool,
-    whether each is right. Returns {"only_a", "only_b": images that only one gets right, "statistic", "p",
-    "method"}. Below 25 discordant pairs the exact binomial test, its statistic the smaller of the two counts;
-    from there chi-square with 1 degree of freedom, (|only_a - only_b| - 1)^2 / (only_a + only_b) (Edwards
-    1948), 0 where the counts are equal. Without a discordant pair p is 1. It takes images to be independent.
-    ValueError on other shapes or dtypes."""
+    whether each is right. Below 25 discordant pairs the exact binomial test, its statistic the smaller of the
+    two counts; from there chi-square with 1 degree of freedom, (|only_a - only_b| - 1)^2 / (only_a + only_b)
+    (Edwards 1948), 0 where the counts are equal. Without a discordant pair p is 1. It takes images to be
+    independent. ValueError on other shapes or dtypes."""
     right_a, right_b = np.asarray(right_a), np.asarray(right_b)
     if right_a.ndim != 1 or right_a.shape != right_b.shape:
         raise ValueError(f"right_a and right_b must both be (N,), got {right_a.shape} and {right_b.shape}")
@@ -428,39 +403,52 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> dict:
     else:
         statistic, method = max(abs(only_a - only_b) - 1, 0) ** 2 / n, "chi-square, continuity corrected"
         p = chi2_sf(statistic, 1)
-    return {"only_a": only_a, "only_b": only_b, "statistic": statistic, "p": p, "method": method}
+    return McNemar(only_a=only_a, only_b=only_b, statistic=statistic, p=p, method=method)
 
 
-def delong(scores_a: np.ndarray, scores_b: np.ndarray, positive: np.ndarray) -> dict:
+@dataclass(frozen=True)
+class DeLong:
+    """Two AUROCs, a minus b; low, high: the 95 % normal interval of the difference. reason: why p is nan."""
+
+    auroc_a: float = NAN
+    auroc_b: float = NAN
+    difference: float = NAN
+    standard_error: float = NAN
+    low: float = NAN
+    high: float = NAN
+    z: float = NAN
+    p: float = NAN
+    reason: str = ""
+
+
+def delong(scores_a: np.ndarray, scores_b: np.ndarray, positive: np.ndarray) -> DeLong:
     """The difference of two AUROCs on the same images (DeLong et al. 1988), by midranks (Sun and Xu 2014).
-    scores_a, scores_b: (N,) float, any monotone score. positive: (N,) bool. Returns {"auroc_a", "auroc_b",
-    "difference": a - b, "standard_error", "low", "high": 95 % normal interval of the difference, "z", "p"}.
-    It takes images to be independent. With variance 0 (identical scores, two AUROCs of 1) p is 1 where the
-    difference is 0 and nan where it is not; without two positives and two negatives there is no variance;
-    "reason" says so. ValueError on other shapes, non-finite scores."""
+    scores_a, scores_b: (N,) float, any monotone score. positive: (N,) bool. It takes images to be
+    independent. With variance 0 (identical scores, two AUROCs of 1) p is 1 where the difference is 0 and nan
+    where it is not; without two positives and two negatives there is no variance; reason says so. ValueError
+    on other shapes, non-finite scores."""
     scores_a, scores_b = np.asarray(scores_a, np.float64), np.asarray(scores_b, np.float64)
     positive = np.asarray(positive)
     for scores in (scores_a, scores_b):
         _check_positive(positive, scores)
-    keys = ("auroc_a", "auroc_b", "difference", "standard_error", "low", "high", "z", "p")
-    result = dict.fromkeys(keys, NAN)
     m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
-        return result | {"reason": f"needs both classes: {m} positives, {n} negatives"}
+        return DeLong(reason=f"needs both classes: {m} positives, {n} negatives")
     # Integers: twice the negatives that a positive beats, twice the positives that a negative loses to. So
     # an AUROC is correctly rounded, and a variance of 0 is exactly 0.
     (won_a, lost_a), (won_b, lost_b) = (_twice_placements(s, positive) for s in (scores_a, scores_b))
-    result["auroc_a"], result["auroc_b"] = (float(won.sum() / (2 * m * n)) for won in (won_a, won_b))
-    difference = result["difference"] = float((won_a - won_b).sum() / (2 * m * n))
+    difference = float((won_a - won_b).sum() / (2 * m * n))
+    found = DeLong(float(won_a.sum() / (2 * m * n)), float(won_b.sum() / (2 * m * n)), difference)
     if m < 2 or n < 2:
-        return result | {"reason": f"no variance from {m} positives and {n} negatives: needs two of each"}
+        return replace(found, reason=f"no variance from {m} positives and {n} negatives: needs two of each")
     variance = (won_a - won_b).var(ddof=1) / (4 * n * n * m) + (lost_a - lost_b).var(ddof=1) / (4 * m * m * n)
-    error = result["standard_error"] = math.sqrt(variance)
+    error = math.sqrt(variance)
+    found = replace(found, standard_error=error)
     if not variance and difference:
-        return result | {"reason": "the variance is 0: every image speaks for the same difference"}
+        return replace(found, reason="the variance is 0: every image speaks for the same difference")
     z = difference / error if variance else 0.0
     low, high = difference - NORMAL_975 * error, difference + NORMAL_975 * error
-    return result | {"low": low, "high": high, "z": z, "p": 2 * normal_sf(abs(z))}
+    return replace(found, low=low, high=high, z=z, p=2 * normal_sf(abs(z)))
 
 
 def _twice_placements(scores, positive):
@@ -495,71 +483,83 @@ def holm(p: np.ndarray) -> np.ndarray:
 # ---- paired tests over folds, seeds or datasets ----
 
 
-def corrected_resampled_t(differences: np.ndarray, test_share: float) -> dict:
+@dataclass(frozen=True)
+class ResampledT:
+    """mean, sd (ddof 1) of n differences; low, high: the mean's 95 % interval. reason: why p is nan."""
+
+    mean: float
+    sd: float
+    n: int
+    df: int
+    t: float = NAN
+    p: float = NAN
+    low: float = NAN
+    high: float = NAN
+    reason: str = ""
+
+
+def corrected_resampled_t(differences: np.ndarray, test_share: float) -> ResampledT:
     """The corrected resampled t test over folds or splits (Nadeau and Bengio 2003, section 3): the training
     sets overlap, so the variance of the mean is (1/n + n_test/n_train) s^2 and not s^2/n. differences: (n,)
-    float, one paired difference per fold. test_share: n_test/n_train > 0 (1/4 for five folds). Returns
-    {"mean", "sd": with ddof=1, "t", "df", "p", "low", "high": 95 % interval, "n"}, and "reason" where p is
-    nan: fewer than two folds, or folds that all have the same difference (up to rounding) other than 0; if
+    float, one paired difference per fold. test_share: n_test/n_train > 0 (1/4 for five folds). p is nan with
+    fewer than two folds, and where all have the same difference (up to rounding) other than 0; if
     all are 0, p is 1. ValueError on a difference or share that is not finite, or a share not above 0."""
     d = _check_differences(differences)
     if not 0 < test_share < math.inf:
         raise ValueError(f"test_share must be n_test / n_train, above 0, got {test_share}")
     n = len(d)
-    result = {
-        "mean": float(d.mean()) if n else NAN,
-        "sd": float(d.std(ddof=1)) if n > 1 else NAN,
-        "t": NAN,
-        "df": n - 1,
-        "p": NAN,
-        "low": NAN,
-        "high": NAN,
-        "n": n,
-    }
+    mean, sd = float(d.mean()) if n else NAN, float(d.std(ddof=1)) if n > 1 else NAN
+    found = ResampledT(mean, sd, n, df=n - 1)
     if n < 2:
-        return result | {"reason": f"needs at least two differences, got {n}"}
+        return replace(found, reason=f"needs at least two differences, got {n}")
     if np.ptp(d) <= 1e-12 * np.abs(d).max():
         if d.any():
-            return result | {"sd": 0.0, "reason": "all differences are the same: their variance is 0"}
-        return result | {"t": 0.0, "p": 1.0, "low": 0.0, "high": 0.0}
-    error = result["sd"] * math.sqrt(1 / n + test_share)
-    t, reach = result["mean"] / error, student_t_quantile(0.975, n - 1) * error
+            return replace(found, sd=0.0, reason="all differences are the same: their variance is 0")
+        return replace(found, t=0.0, p=1.0, low=0.0, high=0.0)
+    error = sd * math.sqrt(1 / n + test_share)
+    t, reach = mean / error, student_t_quantile(0.975, n - 1) * error
     p = 2 * student_t_sf(abs(t), n - 1)
-    return result | {"t": t, "p": p, "low": result["mean"] - reach, "high": result["mean"] + reach}
+    return replace(found, t=t, p=p, low=mean - reach, high=mean + reach)
 
 
-def wilcoxon(differences: np.ndarray) -> dict:
+@dataclass(frozen=True)
+class Wilcoxon:
+    """n: differences other than 0. statistic: the smaller of the two rank sums, ties sharing their mean rank.
+    method: "exact", "normal approximation" or "none". smallest_p: 2 / 2^n, what n differences of one sign
+    give. reason: why p is nan."""
+
+    n: int
+    statistic: float
+    smallest_p: float
+    p: float = NAN
+    method: str = "none"
+    reason: str = ""
+
+
+def wilcoxon(differences: np.ndarray) -> Wilcoxon:
     """Wilcoxon's signed-rank test (Wilcoxon 1945). differences: (N,) float; zeros are dropped, and what
-    agrees to 12 digits of the largest counts as equal, for 0.9 - 0.8 is not 0.8 - 0.7 in floats. Returns
-    {"n": differences other than 0, "statistic": the smaller of the two rank sums, ties sharing their mean
-    rank, "p", "method", "smallest_p": 2 / 2^n, what n differences of one sign give}. Up to n = 50 p is exact:
-    all 2^n signs of the given ranks, ties included, are counted; beyond, the normal approximation with the
-    variance corrected for ties, without continuity correction. Below n = 6 it cannot reach 0.05: p is nan,
-    and "reason" says so. ValueError on a difference that is not finite."""
+    agrees to 12 digits of the largest counts as equal, for 0.9 - 0.8 is not 0.8 - 0.7 in floats. Up to n = 50
+    p is exact: all 2^n signs of the given ranks, ties included, are counted; beyond, the normal approximation
+    with the variance corrected for ties, without continuity correction. Below n = 6 it cannot reach 0.05: p
+    is nan, and reason says so. ValueError on a difference that is not finite."""
     d = _check_differences(differences)
     d = np.round(d / np.abs(d).max(), 12) if d.any() else d[:0]
     d = d[d != 0]
     n, twice = len(d), _twice_midranks(np.abs(d))
     total, positive = int(twice.sum()), int(twice[d > 0].sum())
     smaller = min(positive, total - positive)  # twice the statistic: an integer even with ties
-    result = {
-        "n": n,
-        "statistic": smaller / 2,
-        "p": NAN,
-        "method": "none",
-        "smallest_p": min(1.0, 2.0 / 2**n),
-    }
+    found = Wilcoxon(n, smaller / 2, smallest_p=min(1.0, 2.0 / 2**n))
     if n == 0:
-        return result | {"reason": "no difference"}
+        return replace(found, reason="no difference")
     if n < FEWEST_WILCOXON_PAIRS:
-        return result | {"reason": f"with {n} pairs the smallest p is {result['smallest_p']:g}, above 0.05"}
+        return replace(found, reason=f"with {n} pairs the smallest p is {found.smallest_p:g}, above 0.05")
     if n <= EXACT_WILCOXON_UP_TO:
         at_most = int(_subset_sums(twice)[: smaller + 1].sum())
-        return result | {"p": min(1.0, 2 * at_most / 2**n), "method": "exact"}
+        return replace(found, p=min(1.0, 2 * at_most / 2**n), method="exact")
     ties = np.unique(twice, return_counts=True)[1].astype(np.float64)
     variance = n * (n + 1) * (2 * n + 1) / 24 - (ties**3 - ties).sum() / 48
     z = (smaller / 2 - n * (n + 1) / 4) / math.sqrt(variance)
-    return result | {"p": 2 * normal_sf(abs(z)), "method": "normal approximation"}
+    return replace(found, p=2 * normal_sf(abs(z)), method="normal approximation")
 
 
 def _subset_sums(parts):
@@ -595,27 +595,39 @@ def average_ranks(table: np.ndarray, higher_is_better: bool = True) -> np.ndarra
     return each.mean(0)
 
 
-def friedman(table: np.ndarray, higher_is_better: bool = True) -> dict:
-    """Whether k methods differ over N datasets (Demsar 2006, section 3.2.2). table: (N, k) as in ranks.
-    Returns {"chi2": Friedman's statistic as printed there, without a correction for ties, "df": k - 1, "p",
-    "f": Iman and Davenport's (1980), the less conservative, "f_df": (k - 1, (k - 1)(N - 1)), "f_p",
-    "average_ranks": (k,) array}. All tied: chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. With one
-    dataset or one method both p are nan, and "reason" says so. ValueError as in ranks, and without a
-    dataset."""
+@dataclass(frozen=True, eq=False)
+class Friedman:
+    """average_ranks: (k,) float64. df: k - 1. f_df: (k - 1, (k - 1)(N - 1)). chi2: Friedman's statistic
+    without a correction for ties. f, f_p: Iman and Davenport's (1980), the less conservative. reason: why p
+    and f_p are nan."""
+
+    average_ranks: np.ndarray
+    df: int
+    f_df: tuple[int, int]
+    chi2: float = NAN
+    p: float = NAN
+    f: float = NAN
+    f_p: float = NAN
+    reason: str = ""
+
+
+def friedman(table: np.ndarray, higher_is_better: bool = True) -> Friedman:
+    """Whether k methods differ over N datasets (Demsar 2006, section 3.2.2). table: (N, k) as in ranks. All
+    tied: chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. With one dataset or one method both p are
+    nan, and reason says so. ValueError as in ranks, and without a dataset."""
     mean_ranks = average_ranks(table, higher_is_better)
     n, k = np.shape(table)
     f_df = (k - 1, (k - 1) * (n - 1))
-    result = {"chi2": NAN, "df": k - 1, "p": NAN, "f": NAN, "f_df": f_df, "f_p": NAN}
-    result["average_ranks"] = mean_ranks
+    found = Friedman(mean_ranks, k - 1, f_df)
     if n < 2 or k < 2:
-        return result | {"reason": f"needs two datasets and two methods, got {n} and {k}"}
+        return replace(found, reason=f"needs two datasets and two methods, got {n} and {k}")
     # 12 N / (k (k + 1)) (sum of R_j^2 - k (k + 1)^2 / 4), its numerator an integer in twice the rank sums: so
     # that perfect agreement, chi2 = N (k - 1), is seen as such.
     twice_sums = [round(s) for s in 2 * n * mean_ranks]
     numerator, denominator = 3 * (sum(s * s for s in twice_sums) - k * (n * (k + 1)) ** 2), n * k * (k + 1)
     chi2, left = numerator / denominator, n * (k - 1) * denominator - numerator
     f = (n - 1) * numerator / left if left else math.inf
-    return result | {"chi2": chi2, "p": chi2_sf(chi2, k - 1), "f": f, "f_p": f_sf(f, *f_df)}
+    return replace(found, chi2=chi2, p=chi2_sf(chi2, k - 1), f=f, f_p=f_sf(f, *f_df))
 
 
 def nemenyi_cd(k: int, n: int, alpha: float = 0.05) -> float:
@@ -631,115 +643,6 @@ def nemenyi_cd(k: int, n: int, alpha: float = 0.05) -> float:
     return NEMENYI_Q[alpha][k] * math.sqrt(k * (k + 1) / (6 * n))
 
 
-# ---- distributions, from math alone ----
-
-
-def normal_sf(x: float) -> float:
-    """P(Z > x) of the standard normal distribution. x: float, inf allowed. Returns a float in [0, 1]."""
-    return 0.5 * math.erfc(x / math.sqrt(2))
-
-
-def student_t_sf(t: float, df: float) -> float:
-    """P(T > t) of Student's t (Abramowitz and Stegun 26.7.1). t: float, inf allowed. df: degrees of freedom
-    > 0, up to 1e5 to nine digits. Returns a float in [0, 1]. ValueError on a df not above 0."""
-    _check_df(df)
-    if not math.isfinite(t):
-        return NAN if math.isnan(t) else float(t < 0)
-    tail = 0.5 * _incomplete_beta(df / 2, 0.5, df / (df + t * t), t * t / (df + t * t))
-    return tail if t >= 0 else 1 - tail
-
-
-@functools.lru_cache(maxsize=256)
-def student_t_quantile(p: float, df: float) -> float:
-    """The t with P(T <= t) = p, by Newton's steps, each kept within what is known to
-    hold it. p: in (0, 1). df: as in student_t_sf. ValueError on others."""
-    if not 0 < p < 1:
-        raise ValueError(f"p must be in (0, 1), got {p}")
-    tail, low, high = min(p, 1 - p), 0.0, 1.0
-    while student_t_sf(high, df) > tail:
-        low, high = high, 2 * high
-    if p == 0.5:
-        return 0.0
-    log_peak = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
-    x, last = (low + high) / 2, math.inf
-    while low < x < high and abs(x - last) > 1e-15 * x:
-        beyond = student_t_sf(x, df) - tail
-        low, high = (x, high) if beyond > 0 else (low, x)
-        density = math.exp(log_peak - (df + 1) / 2 * math.log1p(x * x / df))
-        last, x = x, x + beyond / density
-        if not low < x < high:
-            x = (low + high) / 2
-    return -x if p < 0.5 else x
-
-
-def chi2_sf(x: float, df: float) -> float:
-    """P(X > x) of the chi-square distribution (Abramowitz and Stegun 26.4.19). x: float, inf allowed, 1 below
-    0. df: degrees of freedom > 0. Returns a float in [0, 1]. ValueError on a df not above 0."""
-    _check_df(df)
-    if not 0 < x < math.inf:
-        return NAN if math.isnan(x) else float(x <= 0)
-    return _incomplete_gamma_q(df / 2, x / 2)
-
-
-def f_sf(f: float, df1: float, df2: float) -> float:
-    """P(F > f) of the F distribution (Abramowitz and Stegun 26.6.2). f: float, inf allowed, 1 below 0. df1,
-    df2: degrees of freedom > 0 of numerator and denominator. Returns a float in [0, 1]. ValueError on a df
-    not above 0."""
-    _check_df(df1)
-    _check_df(df2)
-    if not 0 < f < math.inf:
-        return NAN if math.isnan(f) else float(f <= 0)
-    return _incomplete_beta(df2 / 2, df1 / 2, df2 / (df2 + df1 * f), df1 * f / (df2 + df1 * f))
-
-
-def _incomplete_beta(a, b, x, y):
-    """Regularised I_x(a, b) with y = 1 - x given, for it would lose its digits (Numerical Recipes 6.4)."""
-    if x == 0 or y == 0:
-        return 0.0 if x == 0 else 1.0
-    if x > (a + 1) / (a + b + 2):  # the fraction is quick below, and the result is no small number above
-        return 1 - _incomplete_beta(b, a, y, x)
-    log_x, log_y = math.log(x) if x < 0.5 else math.log1p(-y), math.log(y) if y < 0.5 else math.log1p(-x)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * log_x + b * log_y
-
-    def term(i):  # Abramowitz and Stegun 26.5.8
-        m = i // 2
-        if i % 2:
-            return -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        return m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-
-    return math.exp(log_front) / a / _lentz(1.0, term, lambda i: 1.0)
-
-
-def _incomplete_gamma_q(a, x):
-    """Regularised upper Q(a, x): 1 less the series of P below a + 1, a continued fraction above, so that
-    neither is a small difference (Numerical Recipes 6.2)."""
-    log_front = a * math.log(x) - x - math.lgamma(a)
-    if x >= a + 1:
-        return math.exp(log_front) / _lentz(x + 1 - a, lambda i: i * (a - i), lambda i: x + 2 * i + 1 - a)
-    term = total = 1 / a
-    i = 0
-    while term > 1e-17 * total:
-        i += 1
-        term *= x / (a + i)
-        total += term
-    return 1 - math.exp(log_front) * total
-
-
-def _lentz(first, numerator, denominator, steps=100_000):
-    """first + numerator(1) / (denominator(1) + numerator(2) / (denominator(2) + ...)) by the modified Lentz
-    method (Numerical Recipes 5.2)."""
-    tiny = 1e-300
-    value = c = first or tiny
-    d = 0.0
-    for i in range(1, steps):
-        d = 1 / ((denominator(i) + numerator(i) * d) or tiny)
-        c = (denominator(i) + numerator(i) / c) or tiny
-        value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            return value
-    raise ArithmeticError(f"a continued fraction did not converge in {steps} steps")
-
-
 # ---- checks ----
 
 
@@ -752,19 +655,6 @@ def _check_weights(group, weights, n):
     if group.min() < 0 or group.max() >= weights.shape[1]:
         raise ValueError(f"groups are 0..{weights.shape[1] - 1}, got {group.min()}..{group.max()}")
     return weights
-
-
-def _check_labels(task, labels, shape):
-    labels = np.asarray(labels)
-    if task == "multilabel":
-        if labels.shape != shape:
-            raise ValueError(f"multilabel labels must have the scores' shape {shape}, got {labels.shape}")
-        return labels.astype(np.float64)
-    if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be int of shape {shape[:1]}, got {labels.dtype} of {labels.shape}")
-    if labels.min() < 0 or labels.max() >= shape[1]:
-        raise ValueError(f"labels are 0..{shape[1] - 1}, got {labels.min()}..{labels.max()}")
-    return labels.astype(np.int64)
 
 
 def _check_positive(positive, scores):
@@ -788,8 +678,3 @@ def _check_differences(differences):
     if d.ndim != 1 or not np.isfinite(d).all():
         raise ValueError(f"differences must be finite, of shape (N,), got {differences}")
     return d
-
-
-def _check_df(df):
-    if not 0 < df < math.inf:
-        raise ValueError(f"degrees of freedom must be above 0, got {df}")

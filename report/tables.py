@@ -1,23 +1,25 @@
-"""An analysis (analysis.analyse's dict) as Markdown, report.md, and as LaTeX, tables/*.tex. Standard library only."""
+"""An Analysis as Markdown, report.md, and as LaTeX, tables/*.tex. Standard library only."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from report import methods
+import metrics
+from report import checklist, methods
+from report.experiment import Across, Analysis, Experiment, Pair
 from report.wording import (
     BUDGET,
     LEFT_OUT,
     beside,
-    block_name,
     budget_row,
     change,
     clean,
     estimate,
+    experiment_name,
+    file_stems,
     friedman_line,
     measured,
-    metric_name,
     number,
     p_value,
     plural,
@@ -28,7 +30,7 @@ from report.wording import (
     standing,
 )
 
-# --------------------------------------------------------------------------------------------------- Markdown
+# ---- Markdown ----
 
 
 def md(text: object) -> str:
@@ -36,87 +38,99 @@ def md(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(clean(text).split()))
 
 
-def md_table(columns: list, rows: list[list]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(x if x == "---" else md(x) for x in line) + " |" for line in lines)
+def md_table(columns: list[str], rows: Iterable[list[object]]) -> str:
+    head, *body = (f"| {' | '.join(map(md, line))} |" for line in [columns, *rows])
+    return "\n".join([head, f"|{' --- |' * len(columns)}", *body])
 
 
 def md_list(items: Iterable[object]) -> str:
     return "\n".join(f"* {md(item)}" for item in items)
 
 
-def markdown(analysis: dict) -> str:
+def markdown(analysis: Analysis) -> str:
     """report.md: what the page says, in short."""
-    blocks = analysis["blocks"]
-    parts = [f"# {md(question(blocks))}"]
-    parts += [md_list(f"{block_name(b)}: {b['verdict']}" for b in blocks)]
-    parts += ["**Warnings**", md_list(analysis["warnings"])] if analysis["warnings"] else []
-    for block in blocks:
-        parts += md_block(block)
-    parts += ["## Over datasets and backbones", *md_across(analysis), "## The paper's claims"]
-    parts += [md_table(["Claim", "The paper", "These runs"],
-        [[c["claim"], c["paper"], c["here"]] for c in analysis["claims"]])]  # fmt: skip
-    parts += ["## Methods text", *(md(t) for b in blocks for t in methods.paragraph(b).split("\n\n"))]
-    items = [[i["item"], i["who"], i["answer"] or LEFT_OUT] for i in methods.checklist(analysis)]
+    experiments, warnings = analysis.experiments, md_list(analysis.warnings)
+    verdicts = (f"{experiment_name(experiment)}: {experiment.verdict}" for experiment in experiments)
+    parts = [f"# {md(question(experiments))}", md_list(verdicts)]
+    parts += ["**Warnings**", warnings] if warnings else []
+    for experiment in experiments:
+        parts += md_experiment(experiment)
+    parts += ["## Over datasets and backbones", md(analysis.across_note)]
+    parts += md_across(analysis.across) if analysis.across else []
+    claims = ([claim.claim, claim.paper, claim.here] for claim in analysis.claims)
+    parts += ["## The paper's claims", md_table(["Claim", "The paper", "These runs"], claims)]
+    parts += ["## Methods text"]
+    for experiment in experiments:
+        parts += map(md, methods.paragraph(experiment).split("\n\n"))
+    items = ([item.subject, item.who, item.answer or LEFT_OUT] for item in checklist.items(analysis))
     parts += ["## CLAIM checklist", md_table(["Item", "Who", "Answer"], items)]
-    parts += ["## Citations", md_list(methods.citations(analysis)), "## Limitations",
-        md_list(methods.limitations(analysis))]  # fmt: skip
+    parts += ["## Citations", md_list(methods.citations(analysis))]
+    parts += ["## Limitations", md_list(methods.limitations(analysis))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def md_block(block: dict) -> list[str]:
-    metric, second = metric_name(block["metric"]), metric_name(block["second"])
-    results = [[shown_name(row), estimate(row["test"]), standing(block, row), row["test"]["n"],
-        estimate(row["second"]), number(row["val"]["mean"]) + beside(row["val"])]
-        for row in block["rows"]]  # fmt: skip
-    budget = [[row["strategy"], *budget_row(row)] for row in block["rows"]]
-    pairs = [
-        [f"{p['a']} − {p['b']}", change(p), p_value(p["p_bootstrap"]), p_value(p["p_holm"]), p["verdict"]]
-        for p in block["pairs"]
-    ]
-    parts = [f"## {md(block_name(block))}", md_list(problems(block))]
-    parts += [
-        (f"Mean over runs [95 % interval over {plural(block['group_kind'])}] ± standard deviation over runs.")
-    ]
-    parts += [md_table(["Strategy", f"test {metric}", "Beside the best", "Runs", f"test {second}",
-        f"validation {metric}"], results)]  # fmt: skip
+def md_experiment(experiment: Experiment) -> list[str]:
+    metric, second = metrics.label(experiment.metric), metrics.label(experiment.second)
+    results = []
+    for row in experiment.rows:
+        test, validation = estimate(row.test), number(row.val.mean) + beside(row.val)
+        mark = standing(experiment, row)
+        results.append([shown_name(row), test, mark, row.test.n, estimate(row.second), validation])
+    columns = ["Strategy", f"test {metric}", "Beside the best", "Runs", f"test {second}"]
+    over = f"Mean over runs [95 % interval over {plural(experiment.group_kind)}]"
+    parts = [f"## {md(experiment_name(experiment))}", md_list(problems(experiment))]
+    parts += [f"{over} ± standard deviation over runs.", md_table([*columns, f"validation {metric}"], results)]
+    budget = ([row.strategy, *budget_row(row)] for row in experiment.rows)
     parts += ["Budget", md_table(["Strategy", *BUDGET], budget)]
-    parts += (
-        [
-            md(f"Pairs, on {measured(block)}"),
-            md_table(["Pair", "Difference [95 %]", "p", "p, Holm", "Verdict"], pairs),
-        ]
-        if pairs
-        else []
-    )
-    return [*parts, md_list(block["pair_notes"])]
+    if experiment.pairs:
+        columns = ["Pair", "Difference [95 %]", "p", "p, Holm", "Verdict"]
+        pairs = ([*pair_texts(pair), pair.verdict] for pair in experiment.pairs)
+        parts += [md(f"Pairs, on {measured(experiment)}"), md_table(columns, pairs)]
+    return [*parts, md_list(experiment.pair_notes)]
 
 
-def md_across(analysis: dict) -> list[str]:
-    across = analysis["across"]
-    if not across:
-        return [md(analysis["across_note"])]
-    rows = [
-        [name, *(f"{number(v)} ({short(r)})" for v, r in zip(values, ranks))]
-        for name, values, ranks in zip(across["datasets"], across["table"], across["ranks"])
+def pair_texts(pair: Pair) -> list[str]:
+    """The pair, its difference, p and the adjusted p."""
+    return [f"{pair.a} − {pair.b}", change(pair), p_value(pair.p_bootstrap), p_value(pair.p_holm)]
+
+
+def ranks_rows(across: Across) -> list[list[str]]:
+    """A line an experiment, value (rank) of each strategy, and the average ranks."""
+    lines = [
+        [name, *(f"{number(x)} ({short(rank)})" for x, rank in zip(values, ranks, strict=True))]
+        for name, values, ranks in zip(across.experiments, across.table, across.ranks, strict=True)
     ]
-    rows.append(["average rank", *(number(across["average_ranks"].get(s), 2) for s in across["strategies"])])
-    beats = [[b["strategy"], f"{b['better']} of {b['of']}", f"{b['separable']} of {b['of']}",
-        number(b["largest"], sign=True), b["largest_at"]] for b in across["beats_ft"]]  # fmt: skip
-    parts = [md(analysis["across_note"]), md_table(["Dataset, backbone", *across["strategies"]], rows),
-        md(friedman_line(across))]  # fmt: skip
-    parts += ([md_table(["Strategy", "Better than FT", "Separably", "Largest gain", "Where"], beats)] if beats
-        else [])  # fmt: skip
-    return [*parts, md_list(across["notes"])]
+    average = (number(across.average_ranks.get(name), 2) for name in across.strategies)
+    return [*lines, ["average rank", *average]]
 
 
-# ------------------------------------------------------------------------------------------------------ LaTeX
+def md_across(across: Across) -> list[str]:
+    parts = [md_table(["Dataset, backbone", *across.strategies], ranks_rows(across))]
+    parts.append(md(friedman_line(across)))
+    if across.beats_ft:
+        columns = ["Strategy", "Better than FT", "Separably", "Largest gain", "Where"]
+        beats = []
+        for beaten in across.beats_ft:
+            counts = [f"{n} of {beaten.of}" for n in (beaten.better, beaten.separable)]
+            beats.append([beaten.strategy, *counts, number(beaten.largest, sign=True), beaten.largest_at])
+        parts.append(md_table(columns, beats))
+    return [*parts, md_list(across.notes)]
 
 
-TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
-    "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
-    '"': "''", "−": "$-$", "±": r"$\pm$", "≈": r"$\approx$", "–": "--", "²": "$^2$", "…": r"\ldots{}",
-    "★": r"$\star$", "\ufffd": "?"}  # fmt: skip
+# ---- LaTeX ----
+
+TEX = {character: f"\\{character}" for character in "{}&%$#_"}
+TEX |= {character: f"${character}$" for character in "<>|"}
+TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''"}
+TEX |= {"−": "$-$", "±": r"$\pm$", "≈": r"$\approx$", "²": "$^2$", "★": r"$\star$"}
+TEX |= {"–": "--", "…": r"\ldots{}", "\ufffd": "?"}
+MARKS = {"≈ best": r"$^{\approx}$", "one class": r"$^{\dagger}$"}
+MADE = re.compile(r"(results|budget|pairs)-[a-z0-9-]+\.tex|(across|claims)\.tex")
+
+
+def makes(name: str) -> bool:
+    """Whether latex() makes a file of that name."""
+    return MADE.fullmatch(name) is not None
 
 
 def tex(text: object) -> str:
@@ -124,114 +138,96 @@ def tex(text: object) -> str:
     return "".join(TEX.get(c, c) for c in " ".join(clean(text).split()))
 
 
-def latex(analysis: dict) -> dict[str, str]:
+def latex(analysis: Analysis) -> dict[str, str]:
     """File name -> a booktabs table. They need \\usepackage{booktabs}."""
-    files, used = {}, set()
-    for block in analysis["blocks"]:
-        slug = slug_of(block, used)
-        where = f"{block_name(block)}: {measured(block)}"
-        files[f"results-{slug}.tex"] = tex_results(block, slug, where)
-        files[f"budget-{slug}.tex"] = tex_budget(block, slug)
-        if block["pairs"]:
-            files[f"pairs-{slug}.tex"] = tex_pairs(block, slug, where)
-    if analysis["across"]:
-        files["across.tex"] = tex_across(analysis["across"])
+    files = {}
+    stems = file_stems(experiment.key for experiment in analysis.experiments)
+    for experiment, stem in zip(analysis.experiments, stems, strict=True):
+        files[f"results-{stem}.tex"] = tex_results(experiment, stem)
+        files[f"budget-{stem}.tex"] = tex_budget(experiment, stem)
+        if experiment.pairs:
+            files[f"pairs-{stem}.tex"] = tex_pairs(experiment, stem)
+    if analysis.across:
+        files["across.tex"] = tex_across(analysis.across)
     if rows := [
-        [tex(r["data"]), tex(r["arch"]), tex(c["claim"]), tex(change(r)), tex(r["verdict"])]
-        for c in analysis["claims"]
-        for r in c["rows"]
+        [gain.data, gain.arch, claim.claim, change(gain), gain.verdict]
+        for claim in analysis.claims
+        for gain in claim.rows
     ]:
         caption = "The two headline claims of Davila, Colan and Hasegawa (2024) in these runs."
-        files["claims.tex"] = tex_table(caption, "claims", "llp{0.3\\linewidth}rl",
-            ["Dataset", "Backbone", "Claim", "Difference [95\\%]", "Verdict"], rows)  # fmt: skip
+        head = ["Dataset", "Backbone", "Claim", "Difference [95\\%]", "Verdict"]
+        lines = [list(map(tex, row)) for row in rows]
+        files["claims.tex"] = tex_table(caption, "claims", r"llp{0.3\linewidth}rl", head, lines)
     return files
 
 
-def slug_of(block: dict, used: set[str]) -> str:
-    """[a-z0-9-] from the block's name, another for every block."""
-    slug = base = (
-        re.sub(r"[^a-z0-9]+", "-", f"{block['data']}-{block['arch']}".lower()).strip("-")[:60].strip("-")
-        or "block"
-    )
-    n = 1
-    while slug in used:
-        n += 1
-        slug = f"{base}-{n}"
-    used.add(slug)
-    return slug
-
-
-def tex_table(
-    caption: str,
-    label: str,
-    columns: str,
-    head: list[str],
-    rows: list[list[str]],
-    rules: tuple[int, ...] = (),
-) -> str:
-    """A float with caption and label; all texts are LaTeX already. rules: rows before which a line stands."""
-    lines = [r"\midrule" + "\n" * (i in rules) + " & ".join(row) + r" \\" if i in rules
-        else " & ".join(row) + r" \\" for i, row in enumerate(rows)]  # fmt: skip
-    return "\n".join(["% needs \\usepackage{booktabs}", r"\begin{table}[tb]", r"\centering", r"\footnotesize",
-        r"\setlength{\tabcolsep}{4pt}", rf"\caption{{{caption}}}", rf"\label{{tab:{label}}}",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule", *lines,
-        r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])  # fmt: skip
-
-
-def tex_results(block: dict, slug: str, where: str) -> str:
-    rows = []
-    for row in block["rows"]:
-        mark = standing(block, row)
-        shown = tex(estimate(row["test"])) if row["test"]["n"] else "no finished run"
-        shown = (rf"\textbf{{{shown}}}" if mark == "best"
-            else shown + {"≈ best": r"$^{\approx}$", "one class": r"$^{\dagger}$"}.get(mark, ""))  # fmt: skip
-        rows.append([tex(shown_name(row)), shown, tex(estimate(row["second"])) if row["test"]["n"] else "--",
-            str(row["test"]["n"])])  # fmt: skip
-    groups = plural(block["group_kind"])
-    caption = (
-        f"{tex(where)} on test, mean over runs [95\\,\\% bootstrap interval over {tex(groups)}] $\\pm$ "
-        "standard deviation over runs. "
-        rf"Bold: {'highest' if block['higher_is_better'] else 'lowest'} point estimate; $\approx$: not separable from it "
-        r"(Holm-adjusted $p \geq 0.05$)."
-    )
-    if any(row.get("collapsed") for row in block["rows"]):
-        caption += r" $\dagger$: calls every test image alike, no candidate for the best."
-    head = ["Strategy", tex(metric_name(block["metric"])), tex(metric_name(block["second"])), "Runs"]
-    return tex_table(caption, f"results-{slug}", "lllr", head, rows)
-
-
-def tex_budget(block: dict, slug: str) -> str:
-    rows = [[tex(row["strategy"]), *map(tex, budget_row(row))] for row in block["rows"]]
-    caption = f"{tex(block_name(block))}: what each strategy was given and what it took."
-    head = ["Strategy", "Epochs", "Steps", "Trials", "Min.\\ a run", "Min.\\ in all", "Memory", "Trainable",
-        BUDGET[-1]]  # fmt: skip
-    return tex_table(caption, f"budget-{slug}", "l" + "r" * 7 + "l", head, rows)
-
-
-def tex_pairs(block: dict, slug: str, where: str) -> str:
-    rows = []
-    for p in block["pairs"]:
-        tests = [p_value(p[k]["p"]) if p[k] else LEFT_OUT for k in ("mcnemar", "delong", "t", "wilcoxon")]
-        rows.append([tex(f"{p['a']} − {p['b']}"), tex(change(p)), tex(p_value(p["p_bootstrap"])),
-            tex(p_value(p["p_holm"])), *map(tex, tests), tex(p["verdict"])])  # fmt: skip
-    caption = (
-        f"{tex(where)} on test, paired differences with 95\\,\\% bootstrap intervals over "
-        f"{tex(plural(block['group_kind']))}. "
-        "Verdict at a Holm-adjusted 0.05. " + " ".join(tex(n) for n in block["pair_notes"])
-    )
-    head = ["Pair", "Difference", "$p$", "$p$, Holm", "McNemar", "DeLong", "corr.\\ $t$", "Wilcoxon",
-        "Verdict"]  # fmt: skip
-    return tex_table(caption, f"pairs-{slug}", "llrrrrrrl", head, rows)
-
-
-def tex_across(across: dict) -> str:
-    rows = [
-        [tex(name), *(tex(f"{number(v)} ({short(r)})") for v, r in zip(values, ranks))]
-        for name, values, ranks in zip(across["datasets"], across["table"], across["ranks"])
+def tex_table(caption: str, label: str, columns: str, head: list[str], rows: list[list[str]], foot: int = 0) -> str:
+    """A float with caption and label; all texts are LaTeX already. foot: rows at the end that a line sets
+    apart."""
+    lines = [rf"{' & '.join(row)} \\" for row in rows]
+    if foot:
+        lines.insert(len(lines) - foot, r"\midrule")
+    before = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}[tb]",
+        r"\centering",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{caption}}}",
+        rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        rf"{' & '.join(head)} \\",
+        r"\midrule",
     ]
-    rows.append(["average rank", *(number(across["average_ranks"].get(s), 2) for s in across["strategies"])])
-    head = ["Dataset, backbone", *map(tex, across["strategies"])]
-    caption = "Test metric (rank) by dataset and backbone. " + tex(friedman_line(across))
-    return tex_table(
-        caption, "across", "l" + "r" * len(across["strategies"]), head, rows, rules=(len(rows) - 1,)
-    )
+    return "\n".join([*before, *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def tex_results(experiment: Experiment, stem: str) -> str:
+    rows = []
+    for row in experiment.rows:
+        mark = standing(experiment, row)
+        test, second = "no finished run", "--"
+        if row.test.n:
+            test, second = tex(estimate(row.test)), tex(estimate(row.second))
+        test = rf"\textbf{{{test}}}" if mark == "best" else test + MARKS.get(mark, "")
+        rows.append([tex(shown_name(row)), test, second, str(row.test.n)])
+    over = f"[95\\,\\% bootstrap interval over {tex(plural(experiment.group_kind))}]"
+    caption = f"{tex(where(experiment))} on test, mean over runs {over} $\\pm$ standard deviation over runs. "
+    caption += f"Bold: {'highest' if experiment.higher_is_better else 'lowest'} point estimate; "
+    caption += r"$\approx$: not separable from it (Holm-adjusted $p \geq 0.05$)."
+    if any(row.collapsed for row in experiment.rows):
+        caption += r" $\dagger$: calls every test image alike, no candidate for the best."
+    head = ["Strategy", tex(metrics.label(experiment.metric)), tex(metrics.label(experiment.second)), "Runs"]
+    return tex_table(caption, f"results-{stem}", "lllr", head, rows)
+
+
+def where(experiment: Experiment) -> str:
+    return f"{experiment_name(experiment)}: {measured(experiment)}"
+
+
+def tex_budget(experiment: Experiment, stem: str) -> str:
+    rows = [[tex(row.strategy), *map(tex, budget_row(row))] for row in experiment.rows]
+    caption = f"{tex(experiment_name(experiment))}: what each strategy was given and what it took."
+    head = ["Strategy", "Epochs", "Steps", "Trials", "Min.\\ a run", "Min.\\ in all", "Memory", "Trainable"]
+    return tex_table(caption, f"budget-{stem}", "l" + "r" * 7 + "l", [*head, BUDGET[-1]], rows)
+
+
+def tex_pairs(experiment: Experiment, stem: str) -> str:
+    rows = []
+    for pair in experiment.pairs:
+        tests = (pair.mcnemar, pair.delong, pair.t, pair.wilcoxon)
+        p_values = (p_value(test.p) if test else LEFT_OUT for test in tests)
+        rows.append(list(map(tex, [*pair_texts(pair), *p_values, pair.verdict])))
+    over = f"95\\,\\% bootstrap intervals over {tex(plural(experiment.group_kind))}"
+    caption = f"{tex(where(experiment))} on test, paired differences with {over}. "
+    caption += " ".join(["Verdict at a Holm-adjusted 0.05.", *map(tex, experiment.pair_notes)])
+    head = ["Pair", "Difference", "$p$", "$p$, Holm", "McNemar", "DeLong", "corr.\\ $t$", "Wilcoxon", "Verdict"]
+    return tex_table(caption, f"pairs-{stem}", "llrrrrrrl", head, rows)
+
+
+def tex_across(across: Across) -> str:
+    rows = [list(map(tex, row)) for row in ranks_rows(across)]
+    head = ["Dataset, backbone", *map(tex, across.strategies)]
+    caption = f"Test metric (rank) by dataset and backbone. {tex(friedman_line(across))}"
+    return tex_table(caption, "across", "l" + "r" * len(across.strategies), head, rows, foot=1)

@@ -58,6 +58,4 @@ def tiny(monkeypatch):
     import models
 
     monkeypatch.setattr(models, "new_model", lambda arch: Tiny())
-    return lambda folder, classes, **about: write_run(
-        folder, as_is(Tiny(len(classes))), classes=classes, **about
-    )
+    return lambda folder, classes, **about: write_run(folder, as_is(Tiny(len(classes))), classes=classes, **about)

@@ -1,19 +1,25 @@
 """Writes the six datasets as they lie on a disk after unpacking, with a handful of tiny images, traps
-included.
+included; and what tests of the user's own data are made of.
 
     folder = write("mura", tmp_path)        # one of LAYOUTS; folder is what --data-dir takes
 
-The tables below are the specification that tests/test_datasets.py works its expectations out from.
-"""
+The tables below are the specification that tests/test_datasets.py works its expectations out from."""
 
 import csv
+import io
 import json
 import struct
 import zlib
+from collections import defaultdict
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+import datasets
+from datasets import DATASETS, DataError, Dataset, Index, Options
 
 # ---- pictures and texts ----
 
@@ -27,25 +33,27 @@ def picture(path: Path, size=(14, 12), mode="L", **save) -> Path:
     return path
 
 
+def touch(root: Path, *names: str, text: str | None = None) -> None:
+    """The smallest picture under each of these names, or text files."""
+    out = io.BytesIO()
+    Image.new("L", (2, 2)).save(out, format="PNG")
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(out.getvalue() if text is None else text.encode())
+
+
 def tiff16(path: Path, values: np.ndarray) -> Path:
     """RGB with 16 bits a channel, which Pillow reads but does not write. values: (H, W, 3) uint16."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width, _ = values.shape
     data = values.astype("<u2").tobytes()
-    tags = [
-        (256, 3, 1, width),
-        (257, 3, 1, height),
-        (258, 3, 3, 8 + len(data)),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2),
-        (273, 4, 1, 8),
-        (277, 3, 1, 3),
-        (278, 3, 1, height),
-        (279, 4, 1, len(data)),
-    ]
-    directory = (
-        struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + b"\0" * 4
-    )
+    size = {256: (3, width), 257: (3, height), 278: (3, height), 279: (4, len(data)), 273: (4, 8)}  # data's place
+    colour = {259: (3, 1), 262: (3, 2), 277: (3, 3)}
+    tags = {number: (kind, 1, value) for number, (kind, value) in (size | colour).items()}
+    tags[258] = (3, 3, 8 + len(data))  # bits: three values, which lie behind the data
+    entries = [struct.pack("<HHII", number, *tags[number]) for number in sorted(tags)]
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + b"\0" * 4
     bits = struct.pack("<3H", 16, 16, 16)
     path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data) + len(bits)) + data + bits + directory)
     return path
@@ -68,81 +76,62 @@ def junk(folder: Path, name: str) -> None:
     (folder / "__MACOSX" / f"._{name}").write_bytes(b"\0\5\26\7")
 
 
+def error(function, *arguments, **keywords) -> str:
+    """The line of the DataError that it raises, fit for the command line."""
+    with pytest.raises(DataError) as caught:
+        function(*arguments, **keywords)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def by_hand(labels, groups=None, classes=None, official=(), task="multiclass") -> Index:
+    """An index without files."""
+    labels = np.asarray(labels, np.int64 if task == "multiclass" else np.float32)
+    width = labels.max() + 1 if task == "multiclass" else labels.shape[1]
+    rows = range(len(labels))
+    return Index(
+        name="hand",
+        task=task,
+        classes=classes or [f"c{i}" for i in range(width)],
+        paths=[f"{i}.png" for i in rows],
+        labels=labels,
+        root=Path("."),
+        groups=[f"g{i}" for i in rows] if groups is None else list(map(str, groups)),
+        group_kind="patient",
+        official=list(official),
+    )
+
+
+def sides_of(groups, split) -> dict[str, set]:
+    """Group -> the sides of the split that it stands on."""
+    sides = defaultdict(set)
+    for group, side in zip(groups, split, strict=True):
+        sides[group].add(str(side))
+    return sides
+
+
 # ---- CheXpert ----
 
-FINDINGS = [
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-]
-# image, sex, age, AP/PA, findings that are not blank
+FINDINGS = (
+    "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,"
+    "Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
+).split(",")
+SIX = "Atelectasis,Edema,Cardiomegaly,Fracture,Consolidation,Pleural Effusion"
+# image; sex, age, AP/PA; value -> findings that are not blank
 CHEXPERT_TRAIN = [
-    (
-        "patient00001/study1/view1_frontal.jpg",
-        "Female",
-        "68",
-        "AP",
-        {"Edema": "1.0", "Support Devices": "1.0"},
-    ),
-    ("patient00001/study1/view2_lateral.jpg", "Female", "68", "", {"Edema": "1.0", "Support Devices": "1.0"}),
-    (
-        "patient00001/study2/view1_frontal.jpg",
-        "Female",
-        "87",
-        "AP",
-        {
-            "Atelectasis": "-1.0",
-            "Edema": "-1.0",
-            "Cardiomegaly": "-1.0",
-            "Fracture": "-1.0",
-            "Consolidation": "-1.0",
-            "Pleural Effusion": "-1.0",
-        },
-    ),
-    (
-        "patient00002/study1/view1_frontal.jpg",
-        "Unknown",
-        "0",
-        "PA",
-        {"No Finding": "1.0", "Pneumothorax": "0.0"},
-    ),
-    (
-        "patient00003/study1/view1_frontal.jpg",
-        "Male",
-        "90",
-        "AP",
-        {"Pleural Effusion": "1.0", "Edema": "0.0"},
-    ),
-    (
-        "patient00004/study1/view1_frontal.jpg",
-        "Male",
-        "41",
-        "AP",
-        {"Cardiomegaly": "1.0", "Atelectasis": "1.0"},
-    ),
-    ("patient00005/study12/view1_frontal.jpg", "Male", "41", "AP", {"Consolidation": "1.0"}),
+    ("patient00001/study1/view1_frontal.jpg", "Female,68,AP", {"1.0": "Edema,Support Devices"}),
+    ("patient00001/study1/view2_lateral.jpg", "Female,68,", {"1.0": "Edema,Support Devices"}),
+    ("patient00001/study2/view1_frontal.jpg", "Female,87,AP", {"-1.0": SIX}),
+    ("patient00002/study1/view1_frontal.jpg", "Unknown,0,PA", {"1.0": "No Finding", "0.0": "Pneumothorax"}),
+    ("patient00003/study1/view1_frontal.jpg", "Male,90,AP", {"1.0": "Pleural Effusion", "0.0": "Edema"}),
+    ("patient00004/study1/view1_frontal.jpg", "Male,41,AP", {"1.0": "Cardiomegaly,Atelectasis"}),
+    ("patient00005/study12/view1_frontal.jpg", "Male,41,AP", {"1.0": "Consolidation"}),
 ]
+NOTHING = {"0.0": ",".join(FINDINGS)}
 CHEXPERT_VALID = [
-    (
-        "patient64541/study1/view1_frontal.jpg",
-        "Male",
-        "73",
-        "AP",
-        {f: "0.0" for f in FINDINGS} | {"Cardiomegaly": "1.0"},
-    ),
-    ("patient64542/study1/view1_frontal.jpg", "Male", "70", "PA", {f: "0.0" for f in FINDINGS}),
-    ("patient64542/study1/view2_lateral.jpg", "Male", "70", "", {f: "0.0" for f in FINDINGS}),
+    ("patient64541/study1/view1_frontal.jpg", "Male,73,AP", NOTHING | {"1.0": "Cardiomegaly"}),
+    ("patient64542/study1/view1_frontal.jpg", "Male,70,PA", NOTHING),
+    ("patient64542/study1/view2_lateral.jpg", "Male,70,", NOTHING),
 ]
 CHEXPERT_TEST = {  # study: images, findings that are 1
     "patient64741/study1": (["view1_frontal.jpg", "view2_lateral.jpg"], ["Edema", "Atelectasis"]),
@@ -155,20 +144,17 @@ def chexpert(root: Path, layout: str = "A", test: str = "") -> Path:
     (E)."""
     name = "CheXpert-v1.0-small" if layout in "AD" else "CheXpert-v1.0"
     top = {"A": root / name, "B": root / name, "C": root, "D": root}[layout]
-    batches = [
-        "CheXpert-v1.0 batch 2 (train 1)",
-        "CheXpert-v1.0 batch 3 (train 2)",
-        "CheXpert-v1.0 batch 4 (train 3)",
-    ]
+    batches = [f"CheXpert-v1.0 batch {number} (train {number - 1})" for number in (2, 3, 4)]
     csvs = top / "CheXpert-v1.0 batch 1 (validate & csv)" if layout == "C" else top
     header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
     for part, rows in (("train", CHEXPERT_TRAIN), ("valid", CHEXPERT_VALID)):
         table = [header]
-        for i, (image, sex, age, ap, found) in enumerate(rows):
+        for image, person, found in rows:
+            sex, age, ap = person.split(",")
             view = "Lateral" if "lateral" in image else "Frontal"
-            table.append(
-                [f"{name}/{part}/{image}", sex, age, view, ap, *(found.get(f, "") for f in FINDINGS)]
-            )
+            value_of = {finding: value for value, names in found.items() for finding in names.split(",")}
+            values = [value_of.get(finding, "") for finding in FINDINGS]
+            table.append([f"{name}/{part}/{image}", sex, age, view, ap, *values])
             folder = csvs / part
             if layout == "C" and part == "train":  # a patient lies in one batch
                 folder = top / batches[int(image[7:12]) % 3]
@@ -190,13 +176,23 @@ def chexpert(root: Path, layout: str = "A", test: str = "") -> Path:
 # ---- MURA ----
 
 MURA = {  # part -> study folder, number of images
-    "train": [("XR_ELBOW/patient00001/study1_positive", 2), ("XR_HAND/patient00001/study1_negative", 1),
-              ("XR_HAND/patient00002/study1_negative", 1), ("XR_WRIST/patient00003/study1_positive", 1),
-              ("XR_WRIST/patient00003/study2_positive", 1), ("XR_WRIST/patient00004/study1_negative", 3),
-              ("XR_HUMERUS/patient00005/study1_positive", 1), ("XR_HUMERUS/patient00006/study1_negative", 1)],
-    "valid": [("XR_ELBOW/patient11185/study1_positive", 3), ("XR_ELBOW/patient11185/study2_negative", 1),
-              ("XR_HAND/patient11186/study1_negative", 2), ("XR_HAND/patient11187/study1_positive", 1)],
-}  # fmt: skip
+    "train": [
+        ("XR_ELBOW/patient00001/study1_positive", 2),
+        ("XR_HAND/patient00001/study1_negative", 1),
+        ("XR_HAND/patient00002/study1_negative", 1),
+        ("XR_WRIST/patient00003/study1_positive", 1),
+        ("XR_WRIST/patient00003/study2_positive", 1),
+        ("XR_WRIST/patient00004/study1_negative", 3),
+        ("XR_HUMERUS/patient00005/study1_positive", 1),
+        ("XR_HUMERUS/patient00006/study1_negative", 1),
+    ],
+    "valid": [
+        ("XR_ELBOW/patient11185/study1_positive", 3),
+        ("XR_ELBOW/patient11185/study2_negative", 1),
+        ("XR_HAND/patient11186/study1_negative", 2),
+        ("XR_HAND/patient11187/study1_positive", 1),
+    ],
+}
 
 
 def mura(root: Path, end: str = "\r\n") -> Path:
@@ -217,11 +213,13 @@ def mura(root: Path, end: str = "\r\n") -> Path:
 
 # number of the file: (label, PID, fold). A patient of each class in each fold; 16 is of the first one's
 # patient.
-FIGSHARE = {
-    n: (1 + (n - 1) % 3, f"MR03{n:02d}B" if n % 2 else f"{100360 + n}", 1 + (n - 1) // 3)
-    for n in range(1, 16)
-}
+PIDS = {n: f"MR03{n:02d}B" if n % 2 else f"{100360 + n}" for n in range(1, 16)}
+FIGSHARE = {n: (1 + (n - 1) % 3, pid, 1 + (n - 1) // 3) for n, pid in PIDS.items()}
 FIGSHARE[16] = FIGSHARE[1]
+
+
+def figshare_folder(n: int, merged: bool) -> str:
+    return "brainTumorDataPublic" if merged else f"brainTumorDataPublic_{'1-8' if n < 9 else '9-16'}"
 
 
 def figshare_image(n: int) -> np.ndarray:
@@ -233,9 +231,7 @@ def t1w_figshare(root: Path, merged: bool = False, cvind: bool = True) -> Path:
     import h5py
 
     for n, (label, pid, _) in FIGSHARE.items():
-        folder = root / (
-            "brainTumorDataPublic" if merged else f"brainTumorDataPublic_{'1-8' if n < 9 else '9-16'}"
-        )
+        folder = root / figshare_folder(n, merged)
         folder.mkdir(parents=True, exist_ok=True)
         with h5py.File(folder / f"{n}.mat", "w", userblock_size=512) as file:
             data = file.create_group("cjdata")
@@ -303,38 +299,39 @@ def bach(root: Path) -> Path:
 # ---- ISIC 2020 ----
 
 ISIC = [  # image_name, patient_id, target
-    ("ISIC_2637011", "IP_7279968", 0), ("ISIC_0015719", "IP_3075186", 0), ("ISIC_0052212", "IP_2842074", 0),
-    ("ISIC_0068279", "IP_6890425", 0), ("ISIC_0074268", "IP_8723313", 1), ("ISIC_0074311", "IP_8723313", 0),
-    ("ISIC_0074542", "IP_4698288", 1), ("ISIC_0075663", "IP_6017204", 1), ("ISIC_0075914", "IP_7622888", 1),
-    ("ISIC_0076262", "IP_5075533", 0), ("ISIC_0076545", "IP_9802602", 0), ("ISIC_0076742", "IP_9802602", 0),
-    ("ISIC_0076995", "IP_2962389", 1), ("ISIC_0077472", "IP_2962389", 0),
-]  # fmt: skip
+    ("ISIC_2637011", "IP_7279968", 0),
+    ("ISIC_0015719", "IP_3075186", 0),
+    ("ISIC_0052212", "IP_2842074", 0),
+    ("ISIC_0068279", "IP_6890425", 0),
+    ("ISIC_0074268", "IP_8723313", 1),
+    ("ISIC_0074311", "IP_8723313", 0),
+    ("ISIC_0074542", "IP_4698288", 1),
+    ("ISIC_0075663", "IP_6017204", 1),
+    ("ISIC_0075914", "IP_7622888", 1),
+    ("ISIC_0076262", "IP_5075533", 0),
+    ("ISIC_0076545", "IP_9802602", 0),
+    ("ISIC_0076742", "IP_9802602", 0),
+    ("ISIC_0076995", "IP_2962389", 1),
+    ("ISIC_0077472", "IP_2962389", 0),
+]
 ISIC_DUPLICATES = [("ISIC_0015719", "ISIC_0052212"), ("ISIC_0076742", "ISIC_0076995")]
+
+
+ISIC_FOLDERS = {"v1": "train", "v2": "ISIC_2020_Training_JPEG/train", "kaggle": "jpeg/train", "resized": "train"}
+ISIC_COLUMNS = "sex age_approx anatom_site_general_challenge diagnosis benign_malignant target".split()
 
 
 def isic2020(root: Path, form: str = "v2", duplicates: bool = True) -> Path:
     """form: v1, v2 (with lesion_id), kaggle, resized."""
     top = root / "jpeg-melanoma-512x512" if form == "resized" else root
-    folder = {
-        "v1": "train",
-        "v2": "ISIC_2020_Training_JPEG/train",
-        "kaggle": "jpeg/train",
-        "resized": "train",
-    }[form]
+    folder = ISIC_FOLDERS[form]
     lesion = ["lesion_id"] if form == "v2" else []
-    header = [
-        "image_name",
-        "patient_id",
-        *lesion,
-        "sex",
-        "age_approx",
-        "anatom_site_general_challenge",
-        "diagnosis",
-        "benign_malignant",
-        "target",
-    ]
-    rows = [[name, patient, *["IL_1"] * len(lesion), "male", "45.0", "head/neck", "unknown",
-             "malignant" if target else "benign", target] for name, patient, target in ISIC]  # fmt: skip
+    header = ["image_name", "patient_id", *lesion, *ISIC_COLUMNS]
+    rows = []
+    for name, patient, target in ISIC:
+        word = "malignant" if target else "benign"
+        person = [name, patient, *["IL_1"] * len(lesion)]
+        rows.append([*person, "male", "45.0", "head/neck", "unknown", word, target])
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     for i, (name, _, _) in enumerate(ISIC):
@@ -381,6 +378,12 @@ def cholec_frames(folder: Path) -> None:
     junk(folder, "000000.png")
 
 
+def instance(triplet: int, instrument: int, verb: int, target: int, phase: int) -> list[int]:
+    """The 15 values of one instance in CholecT50's JSON."""
+    box = [-1] * 4
+    return [triplet, instrument, 1, *box, verb, target, 1, *box, phase]
+
+
 def cholect50(root: Path, videos: list[int] = CHOLEC_VIDEOS) -> Path:
     top = root / "CholecT50"
     (top / "labels").mkdir(parents=True)
@@ -388,14 +391,9 @@ def cholect50(root: Path, videos: list[int] = CHOLEC_VIDEOS) -> Path:
         name = f"VID{video:02d}"
         cholec_frames(top / "videos" / name)
         keys = sorted(CHOLEC_FRAMES, key=str, reverse=True)  # 60, 45, 30, 2, 11, 10, 1, 0
-        instances = {
-            str(k): [
-                [t, i, 1, -1, -1, -1, -1, v, g, 1, -1, -1, -1, -1, p] for t, i, v, g, p in CHOLEC_FRAMES[k]
-            ]
-            for k in keys
-        }
-        content = {"video": video, "fps": 1, "num_frames": 9, "categories": {"triplet": CHOLEC_NAMES},
-                   "annotations": instances}  # fmt: skip
+        instances = {str(key): [instance(*numbers) for numbers in CHOLEC_FRAMES[key]] for key in keys}
+        content = {"video": video, "fps": 1, "num_frames": 9, "categories": {"triplet": CHOLEC_NAMES}}
+        content["annotations"] = instances
         (top / "labels" / f"{name}.json").write_text(json.dumps(content))
     junk(top / "labels", "VID02.json")
     (top / "label_mapping.txt").write_text("0,0,2,1,2,1\n")
@@ -409,12 +407,65 @@ def cholect45(root: Path) -> Path:
         name = f"VID{video:02d}"
         cholec_frames(top / "data" / name)
         for task, (place, size) in sizes.items():
-            rows = [[k, *(int(c in {i[place] for i in instances}) for c in range(size))]
-                    for k, instances in CHOLEC_FRAMES.items()]  # fmt: skip
+            rows = []
+            for frame, instances in CHOLEC_FRAMES.items():
+                present = {numbers[place] for numbers in instances}
+                rows.append([frame, *(int(c in present) for c in range(size))])
             lines(top / task / f"{name}.txt", rows, "\r\n" if video == 2 else "\n")
     (top / "dict").mkdir()
     (top / "dict" / "triplet.txt").write_text("".join(f"{k}:{v}\n" for k, v in CHOLEC_NAMES.items()))
     return root
+
+
+# ---- one more dataset ----
+
+
+def eyes(root: Path, options: Options) -> Index:
+    """right/ and left/ with P01_sick.png; --side takes one of the two."""
+    sides = ("right", "left") if options.side == "both" else (options.side,)
+    paths = [f"{side}/{name}" for side in sides for name in sorted(datasets.file_names(root / side))]
+    return Index(
+        task="multiclass",
+        classes=["well", "sick"],
+        paths=paths,
+        labels=np.array([int("sick" in path) for path in paths]),
+        root=root,
+        groups=[path.split("/")[1].split("_")[0] for path in paths],
+        group_kind="patient",
+    )
+
+
+EYES = Dataset(
+    name="eyes",
+    title="fundus",
+    task="multiclass",
+    classes=("well", "sick"),
+    metric="balanced accuracy",
+    group="patient",
+    unit="image",
+    site="nowhere",
+    access="open",
+    licence="none",
+    size="1 kB",
+    citation="by hand",
+    markers=("right/P*.png",),
+    build=eyes,
+)
+SIDE = datasets.flag("both", "one side", data="eyes", choices=("both", "left", "right"))
+# Options with one field more, all of them its own, as if the line stood in datasets.py
+KNOWN = [(f.name, f.type, field(default=f.default, metadata=f.metadata)) for f in fields(Options)]
+CHECK = {"__post_init__": Options.__post_init__}
+WithSide = make_dataclass("WithSide", [*KNOWN, ("side", "str", SIDE)], frozen=True, namespace=CHECK)
+
+
+def add_eyes(monkeypatch, folder: Path) -> str:
+    """The folder of one more dataset: a function, an entry and a field; undone after the test."""
+    monkeypatch.setitem(DATASETS, "eyes", EYES)
+    people = [f"P{i:02d}_{'sick' if i % 2 else 'well'}" for i in range(1, 13)] + ["p01_sick"]
+    for name in people:
+        picture(folder / "left" / f"{name}.png")
+        picture(folder / "right" / f"{name}.png")
+    return str(folder)
 
 
 # layout -> (dataset, writer, its arguments)

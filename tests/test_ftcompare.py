@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from toys import ARCH, SMALL, half_trained, predictions, read
+from toys import ARCH, SMALL, half_trained, predictions, read, settings_of
 
 import datasets
 import ftcompare
 import models
 import runs
 import strategies
-from report import analysis, wording
+from report import analysis
 
 
 @pytest.fixture(scope="module")
@@ -59,46 +59,42 @@ def test_a_run_folder_is_complete_and_its_numbers_follow_from_its_predictions(sw
         scores = np.array([[float(r[f"score_{c}"]) for c in classes] for r in rows])
         values = result[split]["values"]
         assert values["accuracy"] == pytest.approx(accuracy_score(truth, scores.argmax(1)), abs=1e-12)
-        assert values["balanced_accuracy"] == pytest.approx(
-            balanced_accuracy_score(truth, scores.argmax(1)), abs=1e-12
-        )
+        assert values["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, scores.argmax(1)), abs=1e-12)
         aurocs = [roc_auc_score(truth == c, scores[:, c]) for c in range(len(classes))]
         assert values["auroc"] == pytest.approx(np.mean(aurocs), abs=1e-9)
     log = read(folder / "log.csv")
     best = max(log, key=lambda r: float(r["val_balanced_accuracy"]))
     assert int(best["epoch"]) == result["best_epoch"]
-    assert float(best["val_balanced_accuracy"]) == pytest.approx(
-        result["val"]["values"]["balanced_accuracy"], abs=1e-9
-    )
+    assert float(best["val_balanced_accuracy"]) == pytest.approx(result["val"]["values"]["balanced_accuracy"], abs=1e-9)
     assert len(log) == result["epochs"] == 2
 
 
 def two_class_npz(file):
-    """A MedMNIST file of 28 px greys, 70 % with a bright spot: 96 for training, 40 for validation, 48 for test."""
+    """A MedMNIST file of 28 px greys, 70 % with a bright spot: 96 for training, 40 for validation, 48 for
+    test."""
     rng = np.random.default_rng(5)
     arrays = {}
     for side, n in (("train", 96), ("val", 40), ("test", 48)):
         labels = (rng.permutation(n) < 0.7 * n).astype(np.uint8)
         pixels = rng.normal(80, 30, (n, 28, 28))
         pixels[:, 8:20, 8:20] += 40 * labels[:, None, None]
-        arrays |= {
-            f"{side}_images": np.clip(pixels, 0, 255).astype(np.uint8),
-            f"{side}_labels": labels[:, None],
-        }
+        arrays |= {f"{side}_images": np.clip(pixels, 0, 255).astype(np.uint8), f"{side}_labels": labels[:, None]}
     np.savez(file, **arrays)
     return file
 
 
 def test_two_classes_of_a_medmnist_file_are_on_the_page_as_scikit_learn_counts_them(tmp_path, capsys):
-    """Two seeds of two strategies; every number of the page's results and metrics from predictions.csv alone."""
+    """Two seeds of two strategies; every number of the page's results and metrics from predictions.csv
+    alone."""
     sk = pytest.importorskip("sklearn.metrics")
     data, out = two_class_npz(tmp_path / "spots.npz"), tmp_path / "runs"
-    options = f"--arch {ARCH} --weights none --img-size 32 --epochs 2 -b 16 --seed 0 1 --strategy ft glf --device cpu"
-    assert ftcompare.main(["--data", str(data), "--output-dir", str(out), *options.split()]) == 0
-    block = analysis.analyse(out)["blocks"][0]
+    options = f"--arch {ARCH} --weights none --img-size 32 --epochs 2 -b 16 --seed 0 1 --device cpu".split()
+    options += ["--strategy", "ft", "glf", "--data", str(data), "--output-dir", str(out)]
+    assert ftcompare.main(options) == 0
+    (experiment,) = analysis.analyse(out).experiments
     markdown, page = (out / "report.md").read_text().replace("\\", ""), (out / "report.html").read_text()
-    for row in block["rows"]:
-        key, found = {"FT": "ft", "G-LF": "glf"}[row["strategy"]], {}
+    for row in experiment.rows:
+        key, found = {"FT": "ft", "G-LF": "glf"}[row.strategy], {}
         for seed in (0, 1):
             folder = out / "spots" / ARCH / key / f"seed{seed}-fold0"
             threshold = json.loads((folder / "metrics.json").read_text())["thresholds"][0]
@@ -120,11 +116,11 @@ def test_two_classes_of_a_medmnist_file_are_on_the_page_as_scikit_learn_counts_t
             for name, value in values.items():
                 found.setdefault(name, []).append(value)
         for name, values in found.items():
-            entry = row["metrics"][name]
-            assert entry["mean"] == pytest.approx(np.mean(values), abs=1e-9), name
-            assert entry["sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-9), name
+            estimate = row.metrics[name]
+            assert estimate.mean == pytest.approx(np.mean(values), abs=1e-9), name
+            assert estimate.sd == pytest.approx(np.std(values, ddof=1), abs=1e-9), name
         primary = found["balanced_accuracy"]
-        line = next(x for x in markdown.splitlines() if x.startswith(f"| {row['strategy']}") and "[" in x)
+        line = next(x for x in markdown.splitlines() if x.startswith(f"| {row.strategy}") and "[" in x)
         assert f"| {np.mean(primary):.3f} [" in line and f"± {np.std(primary, ddof=1):.3f} |" in line
         assert f"{np.mean(found['auroc']):.3f}" in page and f"{np.mean(found['sensitivity']):.3f}" in page
     assert "96 images for training, 40 images for validation and 48 images for test" in markdown
@@ -165,9 +161,7 @@ def test_what_is_printed_before_training_proves_that_no_patient_is_on_two_sides(
 
 
 def test_lp_leaves_the_backbone_bit_identical(swept):
-    state = torch.load(swept[0] / "demo-tiny" / ARCH / "lp" / "seed0-fold0" / "best.pt", weights_only=True)[
-        "model"
-    ]
+    state = torch.load(swept[0] / "demo-tiny" / ARCH / "lp" / "seed0-fold0" / "best.pt", weights_only=True)["model"]
     model, _, _ = models.build_model(ARCH, models.Weights("none"), 4, seed=0)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]) != name.startswith("fc."), name
@@ -184,15 +178,13 @@ def test_auto_rgn_writes_a_ratio_for_every_layer_and_epoch(swept):
         assert float(mine[-1]["ratio"]) == 1.0  # the head
         backbone = [r for r in mine[:-1] if float(r["weight_norm"]) > 0]
         quotients = np.array([float(r["grad_norm"]) / float(r["weight_norm"]) for r in backbone])
-        np.testing.assert_allclose(
-            [float(r["ratio"]) for r in backbone], quotients / quotients.max(), rtol=1e-6
-        )
+        np.testing.assert_allclose([float(r["ratio"]) for r in backbone], quotients / quotients.max(), rtol=1e-6)
         assert float(mine[0]["lr"]) == pytest.approx(1e-3 * float(mine[0]["ratio"]))
 
 
 def test_a_second_sweep_waits_for_the_pretraining_of_the_first(tmp_path, monkeypatch, capsys):
     pytest.importorskip("fcntl")
-    s = ftcompare.parse_arguments(["--data", "demo-tiny", "--output-dir", str(tmp_path), "--device", "cpu"])
+    chosen = settings_of("--data", "demo-tiny", "--output-dir", tmp_path, "--device", "cpu")
     source = half_trained(tmp_path / "cache" / "demo-source" / ARCH / "ft" / "seed0-fold0")
     first, waited = source.locked(), []
 
@@ -203,48 +195,34 @@ def test_a_second_sweep_waits_for_the_pretraining_of_the_first(tmp_path, monkeyp
             first.__exit__(None, None, None)
 
     monkeypatch.setattr(ftcompare.time, "sleep", sleep)
-    monkeypatch.setattr(ftcompare, "sweep", lambda s: pytest.fail("pretrained twice"))
+    monkeypatch.setattr(ftcompare, "sweep", lambda said: pytest.fail("pretrained twice"))
     first.__enter__()
-    assert ftcompare.demo_weights(ARCH, s) == str(source.file("best.pt"))
+    assert ftcompare.demo_weights(ARCH, chosen) == str(source.file("best.pt"))
     assert len(waited) == 3 and capsys.readouterr().out.count("waiting for another process") == 1
 
 
 def test_a_pretraining_that_fails_or_is_left_by_another_process_is_not_used(tmp_path, monkeypatch):
-    s = ftcompare.parse_arguments(["--data", "demo-tiny", "--output-dir", str(tmp_path), "--device", "cpu"])
+    chosen = settings_of("--data", "demo-tiny", "--output-dir", tmp_path, "--device", "cpu")
     source = half_trained(tmp_path / "cache" / "demo-source" / ARCH / "ft" / "seed0-fold0")
-    monkeypatch.setattr(ftcompare, "sweep", lambda s: [{"failed": "the training loss is nan"}])
+    monkeypatch.setattr(ftcompare, "sweep", lambda said: [{"failed": "the training loss is nan"}])
     with pytest.raises(runs.RunError, match=f"pretraining {ARCH} failed, the training loss is nan"):
-        ftcompare.demo_weights(ARCH, s)
+        ftcompare.demo_weights(ARCH, chosen)
 
-    def finish(s):  # the first process was killed: the second goes on with its run
+    def finish(said):  # the first process was killed: the second goes on with its run
         source.write_json("metrics.json", {})
         return [{}]
 
     monkeypatch.setattr(ftcompare, "sweep", finish)
-    assert ftcompare.demo_weights(ARCH, s) == str(source.file("best.pt"))
+    assert ftcompare.demo_weights(ARCH, chosen) == str(source.file("best.pt"))
 
 
 def test_a_run_that_diverges_is_said_and_the_others_go_on(folder, tmp_path, run):
-    arguments = [
-        "--data",
-        folder,
-        *SMALL,
-        "--epochs",
-        "2",
-        "--lr",
-        "1e30",
-        "--opt",
-        "sgd",
-        "--output-dir",
-        tmp_path,
-    ]
+    arguments = ["--data", folder, *SMALL, "--epochs", "2", "--lr", "1e30", "--opt", "sgd", "--output-dir", tmp_path]
     code, out, _ = run(*arguments, "--strategy", "ft", "lp")
     assert code == 1 and "1 failed" in out
     failed = list(tmp_path.glob("*/*/*/*/failed.json"))
     reasons = [json.loads(file.read_text())["reason"] for file in failed]
-    assert len(reasons) == 2 and all(
-        re.search(r"loss is (nan|inf)|scores are not finite", text) for text in reasons
-    )
+    assert len(reasons) == 2 and all(re.search(r"loss is (nan|inf)|scores are not finite", text) for text in reasons)
     statuses = {(row["strategy"], row["status"]) for row in read(tmp_path / "results.csv")}
     assert statuses == {("ft", "failed"), ("lp", "failed")}
     assert not (failed[0].parent / "metrics.json").exists()
@@ -264,11 +242,7 @@ def test_show_blocks_prints_the_map(run):
     assert code == 0
     # conv1 and bn1: 64 * 3 * 7 * 7 + 2 * 64; vgg19's new layer: 4096 * 1000 + 1000; regnet's: 440 * 1000 +
     # 1000
-    for block, tensors, parameters in (
-        ("stem", 3, "9,536"),
-        ("head", 2, "4,097,000"),
-        ("head", 2, "441,000"),
-    ):
+    for block, tensors, parameters in (("stem", 3, "9,536"), ("head", 2, "4,097,000"), ("head", 2, "441,000")):
         assert re.search(rf"^  {block} +{tensors} +{parameters}$", out, re.MULTILINE)
 
 
@@ -331,41 +305,29 @@ def test_multilabel_from_a_csv(folder, tmp_path, run):
     aurocs = []
     for label in ("bright", "odd"):
         known = [r for r in rows if r[f"label_{label}"] != ""]
-        pairs = [(float(a[f"score_{label}"]), float(b[f"score_{label}"])) for a in known for b in known
-                 if a[f"label_{label}"] == "1" and b[f"label_{label}"] == "0"]  # fmt: skip
+        of = {sign: [float(r[f"score_{label}"]) for r in known if r[f"label_{label}"] == sign] for sign in "01"}
+        pairs = [(a, b) for a in of["1"] for b in of["0"]]
         aurocs.append(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]))
-    assert result["metric"] == "auroc" and result["test"]["values"]["auroc"] == pytest.approx(
-        np.mean(aurocs), abs=1e-9
-    )
+    assert result["metric"] == "auroc" and result["test"]["values"]["auroc"] == pytest.approx(np.mean(aurocs), abs=1e-9)
     assert any(r["label_odd"] == "" for r in predictions(cell))
-
-
-def test_the_names_in_the_report_are_those_of_the_strategies():
-    assert list(wording.ORDER) == [entry.name for entry in strategies.STRATEGIES.values()]
 
 
 def test_a_sweep_ends_with_the_report_of_all_strategies(swept):
     out, said = swept
-    assert {"report.html", "report.md", "results.csv", "comparisons.csv", "tables"} <= {
-        f.name for f in out.iterdir()
-    }
+    assert {"report.html", "report.md", "results.csv", "comparisons.csv", "tables"} <= {f.name for f in out.iterdir()}
     page = (out / "report.html").read_text()
     for entry in strategies.STRATEGIES.values():
         assert f">{entry.name}<" in page and f"\n{entry.name}" in said
-    one_class = (
-        set()
-    )  # two epochs from random weights are few: what calls one class of every image is no best
+    one_class = set()  # two epochs from random weights are few: what calls one class of every image is no best
     for key, entry in strategies.STRATEGIES.items():
-        rows = [
-            r for r in predictions(out / "demo-tiny" / ARCH / key / "seed0-fold0") if r["split"] == "test"
-        ]
+        rows = [r for r in predictions(out / "demo-tiny" / ARCH / key / "seed0-fold0") if r["split"] == "test"]
         called = {max((c for c in r if c.startswith("score_")), key=lambda c, r=r: float(r[c])) for r in rows}
         one_class |= {entry.name} if len(called) == 1 else set()
     expected = "No verdict: the runs of" if len(one_class) == 8 else "the highest balanced accuracy, 0."
     assert expected in said and str(out / "report.html") in said
     assert all(
-        (f"{name}: 1 of 1 run calls every test image" in said) == (name in one_class)
-        for name in wording.ORDER
+        (f"{entry.name}: 1 of 1 run calls every test image" in said) == (entry.name in one_class)
+        for entry in strategies.STRATEGIES.values()
     )
     assert len(read(out / "results.csv")) == 8 and len(read(out / "comparisons.csv")) == 8 * 7 / 2
     verdicts = {r["verdict"] for r in read(out / "comparisons.csv")}
@@ -389,7 +351,7 @@ def test_a_run_keeps_what_a_report_needs_when_the_data_is_gone(swept):
         names, pixels = held["image"].tolist(), held["pixels"]
     assert names == sorted(test, key=test.get)[: len(names)] and len(names) == 12
     index = datasets.load_index("demo-tiny")
-    for name, picture in zip(names, pixels):  # 32 px, as they were decoded
+    for name, picture in zip(names, pixels, strict=True):  # 32 px, as they were decoded
         assert np.array_equal(picture[0], index.arrays[index.paths.index(name)])
 
 

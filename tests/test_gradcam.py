@@ -250,7 +250,7 @@ def test_a_trained_network_s_map_lies_on_the_blob_that_makes_the_class():
     assert min(around) > 2 * 36 / 256  # evenly spread, the 36 of 256 places at the blob would have 0.14
 
 
-# ----------------------------------------------------------------------------------------------------- panel
+# ---- panel ----
 
 
 def test_the_panel_has_a_row_an_image_and_a_column_a_run(tiny, tmp_path):
@@ -290,6 +290,21 @@ def test_images_are_drawn_class_by_class():
     others = [gradcam.choose_images(test, labels, 6, seed=seed).tolist() for seed in range(1, 9)]
     assert any(other != chosen.tolist() for other in others)
     assert sorted(gradcam.choose_images(test, labels, 99, seed=0).tolist()) == test.tolist()
+
+
+def test_the_panel_of_a_dataset_shows_the_pixels_of_the_images_that_were_drawn(tiny, tmp_path):
+    """Pixels in another order than the images, as after --skip-bad."""
+    run = tiny(tmp_path / "r", ["red", "green", "blue"])
+    colours = torch.eye(3, dtype=torch.uint8) * 255
+    pixels = colours[[2, 1, 0, 0]][:, :, None, None].expand(-1, -1, 8, 8)
+    lookup, labels = np.array([3, 1, 0, 2]), {0: "red", 1: "green", 2: "blue", 3: "red"}
+    images = {"labels": labels, "paths": list("rgbs"), "pixels": pixels, "lookup": lookup}
+    out = tmp_path / "p.png"
+    drawn = gradcam.draw({"FT": run}, **images, test=np.arange(3), count=9, seed=0, out=out)
+    assert drawn == (3, [])
+    panel = np.asarray(Image.open(out)).astype(int)
+    shown = [panel[gradcam.top_of(i), gradcam.GAP].tolist() for i in range(3)]
+    assert shown == [[0, 0, 255], [0, 255, 0], [255, 0, 0]]  # by name of the class: blue, green, red
 
 
 def test_heat_is_laid_over_by_its_strength():
@@ -337,8 +352,6 @@ def test_gradcam_shows_the_same_images_for_every_strategy(folder, tmp_path, run)
         width, height = image.size
     assert height > 3 * 128 and width > 3 * 128  # three images, a column for them and one a strategy
     assert "Grad-CAM" in (tmp_path / "report.html").read_text()
-    rows = {
-        r["image"] for r in predictions(next(tmp_path.glob("*/*/ft/seed0-fold0"))) if r["split"] == "test"
-    }
+    rows = {r["image"] for r in predictions(next(tmp_path.glob("*/*/ft/seed0-fold0"))) if r["split"] == "test"}
     again = run(*base, "--gradcam", "3")[1]  # nothing is trained anew
     assert again.count("done before") == 2 and len(rows) >= 3

@@ -95,11 +95,10 @@ def test_values_of_a_small_confusion_matrix():
     assert metrics.recall_per_class(SMALL) == close([2 / 3, 1 / 2, 1])
     assert metrics.precision_per_class(SMALL) == close([1, 1 / 2, 1 / 2])
     assert metrics.f1_per_class(SMALL) == close([4 / 5, 2 / 4, 2 / 3])
-    assert metrics.balanced_accuracy(SMALL) == close(13 / 18)
-    assert metrics.macro_f1(SMALL) == close(59 / 90)
-    assert metrics.cohen_kappa(SMALL) == close(
-        (2 / 3 - 1 / 3) / (1 - 1 / 3)
-    )  # chance: (3*2 + 2*2 + 1*2) / 36
+    assert metrics.mean_of_defined(metrics.recall_per_class(SMALL)) == close(13 / 18)
+    assert metrics.mean_of_defined(metrics.f1_per_class(SMALL)) == close(59 / 90)
+    chance = (3 * 2 + 2 * 2 + 1 * 2) / 36
+    assert metrics.cohen_kappa(SMALL) == close((2 / 3 - chance) / (1 - chance))
 
 
 @pytest.mark.parametrize(
@@ -123,8 +122,17 @@ def test_classes_without_cases_are_nan_and_left_out_of_means():
     assert metrics.recall_per_class(matrix) == close([1 / 2, 1, NAN, NAN])
     assert metrics.precision_per_class(matrix) == close([1, 1, 0, NAN])
     assert metrics.f1_per_class(matrix) == close([2 / 3, 1, 0, NAN])  # class 2 was predicted: 0, not nan
-    assert metrics.balanced_accuracy(matrix) == close(3 / 4)
-    assert metrics.macro_f1(matrix) == close(5 / 9)
+    assert metrics.mean_of_defined(metrics.recall_per_class(matrix)) == close(3 / 4)
+    assert metrics.mean_of_defined(metrics.f1_per_class(matrix)) == close(5 / 9)
+
+
+def test_functions_of_a_matrix_take_a_stack_of_them():
+    stack = np.random.default_rng(0).integers(0, 9, (4, 5, 2, 2))
+    stack[0, 0], stack[1, 1] = 0, [[5, 0], [0, 0]]
+    for metric in metrics.METRICS.values():
+        if metric.of_calls or metric.needs_threshold:
+            found = metric.compute(stack.astype(np.float64))
+            assert found == close(np.array([[metric.compute(matrix) for matrix in row] for row in stack]))
 
 
 # ---- worked by hand: ranking ----
@@ -161,11 +169,7 @@ def test_auroc_counts_pairs(seed):
     [
         # thresholds 0.9, 0.5, 0.1: precision 1, 2/4, 3/5, and a third of the recall each
         ([0.9, 0.5, 0.5, 0.5, 0.1], [T, T, F, F, T], (1 + 1 / 2 + 3 / 5) / 3),
-        (
-            [0.9, 0.5, 0.5, 0.5, 0.1],
-            [T, F, F, T, T],
-            (1 + 1 / 2 + 3 / 5) / 3,
-        ),  # order within a tie is nothing
+        ([0.9, 0.5, 0.5, 0.5, 0.1], [T, F, F, T, T], (1 + 1 / 2 + 3 / 5) / 3),  # order within a tie: nothing
         ([0.1, 0.8, 0.9], [T, F, T], (1 + 2 / 3) / 2),  # trapezoids would not give this
         ([0.9, 0.8, 0.7, 0.6], [F, T, F, T], (1 / 2 + 2 / 4) / 2),
         ([0.9, 0.8, 0.7], [F, T, T], (1 / 2 + 2 / 3) / 2),  # interpolation would lift the 1/2 to 2/3
@@ -267,9 +271,7 @@ def test_ece_by_hand():
 
 
 def test_ece_has_15_bins_closed_above():
-    scores = np.array(
-        [[0.6, 0.4], [0.62, 0.38]]
-    )  # (8/15, 9/15] and (9/15, 10/15]: gaps 0.4 and 0.62 do not cancel
+    scores = np.array([[0.6, 0.4], [0.62, 0.38]])  # (8/15, 9/15] and (9/15, 10/15]: gaps 0.4 and 0.62 do not cancel
     assert metrics.expected_calibration_error(scores, np.array([0, 1])) == close((0.4 + 0.62) / 2)
     scores = np.array([[0.61, 0.39], [0.66, 0.34]])  # one bin, (9/15, 10/15]: they do
     assert metrics.expected_calibration_error(scores, np.array([0, 1])) == close((0.66 - 0.39) / 2)
@@ -296,9 +298,11 @@ def test_ece_against_a_loop_over_bins(kind, n_classes, bins):
 
 
 def test_brier_by_hand():
-    assert metrics.brier(two_columns([0.3, 0.8]), np.array([1, 1])) == close((0.49 + 0.04) / 2)
+    assert metrics.squared_errors(two_columns([0.3, 0.8]), np.array([1, 1])) == close([0.49, 0.04])
     scores = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 1.0]])
-    assert metrics.brier(scores, np.array([0, 0])) == close((0.25 + 0.09 + 0.04 + 2) / 2)
+    assert metrics.squared_errors(scores, np.array([0, 0])) == close([0.25 + 0.09 + 0.04, 2])
+    labels = np.array([[1, NAN, 0], [0, 0, NAN]])
+    assert metrics.squared_errors(scores, labels) == close(np.array([[0.25, NAN, 0.04], [0, 0, NAN]]))
 
 
 # ---- worked by hand: units and videos ----
@@ -306,9 +310,7 @@ def test_brier_by_hand():
 
 def test_aggregate_multiclass_mean_and_order_of_first_appearance():
     scores, labels = two_columns([0.2, 0.9, 0.6, 0.5]), np.array([0, 1, 0, 0])
-    unit_scores, unit_labels, units = metrics.aggregate(
-        scores, labels, np.array(["b", "a", "b", "c"]), "mean"
-    )
+    unit_scores, unit_labels, units = metrics.aggregate(scores, labels, np.array(["b", "a", "b", "c"]), "mean")
     assert units.tolist() == ["b", "a", "c"]
     assert unit_labels.tolist() == [0, 1, 0] and unit_labels.dtype == np.int64
     assert unit_scores == close(two_columns([0.4, 0.9, 0.5]))
@@ -365,8 +367,17 @@ def video_example():
     return scores, labels, np.array(["a", "b", "a", "b", "a"])
 
 
+def video_map(scores, labels, videos, leave_out=()):
+    """(value, of each class, over how many)"""
+    names = [str(c) for c in range(labels.shape[1])]
+    result = metrics.evaluate("multilabel", scores, labels, names, videos=videos, leave_out=leave_out)
+    per_class = np.array([result["per_class"][name]["video_ap"] for name in names])
+    assert result["reasons"].get("2/video_ap", "no video has the class") == "no video has the class"
+    return result["values"]["video_map"], per_class, result["averaged_over"]["video_map"]
+
+
 def test_video_map_by_hand():
-    value, per_class, counted = metrics.video_mean_average_precision(*video_example())
+    value, per_class, counted = video_map(*video_example())
     # per class over videos first: (5/6 + 1/2) / 2 and 1; the other order would give 17/24, pooling 0.85
     assert per_class == close(np.array([2 / 3, 1, NAN]))
     assert value == close(5 / 6)
@@ -377,7 +388,7 @@ def test_video_map_by_hand():
     "leave_out, expected, n", [((1,), 2 / 3, 1), ((2,), 5 / 6, 2), ([0, 2], 1, 1), (range(3), NAN, 0)]
 )
 def test_video_map_leaves_classes_out(leave_out, expected, n):
-    value, per_class, counted = metrics.video_mean_average_precision(*video_example(), leave_out=leave_out)
+    value, per_class, counted = video_map(*video_example(), leave_out=leave_out)
     assert value == close(expected)
     assert counted == n
     assert per_class == close(np.array([2 / 3, 1, NAN]))
@@ -386,7 +397,7 @@ def test_video_map_leaves_classes_out(leave_out, expected, n):
 def test_video_map_ignores_unknown_labels():
     scores, labels, videos = video_example()
     labels[2, 0] = NAN  # without the 0.8 of video a both positives of class 0 come first: AP 1
-    value, per_class, _ = metrics.video_mean_average_precision(scores, labels, videos)
+    value, per_class, _ = video_map(scores, labels, videos)
     assert per_class == close(np.array([(1 + 1 / 2) / 2, 1, NAN]))
     assert value == close(7 / 8)
 
@@ -402,12 +413,9 @@ def test_video_map_equals_sklearn_per_video(sklearn_metrics, kind, seed):
     per_class = []
     for c in range(6):
         having = [v for v in range(4) if labels[videos == v, c].any()]
-        aps = [
-            sklearn_metrics.average_precision_score(labels[videos == v, c], scores[videos == v, c])
-            for v in having
-        ]
+        aps = [sklearn_metrics.average_precision_score(labels[videos == v, c], scores[videos == v, c]) for v in having]
         per_class.append(np.mean(aps) if aps else NAN)
-    value, ours, counted = metrics.video_mean_average_precision(scores, labels, videos, leave_out=[1])
+    value, ours, counted = video_map(scores, labels, videos, leave_out=[1])
     assert ours == close(np.array(per_class))
     assert value == close(np.mean([per_class[c] for c in (0, 2, 3, 5)]))
     assert counted == 4
@@ -448,15 +456,12 @@ def test_multiclass_equals_sklearn(sklearn_metrics, kind, n_classes, seed):
     if len(set(labels) | set(predicted)) > 1:
         kappa = sk.cohen_kappa_score(labels, predicted)
     assert values["kappa"] == close(kappa)
-    if n_classes == 2:
-        assert values["brier"] == close(
-            sk.brier_score_loss(labels, scores[:, 1], labels=classes, pos_label=1)
-        )
-    else:
-        assert values["brier"] == close(sk.brier_score_loss(labels, scores, labels=classes))
+    predictions, positive = (scores[:, 1], 1) if n_classes == 2 else (scores, None)
+    brier = sk.brier_score_loss(labels, predictions, labels=classes, pos_label=positive)
+    assert values["brier"] == close(brier)
 
     columns = sk.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=np.nan)
-    for key, column in zip(("precision", "recall", "f1", "support"), columns):
+    for key, column in zip(("precision", "recall", "f1", "support"), columns, strict=True):
         assert [per_class[name][key] for name in names] == close(column.tolist())
     auroc = [sklearn_per_class(sk.roc_auc_score, scores[:, c], labels == c, True) for c in classes]
     ap = [sklearn_per_class(sk.average_precision_score, scores[:, c], labels == c, False) for c in classes]
@@ -501,9 +506,7 @@ def test_multilabel_equals_sklearn(sklearn_metrics, kind, own_thresholds, seed):
         p, positive = scores[known, c], labels[known, c] == 1
         called = p >= (thresholds[c] if own_thresholds else 0.5)
         expected["auroc"].append(sklearn_per_class(sk.roc_auc_score, p, positive, True))
-        expected["average_precision"].append(
-            sklearn_per_class(sk.average_precision_score, p, positive, False)
-        )
+        expected["average_precision"].append(sklearn_per_class(sk.average_precision_score, p, positive, False))
         f1 = sk.f1_score(positive, called, zero_division=np.nan) if len(p) else NAN
         expected["f1"].append(f1)
         brier = sk.brier_score_loss(positive, p, labels=[False, True], pos_label=True) if len(p) else NAN
@@ -546,16 +549,7 @@ def test_evaluate_returns_plain_python_with_a_reason_for_every_nan(task, kind):
     assert all(result["reasons"].values())
 
 
-MULTICLASS_VALUES = [
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "kappa",
-    "auroc",
-    "average_precision",
-    "ece",
-    "brier",
-]
+MULTICLASS_VALUES = "accuracy balanced_accuracy macro_f1 kappa auroc average_precision ece brier".split()
 
 
 def test_evaluate_binary_by_hand():
@@ -592,12 +586,7 @@ def test_evaluate_says_over_how_many_classes_a_mean_runs():
     scores = np.array([[0.7, 0.1, 0.1, 0.1], [0.2, 0.1, 0.6, 0.1], [0.1, 0.7, 0.1, 0.1]])
     result = metrics.evaluate("multiclass", scores, np.array([0, 0, 1]), list("abcd"))
     assert list(result["values"]) == MULTICLASS_VALUES
-    assert result["averaged_over"] == {
-        "balanced_accuracy": 2,
-        "macro_f1": 3,
-        "auroc": 2,
-        "average_precision": 2,
-    }
+    assert result["averaged_over"] == {"balanced_accuracy": 2, "macro_f1": 3, "auroc": 2, "average_precision": 2}
     assert result["values"]["macro_f1"] == close(5 / 9)
     assert result["reasons"] == {
         "c/recall": "no case of the class",
@@ -650,12 +639,8 @@ def test_evaluate_multilabel_by_hand():
     result = metrics.evaluate("multilabel", scores, labels, ["edema", "nodule", "mass"])
     assert result["n"] == 3
     # edema: 0.9 yes, 0.7 no, 0.4 yes; at 0.5 tp 1, fp 1, fn 1. nodule: 0.5 yes, 0.5 no; tp 1, fp 1
-    assert result["per_class"]["edema"] == close(
-        {"auroc": 1 / 2, "ap": 5 / 6, "f1": 1 / 2, "support": 2, "n": 3}
-    )
-    assert result["per_class"]["nodule"] == close(
-        {"auroc": 1 / 2, "ap": 1 / 2, "f1": 2 / 3, "support": 1, "n": 2}
-    )
+    assert result["per_class"]["edema"] == close({"auroc": 1 / 2, "ap": 5 / 6, "f1": 1 / 2, "support": 2, "n": 3})
+    assert result["per_class"]["nodule"] == close({"auroc": 1 / 2, "ap": 1 / 2, "f1": 2 / 3, "support": 1, "n": 2})
     assert result["per_class"]["mass"] == close({"auroc": NAN, "ap": NAN, "f1": NAN, "support": 0, "n": 0})
     brier = ((0.01 + 0.36 + 0.49) / 3 + 0.25) / 2
     expected = {"auroc": 1 / 2, "average_precision": 2 / 3, "f1": 7 / 12, "brier": brier}
@@ -677,35 +662,103 @@ def test_single_precision_scores_are_computed_in_double():
     single = rng.dirichlet(np.ones(3), 20_000).astype(np.float32)
     labels = rng.integers(0, 3, len(single))
     one_hot = labels[:, None] == np.arange(3)
-    exact = np.mean([sum((float(p) - y) ** 2 for p, y in zip(*row)) for row in zip(single, one_hot.tolist())])
-    assert metrics.brier(single, labels) == close(exact, abs=1e-13)
-    unit_scores, _, _ = metrics.aggregate(
-        single, np.zeros(len(single), int), np.zeros(len(single), int), "mean"
-    )
+    exact = np.mean(((single.astype(np.longdouble) - one_hot) ** 2).sum(1))
+    values = metrics.evaluate("multiclass", single, labels, list("abc"))["values"]
+    assert values["brier"] == close(float(exact), abs=1e-13)
+    unit_scores, _, _ = metrics.aggregate(single, np.zeros(len(single), int), np.zeros(len(single), int), "mean")
     assert unit_scores.dtype == np.float64
     assert unit_scores[0] == close([np.mean([float(p) for p in column]) for column in single.T], abs=1e-13)
     # 0.3 in single precision is 0.300000012, and so would 0.30000002 be: only in double is the score below it
     assert metrics.binary_rates(np.float32([0.3, 0.1]), np.array([T, F]), 0.30000002)["sensitivity"] == 0
 
 
-@pytest.mark.parametrize("name", [*MULTICLASS_VALUES, *metrics.RATES, "f1"])
+# ---- the table of metrics ----
+
+
+@pytest.mark.parametrize("name", [*metrics.METRICS, "of an old run"])
 def test_only_calibration_is_better_when_lower(name):
     assert metrics.higher_is_better(name) == (name not in ("ece", "brier"))
 
 
+def which(query):
+    return {name for name, metric in metrics.METRICS.items() if query(metric)}
+
+
+def test_what_is_asked_of_the_table():
+    of_calls = {"accuracy", "balanced_accuracy", "macro_f1", "kappa", "precision"}
+    assert which(lambda metric: metric.of_calls) == of_calls
+    assert which(lambda metric: metric.needs_threshold) == {"f1", "sensitivity", "specificity", "ppv", "npv"}
+    assert which(lambda metric: metric.needs_videos) == {"video_map"}
+    assert which(lambda metric: not metric.resampled) == {"ece"}
+    over_classes = {"balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1", "precision"}
+    assert which(lambda metric: metric.needs_every_class) == over_classes
+    assert metrics.RATES == ("sensitivity", "specificity", "ppv", "npv")
+
+
+def test_labels_as_printed():
+    labels = {name: metrics.label(name) for name in metrics.METRICS}
+    assert labels["macro_f1"] == "macro-F1" and labels["balanced_accuracy"] == "balanced accuracy"
+    assert len(set(labels.values())) == len(labels) and all(labels.values())
+    columns = [metrics.label(key) for key in ("recall", "precision", "f1", "auroc", "ap", "video_ap")]
+    assert columns == ["recall", "precision", "F1", "AUROC", "AP", "video AP"]
+    assert metrics.label("of_an_old_run") == "of an old run"
+
+
+@pytest.mark.parametrize(("task", "n_classes"), [("multiclass", 2), ("multiclass", 3), ("multilabel", 2)])
+@pytest.mark.parametrize("video", [False, True])
+def test_names_are_those_that_evaluate_gives(task, n_classes, video):
+    scores, labels = (multiclass_input if task == "multiclass" else multilabel_input)("random", n_classes, 0)
+    videos = np.arange(len(scores)) // 5 if video else None
+    result = metrics.evaluate(task, scores, labels, list("abc")[:n_classes], videos=videos)
+    assert metrics.names(task, n_classes, video=video) == list(result["values"])
+    means = {name for name in result["values"] if metrics.METRICS[name].is_mean(task, n_classes)}
+    assert set(result["averaged_over"]) == means
+
+
+def test_find_names_what_there_is():
+    assert metrics.find("ppv", "multiclass", 2).label == "PPV"
+    for name, task in (("ppv", "multiclass"), ("precision", "multiclass"), ("kappa", "multilabel")):
+        with pytest.raises(ValueError, match=f"unknown metric '{name}' of {task} with 3 classes; choose from .*auroc"):
+            metrics.find(name, task, 3)
+
+
+def test_a_metric_that_is_given_what_there_is_not_is_refused():
+    for given, task in (("matrices", "multiclass"), ("matrix", "multilabel")):
+        with pytest.raises(ValueError, match=f"metric toy of {task} is given '{given}'; choose from matrix: "):
+            metrics.Metric(name="toy", given=given, compute=metrics.accuracy, tasks=(task,))
+
+
+def test_a_metric_is_added_in_one_place(monkeypatch, sklearn_metrics):
+    """Matthews' correlation as a newcomer would: its function and its entry."""
+
+    def matthews(matrix):
+        true, called, n = matrix.sum(-1), matrix.sum(-2), matrix.sum((-2, -1))
+        right = np.diagonal(matrix, axis1=-2, axis2=-1).sum(-1)
+        spread = (n**2 - (true**2).sum(-1)) * (n**2 - (called**2).sum(-1))
+        return metrics.ratio(n * right - (true * called).sum(-1), np.sqrt(spread))
+
+    entry = metrics.Metric(name="mcc", given="matrix", compute=matthews, label="MCC", bounds=(-1.0, 1.0))
+    monkeypatch.setitem(metrics.METRICS, "mcc", entry)
+    scores, labels = multiclass_input("random", 4, 0)
+    result = metrics.evaluate("multiclass", scores, labels, list("abcd"))
+    assert result["values"]["mcc"] == close(sklearn_metrics.matthews_corrcoef(labels, scores.argmax(1)))
+    assert "mcc" in metrics.names("multiclass", 4) and metrics.label("mcc") == "MCC"
+    assert metrics.value_range("mcc", "multiclass", 4) == (-1, 1) and metrics.higher_is_better("mcc")
+    result = metrics.evaluate("multiclass", scores[:1], labels[:1], list("abcd"))
+    assert result["reasons"]["mcc"] == "not defined on these cases"
+
+
 def test_the_range_of_a_metric_is_reached_and_not_left():
     worst = np.eye(3)[[1, 2, 0]]  # sure, and wrong in each of three
-    assert metrics.value_range("brier", "multiclass", 3) == (0, metrics.brier(worst, np.arange(3))) == (0, 2)
-    turned = metrics.brier(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0, 1]))
-    assert metrics.value_range("brier", "multiclass", 2) == (0, turned) == (0, 1)
-    assert (
-        metrics.value_range("brier", "multilabel", 5)
-        == metrics.value_range("auroc", "multiclass", 2)
-        == (0, 1)
-    )
-    values = metrics.evaluate("multiclass", np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0, 1]), ["a", "b"])[
-        "values"
-    ]
+    assert metrics.squared_errors(worst, np.arange(3)).tolist() == [2, 2, 2]
+    assert metrics.value_range("brier", "multiclass", 3) == (0, 2)
+    turned = np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert metrics.squared_errors(turned, np.array([0, 1])).tolist() == [1, 1]
+    assert metrics.value_range("brier", "multiclass", 2) == (0, 1)
+    assert metrics.value_range("brier", "multilabel", 5) == (0, 1)
+    assert metrics.value_range("auroc", "multiclass", 2) == (0, 1)
+    assert np.isnan(metrics.value_range("of an old run", "multiclass", 2)).all()
+    values = metrics.evaluate("multiclass", turned, np.array([0, 1]), ["a", "b"])["values"]
     assert metrics.value_range("kappa", "multiclass", 2) == (values["kappa"], 1) == (-1, 1)
 
 
@@ -727,6 +780,10 @@ def multiclass(scores, labels, names=NAMES, **settings):
     return metrics.evaluate("multiclass", scores, labels, names, **settings)
 
 
+def units(groups, how="mean"):
+    return metrics.aggregate(GOOD, LABELS, groups, how)
+
+
 def multilabel(scores, labels, names=NAMES, **settings):
     return metrics.evaluate("multilabel", scores, labels, names, **settings)
 
@@ -734,20 +791,14 @@ def multilabel(scores, labels, names=NAMES, **settings):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (
-            lambda: metrics.evaluate("multi", GOOD, LABELS, NAMES),
-            r"unknown task 'multi'; choose from multiclass, multi",
-        ),
+        (lambda: metrics.evaluate("multi", GOOD, LABELS, NAMES), r"'multi'; choose from multiclass, multi"),
         (lambda: multiclass(GOOD[:0], LABELS[:0]), r"at least one of each, got shape \(0, 2"),
         (lambda: multilabel(GOOD[:0], MULTI[:0]), r"at least one of each, got shape \(0, 2"),
         (lambda: multiclass(GOOD[:, 1], LABELS), r"\(images, classes\).* got shape \(3,\)"),
         (lambda: multiclass(GOOD[:, :1] * 0 + 1, LABELS, names=["no"]), r"at least two columns, got 1"),
         (lambda: multiclass(changed(GOOD, 1, NAN), LABELS), r"not finite in 1 of 3 rows, first in row 1"),
         (lambda: multilabel(changed(GOOD, 2, np.inf), MULTI), r"not finite in 1 of 3 rows"),
-        (
-            lambda: multiclass(changed(GOOD, 1, [0.9, 0.2]), LABELS),
-            r"sum to 1 in each row, row 1 sums to 1\.1",
-        ),
+        (lambda: multiclass(changed(GOOD, 1, [0.9, 0.2]), LABELS), r"sum to 1 .*, row 1 sums to 1\.1"),
         (lambda: multiclass(changed(GOOD, 2, [-3.5, 4.5]), LABELS), r"0\.\.1, got .* in row 2"),
         (lambda: multilabel(changed(GOOD, (1, 0), 3.25), MULTI), r"0\.\.1, got 3\.25 in row 1"),
         (lambda: multilabel(changed(GOOD, (1, 0), -0.5), MULTI), r"0\.\.1, got -0\.5 in row 1"),
@@ -759,6 +810,8 @@ def multilabel(scores, labels, names=NAMES, **settings):
         (lambda: multilabel(GOOD, LABELS), r"scores' shape \(3, 2\), got \(3,\)"),
         (lambda: multilabel(GOOD, changed(MULTI, (0, 0), -1)), r"must be 0, 1 or nan \(unknown\), got -1"),
         (lambda: multiclass(GOOD, LABELS, names=["no"]), r"2 different names, got 1"),
+        (lambda: multilabel(GOOD, MULTI, names=["no"]), r"2 different names, got 1"),
+        (lambda: multilabel(GOOD, MULTI, videos=LABELS[:2]), r"shape \(3,\), one per row .* got \(2,\)"),
         (lambda: multiclass(GOOD, LABELS, names=["no", "no"]), r"2 different names, got 2: \['no', 'no'\]"),
         (lambda: multilabel(GOOD, MULTI, thresholds=[0.5]), r"1 thresholds for 2 labels"),
         (lambda: multiclass(GOOD, LABELS, thresholds=[0.5, 0.5]), r"one threshold"),
@@ -767,34 +820,16 @@ def multilabel(scores, labels, names=NAMES, **settings):
         (lambda: metrics.auroc(GOOD, LABELS == 1), r"must both be \(N,\), got \(3, 2\) and \(3,\)"),
         (lambda: metrics.auroc(GOOD[:2, 1], LABELS == 1), r"must both be \(N,\), got \(2,\) and \(3,\)"),
         (lambda: metrics.auroc(np.array([0.1, NAN, NAN]), LABELS == 1), r"not finite in 2 of 3 rows"),
-        (
-            lambda: metrics.average_precision(GOOD[:, 1], MULTI[:, 1]),
-            r"must be bool, got float64: pass labels == 1",
-        ),
+        (lambda: metrics.average_precision(GOOD[:, 1], MULTI[:, 1]), r"bool, got float64: pass labels == 1"),
         (lambda: metrics.threshold_at_sensitivity(GOOD[:, 1], LABELS == 1, 0.0), r"in \(0, 1\], got 0\.0"),
         (lambda: metrics.threshold_at_sensitivity(GOOD[:, 1], LABELS == 1, 95), r"in \(0, 1\], got 95"),
         (lambda: metrics.expected_calibration_error(GOOD, LABELS, bins=0), r"bins must be at least 1, got 0"),
-        (lambda: metrics.brier(GOOD * 2, LABELS), r"must be probabilities in 0\.\.1, got 1\.8 in row 1"),
-        (
-            lambda: metrics.aggregate(GOOD, LABELS, LABELS, "median"),
-            r"unknown aggregation 'median'; choose from mean, max",
-        ),
-        (
-            lambda: metrics.aggregate(GOOD, LABELS, np.array(["a"]), "mean"),
-            r"shape \(3,\), one per row .* got \(1,\)",
-        ),
-        (
-            lambda: metrics.aggregate(GOOD, LABELS, np.array(["a", None, "b"], object), "mean"),
-            r"groups must be str or int, got object: is one missing",
-        ),
-        (
-            lambda: metrics.aggregate(GOOD, LABELS, np.array([1.0, NAN, NAN]), "mean"),
-            r"str or int, got float64",
-        ),
-        (
-            lambda: metrics.video_mean_average_precision(GOOD, MULTI, LABELS, leave_out=[94]),
-            r"cannot leave out class 94: the classes are 0\.\.1",
-        ),
+        (lambda: multiclass(GOOD * 2, LABELS), r"must be probabilities in 0\.\.1, got 1\.8 in row 1"),
+        (lambda: units(LABELS, "median"), r"unknown aggregation 'median'; choose from mean, max"),
+        (lambda: units(["a"]), r"shape \(3,\), one per row .* got \(1,\)"),
+        (lambda: units(np.array(["a", None, "b"], object)), r"str or int, got object: is one missing"),
+        (lambda: units([1.0, NAN, NAN]), r"groups must be str or int, got float64"),
+        (lambda: multilabel(GOOD, MULTI, videos=LABELS, leave_out=[94]), r"class 94: the classes are 0\.\.1"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_and_why(call, message):

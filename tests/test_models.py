@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from toys import ARCH, SMALL, Tiny, Toy, half_trained, toy_training, write_run
 
-import ftcompare
 import models
 import runs
 
@@ -77,7 +76,7 @@ def saved(file, content):
 
 def loaded(file, arch):
     """(the model, what was said) of a file of weights, as a sweep loads it: first checked, then built."""
-    weights = ftcompare.check_weights(models.load_weights(str(file), arch), arch)
+    weights = models.check_weights(models.load_weights(str(file), arch), arch)
     model, _, note = models.build_model(arch, weights, 2, seed=1)
     return model, note
 
@@ -86,9 +85,7 @@ def loaded(file, arch):
 def nets():
     """State dicts with random weights of architectures that are alike in part."""
     torch.manual_seed(0)
-    return {
-        a: dict(models.new_model(a).state_dict()) for a in ("resnet18", "resnet34", "efficientnet_b1", ARCH)
-    }
+    return {a: dict(models.new_model(a).state_dict()) for a in ("resnet18", "resnet34", "efficientnet_b1", ARCH)}
 
 
 def below(prefix, state):
@@ -153,11 +150,7 @@ DEEPER = r"100 of 100 .* matched; without a place in it, 96 of the file: layer1.
             "holds the weights of resnet34, not of resnet18; pass --arch resnet34",
             lambda n: {"model": n["resnet18"], "meta": {"arch": "resnet34"}},
         ),
-        (
-            "resnet18",
-            "weights of resnet34, not of",
-            lambda n: {"state_dict": n["resnet18"], "arch": "ResNet-34"},
-        ),
+        ("resnet18", "weights of resnet34, not of", lambda n: {"state_dict": n["resnet18"], "arch": "ResNet-34"}),
         ("resnet18", "weights of mine, not of", lambda n: {"model": n["resnet18"], "meta": {"arch": "mine"}}),
     ],
 )
@@ -254,10 +247,7 @@ def test_the_file_of_a_grey_net_says_so_where_a_sweep_prints_its_weights(nets, f
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        (
-            {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]},
-            r"its mean is \[123.7, 116.3, 103.5\], not",
-        ),
+        ({"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}, r"its mean is \[123.7, 116.3, 103.5\], not"),
         ({"mean": [0.5] * 3, "std": [127.5] * 3}, r"its std is \[127.5, 127.5, 127.5\]"),
         ({"mean": [-0.1, 0.5, 0.5], "std": [0.5] * 3}, "its mean is"),
         ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "its std is"),
@@ -306,10 +296,7 @@ def test_the_imagenet_file_by_its_path_is_what_imagenet_is(nets, tmp_path, monke
 def test_weights_of_other_versions_of_torchvision_load(nets, tmp_path):
     """ViT's files have older names; MNASNet's own loading asks for a version that a plain dict has not."""
     state = models.new_model("vit_b_32").state_dict()
-    old = {
-        n.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v
-        for n, v in state.items()
-    }
+    old = {n.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v for n, v in state.items()}
     assert len(old.keys() - state.keys()) == 12 * 4
     model, note = loaded(saved(tmp_path / "vit.pth", old), "vit_b_32")
     name = "encoder.layers.encoder_layer_7.mlp.3.weight"

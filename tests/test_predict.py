@@ -31,7 +31,7 @@ def flat(file, *colour):
     return file
 
 
-# ---------------------------------------------------------------------------------------- real, trained runs
+# ---- real, trained runs ----
 
 
 def train(data, out, *arguments):
@@ -92,9 +92,7 @@ def test_a_run_s_own_test_images_get_the_scores_that_they_had_in_it(grey_run, tm
     assert (named[clear] == np.where(got[:, 1] > threshold, "light", "dark")[clear]).all() and clear.sum() > 5
 
 
-@pytest.mark.parametrize(
-    "change", [{"resize": None}, {"bit_depth": None}, {"mean": [0.0] * 3}, {"std": [1.0] * 3}]
-)
+@pytest.mark.parametrize("change", [{"resize": None}, {"bit_depth": None}, {"mean": [0.0] * 3}, {"std": [1.0] * 3}])
 def test_the_preprocessing_is_the_one_in_best_pt(grey_run, tmp_path, change):
     """Each of its settings matters: another one in the file gives other scores."""
     run, data = grey_run
@@ -192,9 +190,7 @@ def photo(shape, seed):
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    "which", ["grey_run", "multilabel_run"]
-)  # the centre of 40 px, and the whole at 32 px
+@pytest.mark.parametrize("which", ["grey_run", "multilabel_run"])  # the centre of 40 px, and the whole at 32 px
 def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path, which):
     """Large JPEGs above all: the run decoded them at a half, a quarter or an eighth: another picture."""
     run, _ = request.getfixturevalue(which)
@@ -235,10 +231,7 @@ def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path
         (lambda r: (r / "best.pt").write_bytes(b"PK no"), "not a checkpoint"),
         (lambda r: torch.save({"weight": torch.ones(1)}, r / "best.pt"), "holds no model and meta"),
         (lambda r: change_meta(r, lambda m: m.pop("std")), "its meta lacks std"),
-        (
-            lambda r: change_meta(r, lambda m: m.update(classes=list("abcd"))),
-            "do not fit tiny with 4 classes.*fc",
-        ),
+        (lambda r: change_meta(r, lambda m: m.update(classes=list("abcd"))), "do not fit tiny with 4 classes.*fc"),
         (lambda r: (r / "metrics.json").unlink(), "no metrics.json, so this run is not finished"),
         (
             lambda r: (r / "metrics.json").write_text('{"thresholds": null}'),
@@ -261,7 +254,7 @@ def change_meta(run, change):
     torch.save(checkpoint, run / "best.pt")
 
 
-# ------------------------------------------------------------------------------------------ predict, by hand
+# ---- predict, by hand ----
 
 
 def softmax(*logits):
@@ -315,9 +308,7 @@ def test_what_lies_beside_the_pictures_of_a_folder_is_not_scored(tiny, tmp_path,
     (scans / "q").symlink_to("../disk")
     (scans / "p/loop").symlink_to("..")
     rows = read(predict.predict([scans], run, out=tmp_path / "o.csv"))
-    assert [row["image"] for row in rows] == [
-        f"{scans}/{name}" for name in ("p/s2.png", "q/s3.png", "s1.png")
-    ]
+    assert [row["image"] for row in rows] == [f"{scans}/{name}" for name in ("p/s2.png", "q/s3.png", "s1.png")]
     err = capsys.readouterr().err
     assert f"{scans}: 1 masks beside their images, left out (--keep-masks keeps them): s1_Mask.png\n" in err
     assert f"{scans}: 1 folders are links, followed: q\n" in err and "not followed: p/loop\n" in err
@@ -374,17 +365,13 @@ def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, cap
         (root / f"{i}.png").write_bytes(b"no picture")
     flat(root / "2.png", 255, 0, 0)
     for batch_size in (1, 8):
-        with pytest.raises(
-            runs.RunError, match=r"2 of 4 images cannot be read: .*1.png \(.*3.png \(.*--skip-bad"
-        ):
+        with pytest.raises(runs.RunError, match=r"2 of 4 images cannot be read: .*1.png \(.*3.png \(.*--skip-bad"):
             predict.predict([root], run, batch_size=batch_size)
     assert not (run / "predicted.csv").exists()
     capsys.readouterr()
     rows = read(predict.predict([root], run, skip_bad=True, batch_size=3))
     assert [(Path(row["image"]).name, row["predicted"]) for row in rows] == [("0.png", "a"), ("2.png", "a")]
-    np.testing.assert_allclose(
-        scores_in(rows, "abc")[1], softmax(1, 0, 0), atol=1e-6
-    )  # its own, not a neighbour's
+    np.testing.assert_allclose(scores_in(rows, "abc")[1], softmax(1, 0, 0), atol=1e-6)  # its own, not a neighbour's
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and "1.png" in said[0] and "3.png" in said[1]
     with pytest.raises(runs.RunError, match="1 of 1 images cannot be read"):
@@ -415,9 +402,7 @@ def test_an_image_that_the_system_refuses_is_never_left_out(tiny, tmp_path, monk
 
     monkeypatch.setattr(gradcam.pictures, "decode_image", refusing)
     for batch_size in (1, 8):
-        with pytest.raises(
-            runs.RunError, match=rf"2 of 4 images cannot .*1.png \({reason}\).*3.png"
-        ) as caught:
+        with pytest.raises(runs.RunError, match=rf"2 of 4 images cannot .*1.png \({reason}\).*3.png") as caught:
             predict.predict([root], run, skip_bad=True, batch_size=batch_size)
         assert str(caught.value).endswith("; make them readable first")
     assert not (run / "predicted.csv").exists()
@@ -442,7 +427,7 @@ def test_at_most_three_batches_are_in_memory(tiny, tmp_path, monkeypatch):
     assert told == [(n, 30) for n in range(2, 31, 2)]
 
 
-# ---------------------------------------------------------------------------------------------------- export
+# ---- export ----
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "resnet18"])

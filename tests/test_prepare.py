@@ -13,12 +13,11 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from toys import SMALL, Toy, predictions, toy_data, toy_training
+from toys import CPU, SMALL, Toy, predictions, settings_of, toy_data, toy_training
 
 import datasets
 import ftcompare
 import images
-import models
 import prepare
 import train
 
@@ -28,9 +27,7 @@ def test_thresholds_come_from_validation():
     rows, scores = np.arange(4), np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])  # labels 0 1 0 1
     assert prepare.choose_thresholds(index, rows, scores, "0.5") == [0.5]
     assert prepare.choose_thresholds(index, rows, scores, "sensitivity=1.0") == [0.2]
-    assert prepare.choose_thresholds(index, rows, scores, "youden") == [
-        0.4
-    ]  # 0.5 + 1 - 1; 0.2 has as much: the higher
+    assert prepare.choose_thresholds(index, rows, scores, "youden") == [0.4]  # 0.5 + 1 - 1; 0.2 has as much: the higher
 
 
 def highest_youden(scores, positive):
@@ -42,10 +39,10 @@ def highest_youden(scores, positive):
 def scored_run(folder, data, best=1, rule="youden"):
     """(result, predictions by split) of a toy run whose best epoch is the one that is said, of three."""
     values = iter([float(epoch == best) for epoch in (1, 2, 3)])
-    judge = lambda rows, scores: {"values": {data.index.metric: next(values)}}
+    judge = lambda rows, scores: next(values)
     model, plan, run = toy_training(folder, data=data, judge=judge, epochs=3)
     cell = ftcompare.Cell("toy", "toy", "ft", 0, 0)
-    recipe = train.Recipe(epochs=3, batch_size=8, device=torch.device("cpu"))
+    recipe = train.Recipe(epochs=3, batch_size=8, **CPU)
     result = ftcompare.score(cell, model, plan, data, run, recipe, rule)
     rows = predictions(run.path)
     return result, run, {side: [r for r in rows if r["split"] == side] for side in ("val", "test")}
@@ -83,7 +80,7 @@ def test_labels_are_judged_at_the_thresholds_of_their_own_validation(tmp_path):
     data.index.labels = rng.integers(0, 2, (40, 2)).astype(np.float32)
     data.index.labels[rng.random((40, 2)) < 0.2] = math.nan
     result, _, rows = scored_run(tmp_path, data)
-    for c, (name, threshold) in enumerate(zip(("a", "b"), result["thresholds"])):
+    for c, (name, threshold) in enumerate(zip(("a", "b"), result["thresholds"], strict=True)):
         p = {side: np.array([float(r[f"score_{name}"]) for r in rows[side]]) for side in rows}
         y = {side: data.index.labels[data.rows[side], c] for side in rows}
         known = ~np.isnan(y["val"])
@@ -95,7 +92,8 @@ def test_labels_are_judged_at_the_thresholds_of_their_own_validation(tmp_path):
 
 
 def test_a_label_that_validation_cannot_part_falls_back_and_is_named(tmp_path):
-    """Validation has only positives of b, the test only negatives of a: 0.5 for b, a threshold of validation for a."""
+    """Validation has only positives of b, the test only negatives of a: 0.5 for b, a threshold of validation
+    for a."""
     data = toy_data()
     data.index.task, data.index.metric = "multilabel", "auroc"
     data.index.labels = np.tile(np.array([[0, 1], [1, 0]], np.float32), (20, 1))
@@ -108,9 +106,7 @@ def test_a_label_that_validation_cannot_part_falls_back_and_is_named(tmp_path):
     assert scored_run(tmp_path / "half", data, rule="0.5")[0]["threshold_fallback"] == []
 
 
-@pytest.mark.parametrize(
-    ("how", "by_hand"), [(None, [0.3]), ("mean", [0.6]), ("max", [0.9]), ("video", [0.3])]
-)
+@pytest.mark.parametrize(("how", "by_hand"), [(None, [0.3]), ("mean", [0.6]), ("max", [0.9]), ("video", [0.3])])
 def test_a_threshold_is_one_for_the_unit_that_is_judged(how, by_hand):
     """Study s is healthy (0.2, 0.8), study t is not (0.9, 0.3). Sensitivity 1 takes 0.3 of an image, the mean
     (0.9 + 0.3) / 2 of a study, or its maximum; a video has no label of its own."""
@@ -123,8 +119,8 @@ def test_a_threshold_is_one_for_the_unit_that_is_judged(how, by_hand):
 
 
 def test_an_unknown_label_has_no_part_in_a_threshold():
-    """Known: positives at 0.9 and 0.3, a negative at 0.1, so that 0.3 parts them. Were the unknown 0.5 and 0.4
-    negatives, 0.9 would be better. Of label b every known one is positive, and of c none: 0.5."""
+    """Known: positives at 0.9 and 0.3, a negative at 0.1, so that 0.3 parts them. Were the unknown 0.5 and
+    0.4 negatives, 0.9 would be better. Of label b every known one is positive, and of c none: 0.5."""
     index = toy_data(18).index
     nan = math.nan
     index.task, index.classes = "multilabel", ["a", "b", "c"]
@@ -136,8 +132,8 @@ def test_an_unknown_label_has_no_part_in_a_threshold():
 
 @pytest.mark.parametrize("bad", [("dark/a.png",), ("light/z.png",), ("dark/m.png", "light/a.png"), ()])
 def test_without_unreadable_images_the_others_keep_their_own_pixels(tmp_path, bad):
-    """Bad ones first, last and amid; every image that is left is compared with what Pillow reads of its file, and the
-    copies among them are still the copies."""
+    """Bad ones first, last and amid; every image that is left is compared with what Pillow reads of its file,
+    and the copies among them are still the copies."""
     names = [f"{label}/{name}.png" for label in ("dark", "light") for name in "abcdefmz"]
     for i, name in enumerate(names):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -148,14 +144,14 @@ def test_without_unreadable_images_the_others_keep_their_own_pixels(tmp_path, ba
     for name in bad:
         (tmp_path / "data" / name).write_bytes(b"no picture")
     arguments = [*SMALL, "--img-size", "8", "--skip-bad", "--output-dir", tmp_path / "runs"]
-    s = ftcompare.parse_arguments(list(map(str, ["--data", tmp_path / "data", *arguments])))
-    ready = prepare.prepare(str(tmp_path / "data"), ftcompare.with_defaults(s, "data"))
+    chosen = settings_of("--data", tmp_path / "data", *arguments)
+    where = prepare.Places(output_dir=str(tmp_path / "runs"))
+    ready = prepare.prepare(str(tmp_path / "data"), chosen.preparation, chosen.options, where)
     assert ready.index.paths == [name for name in names if name not in bad]
     assert [ready.index.label_text(i) for i in range(len(ready.index))] == [
         name.partition("/")[0] for name in ready.index.paths
     ]
-    weights = models.Weights("none", mean=(0.25,) * 3, std=(0.5,) * 3)
-    data = ready.data(0, weights)
+    data = ready.data(0, mean=(0.25,) * 3, std=(0.5,) * 3)
     for i, name in enumerate(ready.index.paths):
         pixels = np.asarray(Image.open(tmp_path / "data" / name))
         given = data.images(np.array([i]), torch.device("cpu"))[0, 0].numpy()
@@ -171,7 +167,7 @@ def test_splits_are_cut_by_the_seed_the_shares_and_the_copies_that_were_said():
 
     def folds(*flags, identical=()):
         flags = ["--data", "x", "--val-fraction", "0.1", "--test-fraction", "0.3", *flags]
-        return prepare.cut_folds(index, list(identical), ftcompare.parse_arguments(flags))
+        return prepare.cut_folds(index, list(identical), settings_of(*flags).preparation)
 
     (first,), (second,) = folds("--split-seed", "1"), folds("--split-seed", "2")
     for sides in (first, second):
@@ -199,9 +195,7 @@ def test_the_positive_class_is_said_and_can_be_chosen(folder, tmp_path, run):
     rows = [r for r in predictions(next((tmp_path / "b").glob("*/*/lp/*"))) if r["split"] == "test"]
     threshold = result["thresholds"][0]
     dark = [float(r["score_dark"]) >= threshold for r in rows if r["label"] == "dark"]
-    assert result["positive"] == "dark" and result["test"]["values"]["sensitivity"] == pytest.approx(
-        np.mean(dark)
-    )
+    assert result["positive"] == "dark" and result["test"]["values"]["sensitivity"] == pytest.approx(np.mean(dark))
     assert run(*arguments, "--positive", "grey", "--output-dir", tmp_path / "c")[0] == 2
 
 
@@ -229,9 +223,7 @@ def test_a_test_set_is_official_where_it_is_the_whole_of_one_and_no_more():
     assert prepare.is_official(index, np.arange(5)) and prepare.is_official(index, np.arange(15, 20))
     assert not prepare.is_official(index, np.arange(4)) and not prepare.is_official(index, np.arange(13, 20))
     index.official, index.official_folds = [""] * 20, None
-    assert not prepare.is_official(index, np.arange(14, 20)) and not prepare.is_official(
-        index, np.array([], int)
-    )
+    assert not prepare.is_official(index, np.arange(14, 20)) and not prepare.is_official(index, np.array([], int))
 
 
 def test_all_unreadable_images_are_named_and_can_be_skipped(folder, tmp_path, run):
@@ -240,17 +232,7 @@ def test_all_unreadable_images_are_named_and_can_be_skipped(folder, tmp_path, ru
     good = next((copy / "dark").glob("*.png")).read_bytes()
     (copy / "dark" / "cut.png").write_bytes(good[: len(good) // 2])
     (copy / "light" / "empty.png").write_bytes(b"")
-    arguments = [
-        "--data",
-        copy,
-        *SMALL,
-        "--strategy",
-        "lp",
-        "--epochs",
-        "1",
-        "--output-dir",
-        tmp_path / "runs",
-    ]
+    arguments = ["--data", copy, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path / "runs"]
     code, _, err = run(*arguments)
     assert code == 2 and "2 of 62 images cannot be read" in err and "cut.png" in err and "empty.png" in err
     code, out, _ = run(*arguments, "--skip-bad")
@@ -311,17 +293,7 @@ def test_identical_test_images_count_as_one_and_an_official_split_stays(folder, 
     first = min((copy / "test" / "dark").iterdir())
     for name in ("test/dark/twin.png", "test/dark/zwin.png", "train/dark/twin.png"):
         shutil.copy(first, copy / name)
-    arguments = [
-        "--data",
-        copy,
-        *SMALL,
-        "--strategy",
-        "lp",
-        "--epochs",
-        "1",
-        "--output-dir",
-        tmp_path / "runs",
-    ]
+    arguments = ["--data", copy, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path / "runs"]
     code, out, _ = run(*arguments)
     assert code == 0 and "test      14 images, 12 of them different: dark 8, light 6" in out
     assert "1 groups of byte-identical images are in two splits (1 in test and train)" in out
@@ -345,9 +317,7 @@ def test_identical_test_images_count_as_one_and_an_official_split_stays(folder, 
     assert said[1] == datasets.load_index(str(copy)).fingerprint()
     for name in ("test/dark/twin.png", "test/dark/zwin.png", "train/dark/twin.png"):
         shutil.copy(first, copy / name)
-    assert (
-        said[0] != datasets.load_index(str(copy)).fingerprint()
-    )  # runs of before, resampled otherwise, go no further
+    assert said[0] != datasets.load_index(str(copy)).fingerprint()  # runs of before, resampled otherwise, go no further
 
 
 @pytest.mark.parametrize("look", [False, True])
@@ -355,14 +325,12 @@ def test_doubtful_ids_are_said_before_training_and_by_the_data_check(folder, tmp
     images = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
     rows = [f"{path},{path[:4]},1.{20 + i % 10}E+11" for i, path in enumerate(images)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label,patient", *rows]))
-    code, out, _ = run("--data", tmp_path / "t.csv", *SMALL, "--strategy", "lp", "--epochs", "1", "--data-dir", folder,
-                       "--group-col", "patient", "--output-dir", tmp_path / "runs", *["--check-data"] * look)  # fmt: skip
+    where = ["--data", tmp_path / "t.csv", "--data-dir", folder, "--group-col", "patient"]
+    how = [*SMALL, "--strategy", "lp", "--epochs", "1", *["--check-data"] * look]
+    code, out, _ = run(*where, *how, "--output-dir", tmp_path / "runs")
     kind = "warning" if look else "WARNING"
-    assert code == 0
-    assert (
-        f"  {kind}: 10 of 10 patient ids look rounded by a spreadsheet (1.20E+11, 1.21E+11, 1.22E+11 and 7 more)"
-        in out
-    )
+    found = "10 of 10 patient ids look rounded by a spreadsheet (1.20E+11, 1.21E+11, 1.22E+11 and 7 more)"
+    assert code == 0 and f"  {kind}: {found}" in out
 
 
 BRAIN = ROOT.parent / "shared" / "data" / "brain_tumor_mri"

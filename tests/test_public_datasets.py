@@ -2,56 +2,46 @@
 
 import csv
 import json
-import sys
+from dataclasses import replace
+from pathlib import Path
 
 import layouts
 import numpy as np
 import pytest
 
 import datasets
-import ftcompare
 import metrics
 import prepare
+import settings
 
-ONE_EACH = [
-    "chexpert-E-study",
-    "mura",
-    "t1w-kaggle",
-    "t1w-figshare",
-    "bach",
-    "isic2020-v2",
-    "cholect50",
-    "cholect45",
-]
+ONE_EACH = "chexpert-E-study mura t1w-kaggle t1w-figshare bach isic2020-v2 cholect50 cholect45".split()
+PRIMARY = {
+    "chexpert": "auroc",
+    "mura": "kappa",
+    "t1w": "accuracy",
+    "bach": "accuracy",
+    "isic2020": "auroc",
+    "cholect50": "video_map",
+}
 
 
-def run_command(layout, tmp_path, monkeypatch, *more):
-    name = layouts.LAYOUTS[layout][0]
-    data_dir = layouts.write(layout, tmp_path / "data")
-    arguments = [
-        "--data",
-        name,
-        "--data-dir",
-        data_dir,
-        "--arch",
-        "resnet18",
-        "--strategy",
-        "autorgn",
-        "--weights",
-        "none",
-        "--img-size",
-        "32",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-        "--output-dir",
-        tmp_path / "runs",
-        *more,
-    ]
-    monkeypatch.setattr(sys, "argv", ["ftcompare.py", *map(str, arguments)])
-    code = ftcompare.command_line()
-    return code, tmp_path / "runs" / name / "resnet18" / "autorgn" / "seed0-fold0"
+@pytest.fixture
+def train(run, tmp_path):
+    """train(name, data_dir, *more) -> (exit code, standard output, standard error, the run's folder)."""
+    short = "--arch resnet18 --strategy autorgn --weights none --img-size 32 --epochs 1 --device cpu".split()
+
+    def command(name, data_dir, *more):
+        output_dir = tmp_path / "runs"
+        place = ("--data", name, "--data-dir", data_dir, "--output-dir", output_dir)
+        code, out, err = run(*place, *short, *more)
+        return code, out, err, output_dir / name / "resnet18" / "autorgn" / "seed0-fold0"
+
+    return command
+
+
+def write(layout: str, folder: Path) -> tuple[str, Path]:
+    """(name of the dataset, its folder)"""
+    return layouts.LAYOUTS[layout][0], layouts.write(layout, folder)
 
 
 def rows_of(folder, split):
@@ -60,51 +50,48 @@ def rows_of(folder, split):
 
 
 @pytest.mark.parametrize("layout", ONE_EACH)
-def test_every_dataset_ends_in_a_primary_metric(layout, tmp_path, monkeypatch, capsys):
+def test_every_dataset_ends_in_a_primary_metric(layout, tmp_path, train):
     if "figshare" in layout:
         pytest.importorskip("h5py")
-    code, folder = run_command(layout, tmp_path, monkeypatch)
-    assert code == 0, capsys.readouterr().err
+    name, data_dir = write(layout, tmp_path / "data")
+    code, _, err, folder = train(name, data_dir)
+    assert code == 0, err
     result = json.loads((folder / "metrics.json").read_text())
-    name = layouts.LAYOUTS[layout][0]
-    primary = {
-        "chexpert": "auroc",
-        "mura": "kappa",
-        "t1w": "accuracy",
-        "bach": "accuracy",
-        "isic2020": "auroc",
-        "cholect50": "video_map",
-    }
-    assert result["metric"] == primary[name]
+    assert result["metric"] == PRIMARY[name]
     rows = rows_of(folder, "test")
-    value = result["test"]["values"][result["metric"]]
-    if name == "chexpert":
-        assert value == pytest.approx(chexpert_by_hand(rows), abs=1e-9)
-    elif name == "mura":
-        assert result["test"]["n"] == len({row["study"] for row in rows}) < len(rows)
-        assert value == pytest.approx(mura_by_hand(rows), abs=1e-9)
-        assert set(result["test"]["subgroups"]) == {
-            row["study"].split("/")[0].removeprefix("XR_").lower() for row in rows
-        }
-    elif name in ("t1w", "bach"):
-        classes = [c.removeprefix("score_") for c in rows[0] if c.startswith("score_")]
-        right = [max(classes, key=lambda c: float(r[f"score_{c}"])) == r["label"] for r in rows]
-        assert value == pytest.approx(np.mean(right), abs=1e-12)
-    elif name == "isic2020":
-        positive = classes_of(rows)[1]
-        pairs = [(float(a[f"score_{positive}"]), float(b[f"score_{positive}"])) for a in rows for b in rows
-                 if a["label"] == positive != b["label"]]  # fmt: skip
-        assert value == pytest.approx(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]), abs=1e-9)
-    else:
-        assert value == pytest.approx(video_map_by_hand(rows), abs=1e-9)
+    by_hand = {
+        "chexpert": chexpert_by_hand,
+        "mura": mura_by_hand,
+        "isic2020": isic_by_hand,
+        "cholect50": video_map_by_hand,
+    }.get(name, accuracy_by_hand)
+    assert result["test"]["values"][result["metric"]] == pytest.approx(by_hand(rows), abs=1e-9)
+    if name == "mura":
+        studies = {row["study"] for row in rows}
+        assert result["test"]["n"] == len(studies) < len(rows)
+        regions = {study.split("/")[0].removeprefix("XR_").lower() for study in studies}
+        assert set(result["test"]["subgroups"]) == regions
 
 
 def classes_of(rows):
     return [c.removeprefix("score_") for c in rows[0] if c.startswith("score_")]
 
 
+def accuracy_by_hand(rows):
+    classes = classes_of(rows)
+    return np.mean([max(classes, key=lambda c: float(row[f"score_{c}"])) == row["label"] for row in rows])
+
+
+def isic_by_hand(rows):
+    positive = classes_of(rows)[1]
+    scores = [float(row[f"score_{positive}"]) for row in rows]
+    return pairwise_auroc(scores, [row["label"] == positive for row in rows])
+
+
 def pairwise_auroc(scores, positive):
-    pairs = [(a, b) for a, p in zip(scores, positive) for b, q in zip(scores, positive) if p and not q]
+    high = [score for score, yes in zip(scores, positive, strict=True) if yes]
+    low = [score for score, yes in zip(scores, positive, strict=True) if not yes]
+    pairs = [(a, b) for a in high for b in low]
     return np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]) if pairs else np.nan
 
 
@@ -120,7 +107,7 @@ def chexpert_by_hand(rows):
         for row in rows:  # a masked view still has a score
             if row["study"] in studies:
                 studies[row["study"]][0] = max(studies[row["study"]][0], float(row[f"score_{label}"]))
-        aurocs.append(pairwise_auroc(*zip(*studies.values())))
+        aurocs.append(pairwise_auroc(*zip(*studies.values(), strict=True)))
     return np.nanmean(aurocs)
 
 
@@ -142,14 +129,11 @@ def video_map_by_hand(rows):
         aps = []
         for video in sorted({row["video"] for row in rows}):
             frames = [r for r in rows if r["video"] == video]
-            pairs = sorted(
-                ((float(r[f"score_{label}"]), int(r[f"label_{label}"])) for r in frames), reverse=True
-            )
+            pairs = [(float(r[f"score_{label}"]), int(r[f"label_{label}"])) for r in frames]
+            pairs.sort(reverse=True)
             if not any(y for _, y in pairs):
                 continue
-            assert len({score for score, _ in pairs}) == len(
-                pairs
-            )  # no ties: precision at each positive's rank
+            assert len(dict(pairs)) == len(pairs)  # no ties: precision at each positive's rank
             hits = [rank for rank, (_, y) in enumerate(pairs, 1) if y]
             aps.append(np.mean([(i + 1) / rank for i, rank in enumerate(hits)]))
         if aps:
@@ -158,21 +142,8 @@ def video_map_by_hand(rows):
 
 
 def index_with(labels, units, how, task="multilabel"):
-    n, classes = len(labels), ["a", "b"] if labels.ndim == 1 else [f"c{i}" for i in range(labels.shape[1])]
-    names = [str(i) for i in range(n)]
-    return datasets.Index(
-        "x",
-        task,
-        classes,
-        names,
-        labels,
-        names,
-        [""] * n,
-        None,
-        units=units,
-        unit_kind="study",
-        unit_score=how,
-    )
+    index = layouts.by_hand(labels, task=task)
+    return replace(index, units=units, unit_kind="study", unit_score=how)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -213,42 +184,50 @@ def test_video_map_agrees_with_scikit_learn(seed):
     result = prepare.judge_scores(index, np.arange(180), scores)
     means = []
     for c in range(4):
-        aps = [sklearn_metrics.average_precision_score(labels[videos == v, c], scores[videos == v, c])
-               for v in np.unique(videos) if labels[videos == v, c].any()]  # fmt: skip
-        means.append(np.mean(aps))
+        frames = [videos == video for video in np.unique(videos)]
+        pairs = [(labels[here, c], scores[here, c]) for here in frames if labels[here, c].any()]
+        means.append(np.mean([sklearn_metrics.average_precision_score(*pair) for pair in pairs]))
     assert result["values"]["video_map"] == pytest.approx(np.mean(means), abs=1e-9)
     assert result["averaged_over"]["video_map"] == 4 and metrics.higher_is_better("video_map")
 
 
-def test_check_data_writes_its_table_and_says_what_must_be_mended(tmp_path, monkeypatch, capsys):
-    code, _ = run_command("mura", tmp_path, monkeypatch, "--check-data")
-    out = capsys.readouterr().out
+def test_check_data_writes_its_table_and_says_what_must_be_fixed(tmp_path, train):
+    name, data_dir = write("mura", tmp_path / "data")
+    code, out, _, _ = train(name, data_dir, "--check-data")
     assert code == 0 and "a full copy has" in out  # the generated copy is smaller than the official one
     with open(next((tmp_path / "runs" / "splits").glob("*data_check.csv")), newline="") as file:
         rows = list(csv.DictReader(file))
     assert any(row["table"] == "archive" and row["split"] == "train" and row["official"] for row in rows)
-    picture = next((tmp_path / "data").rglob("XR_*/*/*/image1.png"))
+    picture = next(data_dir.rglob("XR_*/*/*/image1.png"))
     picture.write_bytes(picture.read_bytes()[:40])
-    code, _ = run_command_again("mura", tmp_path, monkeypatch, "--check-data")
-    out = capsys.readouterr().out
-    assert code == 1 and "MUST BE MENDED" in out and "image1.png" in out
+    code, out, _, _ = train(name, data_dir, "--check-data")
+    assert code == 1 and "images cannot be read" in out and "image1.png" in out
 
 
-def run_command_again(layout, tmp_path, monkeypatch, *more):
-    monkeypatch.setattr(layouts, "write", lambda layout, root: root)
-    return run_command(layout, tmp_path, monkeypatch, *more)
+def test_list_data_names_every_dataset(run):
+    code, out, _ = run("--list-data")
+    assert code == 0 and all(f"\n{name}: " in out for name in datasets.DATASETS)
+    assert out.count("citation") == len(datasets.DATASETS)
 
 
-def test_list_data_names_all_six(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["ftcompare.py", "--list-data"])
-    assert ftcompare.command_line() == 0
-    out = capsys.readouterr().out
-    assert all(f"\n{name}: " in out for name in ("chexpert", "mura", "t1w", "bach", "isic2020", "cholect50"))
-    assert out.count("citation") == 6
-
-
-def test_another_task_or_fold_has_run_folders_of_its_own(tmp_path, monkeypatch, capsys):
-    more = ("--task", "verb", "--variant", "crossval", "--fold", "2")
-    assert run_command("cholect50", tmp_path, monkeypatch, *more)[0] == 0, capsys.readouterr().err
+def test_another_task_or_fold_has_run_folders_of_its_own(tmp_path, train):
+    name, data_dir = write("cholect50", tmp_path / "data")
+    code, _, err, _ = train(name, data_dir, "--task", "verb", "--variant", "crossval", "--fold", "2")
+    assert code == 0, err
     folder = tmp_path / "runs" / "cholect50-verb-crossval-fold2" / "resnet18" / "autorgn" / "seed0-fold0"
     assert "score_grasp" in rows_of(folder, "test")[0]
+
+
+def test_one_more_dataset_goes_from_help_to_the_page(tmp_path, train, run, monkeypatch):
+    data_dir = layouts.add_eyes(monkeypatch, tmp_path / "data")
+    monkeypatch.setitem(settings.PARTS, "options", layouts.WithSide)  # as if the field stood in datasets.py
+    for title, parts in list(settings.GROUPS.items()):
+        with_side = [layouts.WithSide if part is datasets.Options else part for part in parts]
+        monkeypatch.setitem(settings.GROUPS, title, with_side)
+    assert "eyes: one side (both)" in " ".join(settings.parser().format_help().split())
+    code, _, err, _ = train("eyes", data_dir, "--side", "left")
+    assert code == 0, err
+    folder = tmp_path / "runs" / "eyes-left" / "resnet18" / "autorgn" / "seed0-fold0"
+    assert {row["image"].split("/")[0] for row in rows_of(folder, "test")} == {"left"}
+    assert json.loads((folder / "config.json").read_text())["data"]["citation"] == "by hand"
+    assert "eyes-left" in (tmp_path / "runs" / "report.md").read_text()

@@ -25,9 +25,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def native_or_skip(device_type):
     if reason := loader.obstacle(device_type):
-        pytest.skip(
-            f"{reason}: rgn_cuda.cu is compiled here at most, not run" if device_type == "cuda" else reason
-        )
+        pytest.skip(f"{reason}: rgn_cuda.cu is compiled here at most, not run" if device_type == "cuda" else reason)
     return loader.load("on", device_type)
 
 
@@ -41,7 +39,7 @@ def native_cuda():
     return native_or_skip("cuda")
 
 
-# ------------------------------------------------------------------------------------ random lists of tensors
+# ---- random lists of tensors ----
 
 
 class Lists:
@@ -56,11 +54,7 @@ class Lists:
         pool = self.pools[self.rng.choice(list(self.pools))]
         start = self.rng.randrange(1000)  # not at a multiple of 16 bytes
         flat = pool[start : start + numel]
-        layouts = {
-            "flat": flat,
-            "holes": pool[start : start + 3 * numel : 3],
-            "expanded": pool[start].expand(numel),
-        }
+        layouts = {"flat": flat, "holes": pool[start : start + 3 * numel : 3], "expanded": pool[start].expand(numel)}
         if numel and numel % 12 == 0:
             layouts["transposed"] = flat.view(-1, 12).t()
             layouts["channels_last"] = flat.view(-1, 2, 2, 3).permute(0, 3, 1, 2)
@@ -99,12 +93,10 @@ def exact(tensors, unit, units):
 def assert_norms(got, weights, grads, unit, units, tolerance=1e-6):
     for norms, tensors in zip(got, (grads, weights), strict=True):
         assert norms.dtype == torch.float64 and norms.shape == (units,)
-        torch.testing.assert_close(
-            norms.cpu(), exact(tensors, unit, units), rtol=tolerance, atol=0, equal_nan=True
-        )
+        torch.testing.assert_close(norms.cpu(), exact(tensors, unit, units), rtol=tolerance, atol=0, equal_nan=True)
 
 
-# ------------------------------------------------------------------------------------------------------ norms
+# ---- norms ----
 
 
 def test_norms_worked_by_hand(native):
@@ -159,9 +151,7 @@ def test_held_parameters_are_read_as_they_are_at_the_call(native):
         with torch.no_grad():
             want = native(parameters, [p.grad for p in parameters], unit, 2)
         got = held.norms()
-        return all(torch.equal(a, b) and not a.requires_grad for a, b in zip(got, want, strict=True)), got[
-            0
-        ].tolist()
+        return all(torch.equal(a, b) and not a.requires_grad for a, b in zip(got, want, strict=True)), got[0].tolist()
 
     assert agrees() == (True, [0, 0])  # no gradients yet
     for p in parameters:
@@ -191,7 +181,7 @@ def test_a_wrong_argument_is_named(native, weights, grads, unit, units, message)
         native(weights, grads, torch.tensor(unit, dtype=torch.int64), units)
 
 
-# ----------------------------------------------------------------------------------------------------- ratios
+# ---- ratios ----
 
 # r of unit 0: 1/2. Unit 1 has no weight: its layer, with unit 0, has sqrt(1 + 4) / 2. Unit 2, the head: 4/1.
 # Unit 3 has none.
@@ -262,7 +252,7 @@ def test_a_wrong_argument_of_the_ratios_is_named(native, changed, message):
         native.relative_ratios(*arguments)
 
 
-# ------------------------------------------------------------------------ as a PyTorch operator: compile, DDP
+# ---- as a PyTorch operator: compile, DDP ----
 
 
 def test_opcheck(native):
@@ -286,9 +276,7 @@ def test_operators_inside_a_compiled_function(native):
 def rates_of_a_step(norms, wrap=lambda model: model, part=slice(None)):
     """Auto-RGN's rates after one step of a small network on a part of a fixed batch."""
     torch.manual_seed(0)
-    body = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
-    )
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
     model = nn.Sequential(body, nn.Flatten(), nn.Linear(200, 16), nn.ReLU(), nn.Linear(16, 4))
     images, labels = torch.randn(8, 3, 16, 16), torch.randint(0, 4, (8,))
     plan = make_plan("autorgn", model, epochs=1, lr=0.1)
@@ -313,9 +301,7 @@ def test_a_compiled_step_has_the_same_rates(native):
 def _rates_under_ddp(rank, folder):
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     native = loader.load("on")
     half = slice(4 * rank, 4 * rank + 4)
     rates = rates_of_a_step(native, nn.parallel.DistributedDataParallel, half)
@@ -349,9 +335,7 @@ def test_a_plan_that_uses_the_kernel_trains_like_one_that_does_not(native, unit,
                     optimizer.step()
                 optimizer.zero_grad()
         assert plan.skipped_steps() == 1
-        tables.append(
-            torch.tensor([[row["ratio"], row["grad_norm"], row["weight_norm"]] for row in plan.table()])
-        )
+        tables.append(torch.tensor([[row["ratio"], row["grad_norm"], row["weight_norm"]] for row in plan.table()]))
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(tables[0], tables[1], rtol=1e-5, atol=0)
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-7)
@@ -382,7 +366,7 @@ def test_a_ddp_step_has_the_same_rates_on_both_ranks_and_in_one_process(native, 
     assert first == pytest.approx(rates_of_a_step(grad_weight_norms), rel=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------- the loader
+# ---- the loader ----
 
 
 @pytest.fixture
@@ -528,22 +512,19 @@ def test_a_library_that_cannot_be_loaded_is_an_error(stub):
 
 def test_two_processes_that_build_at_once_build_once(stub):
     counter = stub.parent / "c++"
-    counter.write_text(
-        f'#!/bin/sh\ncase "$*" in *rgn.cpp*) echo >> {stub}/compiled; sleep 1;; esac\nexec c++ "$@"\n'
-    )
+    counter.write_text(f'#!/bin/sh\ncase "$*" in *rgn.cpp*) echo >> {stub}/compiled; sleep 1;; esac\nexec c++ "$@"\n')
     counter.chmod(0o755)
     command = [sys.executable, "-c", "from csrc.loader import load; print(load('on').ran)"]
     environment = os.environ | {"CXX": str(counter)}
     running = [
-        subprocess.Popen(command, cwd=stub.parent, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen(command, cwd=stub.parent, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     outputs = [process.communicate()[0].splitlines()[-1] for process in running]
     assert [process.returncode for process in running] == [0, 0] and outputs[0] == outputs[1]
     assert len((stub / "compiled").read_text().splitlines()) == 1 and len(libraries(stub)) == 1
 
 
-# ------------------------------------------------------------------------------------------------------- CUDA
+# ---- CUDA ----
 
 
 def test_cuda_kernels_compile_without_warnings_and_without_spills():

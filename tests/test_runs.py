@@ -183,10 +183,7 @@ def test_what_auto_means_is_settled_by_the_first_run_of_an_output_folder(tmp_pat
     assert runs.settled(tmp_path / "old", here) == theirs
     later = {"amp": "off", "compile": "on"}  # a setting that a later version settles, too
     assert runs.settled(tmp_path / "old", {"amp": "bf16", "compile": "on"}) == later
-    assert runs.settled(tmp_path / "old", {"device": "cpu", "compile": "off"}) == {
-        "device": "cuda",
-        "compile": "on",
-    }
+    assert runs.settled(tmp_path / "old", {"device": "cpu", "compile": "off"}) == {"device": "cuda", "compile": "on"}
 
 
 def read_back(root, changed=None, result=None, strategy="ft", fold=0, **more):
@@ -277,10 +274,7 @@ def test_the_hardest_images_come_back_and_a_damaged_file_of_them_stops_no_report
 
 
 def test_nan_becomes_null_in_json():
-    assert json.loads(runs.to_json({"a": [float("nan"), 1.5], "b": (float("inf"),)})) == {
-        "a": [None, 1.5],
-        "b": [None],
-    }
+    assert json.loads(runs.to_json({"a": [float("nan"), 1.5], "b": (float("inf"),)})) == {"a": [None, 1.5], "b": [None]}
 
 
 def test_a_sweep_is_refused_before_anything_is_trained(folder, tmp_path, run):

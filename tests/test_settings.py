@@ -6,9 +6,9 @@ import shlex
 import pytest
 import torch
 from conftest import ROOT
-from toys import ARCH, SMALL, Toy
+from toys import ARCH, SMALL, Toy, settings_of
 
-import ftcompare
+import settings
 import strategies
 import train
 
@@ -16,10 +16,7 @@ BAD = [
     (["--report", "runs", "--predict", "new"], "--report stands alone"),
     (["--report", "nowhere"], "nowhere is no folder"),
     (["--run", "runs/x"], "--run and --out go with --predict or --export"),
-    (
-        ["--data", "demo-tiny", "--export", "m.pt2", "--run", "r"],
-        "--export use a finished run (--run), not --data",
-    ),
+    (["--data", "demo-tiny", "--export", "m.pt2", "--run", "r"], "--export use a finished run (--run), not --data"),
     (["--export", "m.pt2", "--run", "nowhere"], "nowhere: no such run folder"),
     (["--data", "demo-tiny", "--strategy", "lpfft"], "unknown strategy 'lpfft'; choose from ft, lp, glf"),
     (["--data", "demo-tiny", "--arch", "resnet5000"], "unknown --arch resnet5000; torchvision has resnet"),
@@ -49,9 +46,7 @@ BAD = [
 def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, run, monkeypatch):
     monkeypatch.delenv("FTCOMPARE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    small = ["--arch", ARCH] * ("--arch" not in arguments) + ["--weights", "none"] * (
-        "--weights" not in arguments
-    )
+    small = ["--arch", ARCH] * ("--arch" not in arguments) + ["--weights", "none"] * ("--weights" not in arguments)
     code, _, err = run(*arguments, *small * bool(arguments), "--output-dir", tmp_path / "runs")
     assert code == 2 and message in err, err
     assert err.count("\n") == 1 and "Traceback" not in err
@@ -59,32 +54,20 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, r
 
 
 def test_davila_protocol_sets_its_values_below_what_is_said():
-    """The follow-up code: Adam without weight decay, every rate 1e-3, a cosine over 100 epochs without warmup."""
-    by_hand = {
-        "opt": "adam",
-        "lr": 1e-3,
-        "lp_lr": 1e-3,
-        "weight_decay": 0.0,
-        "epochs": 30,
-        "schedule_epochs": 100,
-    }
+    """The follow-up code: Adam without weight decay, every rate 1e-3, a cosine over 100 epochs without
+    warmup."""
+    by_hand = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "weight_decay": 0.0, "epochs": 30, "schedule_epochs": 100}
     by_hand |= {"warmup": 0.0, "patience": 3, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232}
     by_hand |= {"img_size": 224, "augment": "none"}
     command = ["--data", "demo", "--protocol", "davila"]
-    s = ftcompare.parse_arguments(command)
-    assert {name: getattr(s, name) for name in by_hand} == by_hand
-    said = {
-        "epochs": 5,
-        "weight_decay": 0.3,
-        "warmup": 0.1,
-        "metric": "auroc",
-        "lp_lr": 0.5,
-        "augment": "strong",
-    }
+    flat = settings.flat(settings_of(*command))
+    assert {name: flat[name] for name in by_hand} == by_hand
+    said = {"epochs": 5, "weight_decay": 0.3, "warmup": 0.1, "metric": "auroc", "lp_lr": 0.5, "augment": "strong"}
     flags = [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    s = ftcompare.parse_arguments([*command, *flags])
-    assert {name: getattr(s, name) for name in by_hand} == by_hand | said
-    groups = strategies.make_plan("lpft", Toy(), epochs=2, hyper=ftcompare.hyperparameters(s)).groups
+    chosen = settings_of(*command, *flags)
+    flat = settings.flat(chosen)
+    assert {name: flat[name] for name in by_hand} == by_hand | said
+    groups = strategies.make_plan("lpft", Toy(), epochs=2, hyper=chosen.hyper).groups
     assert {group["weight_decay"] for group in groups} == {0.3}
 
 
@@ -93,18 +76,18 @@ def test_every_command_in_the_readme_parses():
     commands = re.findall(r"ftcompare\.py (--.*?)(?: +#.*)?$", text, re.MULTILINE)
     assert len(commands) >= 5
     for line in commands:
-        ftcompare.parse_arguments(shlex.split(line.replace("`", "")))
+        settings_of(*shlex.split(line.replace("`", "")))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "sensitivity"], "hangs on a threshold"),
+        (["--metric", "sensitivity"], "depends on a threshold"),
         (["--arch", "inception_v3"], "inception_v3 does not take pictures of 32 px"),
         (["--seed", "-1"], "'-1' is not a whole number of 0 or more"),
         (["--threshold", "sensitivity=0.0"], "--threshold sensitivity=0.0"),
         (["--val-fraction", "0"], "--val-fraction 0.0: give a share"),
-        (["--warmup", "3"], "--warmup is at most 1"),
+        (["--warmup", "3"], "--warmup: '3' is not a number from 0 to 1"),
     ],
 )
 def test_settings_that_would_fail_later_are_refused_at_once(arguments, message, folder, tmp_path, run):
@@ -118,9 +101,7 @@ def test_a_seed_sets_head_order_and_augmentation_and_the_recipe_is_what_was_said
     given = []
 
     def look(model, plan, data, folder, recipe, *rest, **more):
-        given.append(
-            (recipe, plan, [p.detach().clone() for p in strategies.find_head(model)[1].parameters()])
-        )
+        given.append((recipe, plan, [p.detach().clone() for p in strategies.find_head(model)[1].parameters()]))
         raise train.Diverged("only looked at")
 
     monkeypatch.setattr(train, "run", look)
@@ -152,6 +133,13 @@ def test_a_seed_sets_head_order_and_augmentation_and_the_recipe_is_what_was_said
     heads = [head for _, _, head in given]
     alike = [[all(map(torch.equal, a, b)) for b in heads] for a in heads]
     assert alike == [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
+
+
+def test_a_dataset_s_name_is_no_folder_that_the_output_could_lie_in(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo-tiny").mkdir()
+    code, _, err = run("--data", "demo-tiny", *SMALL, "--dry-run", "--output-dir", "demo-tiny")
+    assert code == 0, err
 
 
 def test_the_output_cannot_lie_in_the_data_or_on_a_file(folder, tmp_path, run):

@@ -50,7 +50,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-# ------------------------------------------------------------------------------------------------------- nets
+# ---- nets ----
 
 
 class Toy(nn.Module):
@@ -71,13 +71,7 @@ class Toy(nn.Module):
 
 
 TOY_BLOCKS = ["conv1", "conv2", "conv3", "hidden", "head"]
-TOY_PARAMETERS = [
-    4 * 27 + 4 + 2 * 4,
-    5 * 36 + 5 + 2 * 5,
-    6 * 45 + 6 + 2 * 6,
-    7 * 6 + 7,
-    CLASSES * 7 + CLASSES,
-]
+TOY_PARAMETERS = [4 * 27 + 4 + 2 * 4, 5 * 36 + 5 + 2 * 5, 6 * 45 + 6 + 2 * 6, 7 * 6 + 7, CLASSES * 7 + CLASSES]
 
 
 def toy(seed=0):
@@ -201,7 +195,7 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
 
 
-# --------------------------------------------------------------------- what trains, and what is bit-identical
+# ---- what trains, and what is bit-identical ----
 
 
 def stage_by_hand(epochs, stages, epoch):
@@ -315,7 +309,7 @@ def test_bn_eval_keeps_running_statistics_and_trains_the_rest(key):
     assert model.drop4.training == (plan.trainable_parameters() == sum(TOY_PARAMETERS))
 
 
-# ----------------------------------------------------------------------------------------------------- groups
+# ---- groups ----
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
@@ -369,7 +363,7 @@ def test_groups_do_not_change_under_an_optimizer(key):
     assert all(set(g) == {"name", "block", "params", "lr", "weight_decay"} for g in plan.groups)
 
 
-# ----------------------------------------------------------------------------------------------------- stages
+# ---- stages ----
 
 
 @pytest.mark.parametrize(
@@ -435,15 +429,11 @@ def test_stage_shares():
     opened = []
     for epoch in range(10):
         plan.begin_epoch(epoch)
-        opened.append(
-            sum(getattr(model, name).weight.requires_grad for name in ("conv1", "conv2", "conv3", "hidden"))
-        )
+        opened.append(sum(getattr(model, name).weight.requires_grad for name in ("conv1", "conv2", "conv3", "hidden")))
     assert opened == [0, 0, 0, 0, 0, 1, 2, 3, 4, 4]
 
 
-@pytest.mark.parametrize(
-    "epochs, shares, second", [(5, None, 3), (20, (1, 3), 5), (2, None, 1), (4, (1, 0), 3)]
-)
+@pytest.mark.parametrize("epochs, shares, second", [(5, None, 3), (20, (1, 3), 5), (2, None, 1), (4, (1, 0), 3)])
 def test_lpft_restarts_optimizer_and_schedule_with_its_second_part(epochs, shares, second):
     plan = make_plan("lpft", toy(), epochs=epochs, hyper=Hyperparameters(stage_shares=shares))
     assert [e for e in range(epochs) if plan.begin_epoch(e)] == [0, second]
@@ -497,7 +487,7 @@ def test_new_optimizers():
     assert [plan.begin_epoch(epoch) for epoch in range(3)] == [True, False, False]
 
 
-# ------------------------------------------------------------------------------------------------------ rates
+# ---- rates ----
 
 
 @pytest.mark.parametrize("key", STRATEGIES)
@@ -556,7 +546,7 @@ def test_another_number_of_groups_is_refused():
         plan.set_rates(adamw(plan.groups[:-1]))
 
 
-# ----------------------------------------------------------------------------------------------- SP penalties
+# ---- SP penalties ----
 
 
 def written_penalty(key, model, w0, alpha, beta):
@@ -685,7 +675,7 @@ def test_sp_leaves_tensors_without_a_gradient_alone(key, mode):
         assert model[1].weight.grad.item() == {"l1sp": 0.5, "l2sp": 5.0}[key]
 
 
-# ------------------------------------------------------------------------------------------ Auto-RGN's ratios
+# ---- Auto-RGN's ratios ----
 
 
 def norm_by_hand(arrays):
@@ -696,9 +686,7 @@ def rgn_by_hand(model, grads, unit, norm, head="fc"):
     """{unit: ratio} in float64 from the definition. grads: a list, one per step, of {name: (weight,
     gradient)}, numpy. The norms of a unit are averaged over the steps."""
     layer_of = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
-    block_of = {
-        name: f"conv{layer[-1]}" if layer.startswith("bn") else layer for name, layer in layer_of.items()
-    }
+    block_of = {name: f"conv{layer[-1]}" if layer.startswith("bn") else layer for name, layer in layer_of.items()}
     block_of = {name: "head" if block == head else block for name, block in block_of.items()}
     unit_of = {"layer": layer_of, "tensor": {name: name for name in layer_of}, "block": block_of}[unit]
     ratios = {}
@@ -853,19 +841,13 @@ def test_zero_norm_weights_by_hand():
 def test_a_zero_bias_takes_its_layers_ratio():
     """In a plan with tensors as units: (3, 4) with gradient (0, 1) and bias 0 with gradient 2, as above; and
     a layer of zeros, whose gradient is the largest of all."""
-    model = nn.Sequential(
-        nn.Linear(2, 1), nn.Linear(1, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    )
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     with torch.no_grad():
-        for p, value in zip(
-            model.parameters(), ([[3.0, 4.0]], [0.0], [[0.0]], [0.0], [[10.0]], [[1.0]]), strict=True
-        ):
+        for p, value in zip(model.parameters(), ([[3.0, 4.0]], [0.0], [[0.0]], [0.0], [[10.0]], [[1.0]]), strict=True):
             p.copy_(torch.tensor(value))
     plan = make_plan("autorgn", model, epochs=1, hyper=Hyperparameters(rgn_unit="tensor"))
     plan.begin_epoch(0)
-    for p, value in zip(
-        model.parameters(), ([[0.0, 1.0]], [2.0], [[99.0]], [98.0], [[1.0]], [[5.0]]), strict=True
-    ):
+    for p, value in zip(model.parameters(), ([[0.0, 1.0]], [2.0], [[99.0]], [98.0], [[1.0]], [[5.0]]), strict=True):
         p.grad = torch.tensor(value)
     plan.after_backward()
     largest = math.sqrt(5) / 5
@@ -978,7 +960,7 @@ def test_rgn_reset_starts_the_moments_anew(reset):
     assert optimizer.state[model.fc.weight]["step"].item() == (2 if reset else 6)
 
 
-# ------------------------------------------------------------------------ norms: accuracy, no synchronisation
+# ---- norms: accuracy, no synchronisation ----
 
 
 def random_tensors(generator):
@@ -1055,10 +1037,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         self.ran.append(str(func))
-        if any(
-            isinstance(x, torch.Tensor) and x.device.type == "cpu"
-            for x in tree_leaves((args, kwargs, result))
-        ):
+        if any(isinstance(x, torch.Tensor) and x.device.type == "cpu" for x in tree_leaves((args, kwargs, result))):
             self.on_cpu.append(str(func))
         return result
 
@@ -1128,7 +1107,7 @@ def test_tensor_rates_equal_the_numbers(monkeypatch):
         assert [group["lr"].item() for group in optimizer.param_groups] == expected
 
 
-# --------------------------------------------------------------------------------------------------- resuming
+# ---- resuming ----
 
 RESUMED = [(key, {}, (2, 0)) for key in STRATEGIES] + [
     ("l1sp", {"sp_mode": "proximal"}, (3, 0)),
@@ -1246,7 +1225,7 @@ def test_a_first_epoch_without_a_usable_step_stays_so_when_resumed():
     assert ratios == [[1, 1, 1], [1, 0.5, 1]] * 2
 
 
-# ---------------------------------------------------------------------------------------- blocks and the head
+# ---- blocks and the head ----
 
 # Tensors per block, worked out from the architectures. Conv with BatchNorm: 3 (no bias); with bias or
 # LayerNorm: 2.
@@ -1271,8 +1250,7 @@ MAPS = {
     "vgg11_bn": {"stage1": 4, "stage2": 4, "stage3": 8, "stage4": 8, "stage5": 8, "fc6+fc7": 4, "head": 2},
     # MBConv: expansion 3, depthwise 3, squeeze-excitation 4, projection 3 = 13, the first stage without
     # expansion; 1, 2, 2, 3, 3, 4, 1 of them between two conv + bn.
-    "efficientnet_b0": {f"features.{i}": n for i, n in enumerate([3, 10, 26, 26, 39, 39, 52, 13, 3])}
-    | {"head": 2},
+    "efficientnet_b0": {f"features.{i}": n for i, n in enumerate([3, 10, 26, 26, 39, 39, 52, 13, 3])} | {"head": 2},
     # Block: layer scale 1, depthwise conv 2, LayerNorm 2, two linear layers 4 = 9; 3, 3, 9, 3 of them; stem
     # and downsampling: conv and norm = 4. The LayerNorm before the head goes with the last stage.
     "convnext_tiny": {f"features.{i}": n for i, n in enumerate([4, 27, 4, 27, 4, 81, 4, 29])} | {"head": 2},
@@ -1473,7 +1451,7 @@ def test_a_head_that_is_not_the_last_linear_layer():
     assert [p for group in plan.groups for p in group["params"]] == [model.fc.weight, model.fc.bias]
 
 
-# ------------------------------------------------------------------------------ names, defaults, wrong values
+# ---- names, defaults, wrong values ----
 
 
 def test_names_in_any_spelling():
@@ -1612,7 +1590,7 @@ def test_bad_arguments_of_a_plan(key, call, settings, message):
     assert str(error.value).startswith(message)
 
 
-# ----------------------------------------------------------- what a report is told, one more strategy, memory
+# ---- what a report is told, one more strategy, memory ----
 
 
 @pytest.mark.parametrize("key", STRATEGIES)
@@ -1676,7 +1654,7 @@ def test_a_run_that_is_dropped_frees_its_weights_at_once(key, settings):
         gc.enable()
 
 
-# ------------------------------------------------------------------------------------------ copied on its own
+# ---- copied on its own ----
 
 
 def test_imports_torch_and_the_standard_library_only():

@@ -1,4 +1,5 @@
-"""The training loop's promises, one by one: order, steps, schedule, criterion, optimizer, what a restart keeps."""
+"""The training loop's promises, one by one: order, steps, schedule, criterion, optimizer, what a restart
+keeps."""
 
 import math
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import Toy, read, toy_data, toy_training
+from toys import CPU, Toy, criterion_of, judge_of, read, toy_data, toy_training
 
 import prepare
 import runs
@@ -32,8 +33,8 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, str
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 @pytest.mark.parametrize("lost", [["log.csv", "ratios.csv"], ["ratios.csv"]])
 def test_a_kill_between_last_pt_and_the_logs_loses_no_row(tmp_path, stop_after, lost):
-    """Epochs that were trained are in last.pt; what is killed after its writing leaves the logs an epoch behind, in
-    the last epoch too."""
+    """Epochs that were trained are in last.pt; what is killed after its writing leaves the logs an epoch
+    behind, in the last epoch too."""
     _, _, whole = toy_training(tmp_path / "whole", "autorgn")
     run = runs.RunFolder(tmp_path / "killed")
     write, written = runs.RunFolder.write_csv, []
@@ -51,8 +52,8 @@ def test_a_kill_between_last_pt_and_the_logs_loses_no_row(tmp_path, stop_after, 
     toy_training(run.path, "autorgn")
     timed = {"seconds", "images_per_second", "peak_memory_bytes"}
     for name in ("log.csv", "ratios.csv"):
-        one, two = ([{k: v for k, v in row.items() if k not in timed} for row in read(r.file(name))]
-                    for r in (whole, run))  # fmt: skip
+        rows = [read(r.file(name)) for r in (whole, run)]
+        one, two = ([{k: v for k, v in row.items() if k not in timed} for row in some] for some in rows)
         assert one == two and one[-1]["epoch"] == "4", name
 
 
@@ -60,7 +61,7 @@ def test_a_resumed_run_keeps_its_best_epoch_and_how_long_it_has_waited(tmp_path)
     """0.9, then never better: with a patience of 3 four epochs, wherever it was interrupted."""
     for stop_after in (None, 1, 2, 3):
         values = iter([0.9] + [0.1] * 20)
-        judge = lambda rows, scores, values=values: {"values": {"balanced_accuracy": next(values)}}
+        judge = lambda rows, scores, values=values: next(values)
         folder = tmp_path / str(stop_after)
         if stop_after:
             with pytest.raises(KeyboardInterrupt):
@@ -68,10 +69,7 @@ def test_a_resumed_run_keeps_its_best_epoch_and_how_long_it_has_waited(tmp_path)
         _, _, run = toy_training(folder, epochs=8, judge=judge, patience=3)
         last = run.load("last.pt")
         assert [row["epoch"] for row in last["log"]] == [1, 2, 3, 4], stop_after
-        assert (
-            run.load("best.pt")["meta"]["epoch"] == last["best"]["epoch"] == 1
-            and last["best"]["value"] == 0.9
-        )
+        assert run.load("best.pt")["meta"]["epoch"] == last["best"]["epoch"] == 1 and last["best"]["value"] == 0.9
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path):
@@ -113,8 +111,8 @@ def recorded(data):
 
 @pytest.mark.parametrize("strategy", ["ft", "autorgn"])
 def test_no_two_images_of_a_training_are_augmented_alike(tmp_path, strategy):
-    """One picture four times: wherever two of its copies were alike, two draws were. Three seeds, four epochs of one
-    step in two parts, so that a part's first image comes round again."""
+    """One picture four times: wherever two of its copies were alike, two draws were. Three seeds, four epochs
+    of one step in two parts, so that a part's first image comes round again."""
     seen = []
     for seed in range(3):
         data = recorded(toy_data())
@@ -165,8 +163,8 @@ def test_dropout_differs_between_epochs_and_seeds_and_not_between_strategies(tmp
 
 
 def one_step(tmp_path, strategy, hyper, **recipe):
-    """(w0, weights before, gradient of the loss before, weights after, run) of one step of SGD on all 24 images,
-    in float64, from weights that are off w0."""
+    """(w0, weights before, gradient of the loss before, weights after, run) of one step of SGD on all 24
+    images, in float64, from weights that are off w0."""
     torch.manual_seed(0)
     model, data = Toy(norm=False).double(), toy_data()
     plan = strategies.make_plan(strategy, model, epochs=1, lr=0.1, opt="sgd", hyper=hyper)
@@ -181,16 +179,10 @@ def one_step(tmp_path, strategy, hyper, **recipe):
     logits = model(data.images(rows, torch.device("cpu")))
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(data.index.labels[rows]))
     gradient = torch.autograd.grad(loss, list(model.parameters()))
-    settings = {
-        "batch_size": 24,
-        "opt": "sgd",
-        "augment": "none",
-        "warmup": 0.0,
-        "device": torch.device("cpu"),
-    }
+    settings = {"batch_size": 24, "opt": "sgd", "augment": "none", "warmup": 0.0, "device": "cpu"}
     recipe = train.Recipe(epochs=1, **(settings | recipe))
     run = runs.RunFolder(tmp_path)
-    train.run(model, plan, data, run, recipe, lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}, {})
+    train.run(model, plan, data, run, recipe, metric="balanced_accuracy", judge=lambda rows, scores: 0.5)
     return w0, before, gradient, [p.detach() for p in model.parameters()], run
 
 
@@ -203,25 +195,26 @@ def clipped(gradient, most):
 @pytest.mark.parametrize("scale", [1, 1024.0])
 @pytest.mark.parametrize("strategy", ["ft", "l1sp", "l2sp"])
 def test_what_is_clipped_is_the_gradient_with_its_penalty(tmp_path, monkeypatch, strategy, scale):
-    """w - lr * clip(gradient + alpha pull + beta head), the whole norm brought to 0.05: also where the loss is scaled,
-    as under fp16."""
+    """w - lr * clip(gradient + alpha pull + beta head), the whole norm brought to 0.05: also where the loss
+    is scaled, as under fp16."""
     real = torch.amp.GradScaler
     if scale != 1:
         monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: real(device, init_scale=scale))
     hyper = strategies.Hyperparameters(alpha=0.7, beta=0.3, weight_decay=0.0)
     w0, before, gradient, after, _ = one_step(tmp_path, strategy, hyper, clip_grad=0.05)
-    away = [w - w_0 for w, w_0 in zip(before[:2], w0)]
+    away = [w - w_0 for w, w_0 in zip(before[:2], w0[:2], strict=True)]
     pull = [d.sign() for d in away] if strategy == "l1sp" else away
     penalty = [*(0.7 * p for p in pull), *(0.3 * w for w in before[2:])]
     if strategy == "ft":
         penalty = [torch.zeros_like(w) for w in before]
-    step = clipped([g + p for g, p in zip(gradient, penalty)], 0.05)
-    for w, d, found in zip(before, step, after):
+    step = clipped([g + p for g, p in zip(gradient, penalty, strict=True)], 0.05)
+    for w, d, found in zip(before, step, after, strict=True):
         torch.testing.assert_close(found, w - 0.1 * d, rtol=1e-5, atol=1e-7)
 
 
 def test_auto_rgn_measures_before_clipping(tmp_path):
-    """rgn_every=1: the norms in ratios.csv are those of the one step's gradient, not of what clipping left."""
+    """rgn_every=1: the norms in ratios.csv are those of the one step's gradient, not of what clipping
+    left."""
     hyper = strategies.Hyperparameters(rgn_every=1)
     _, before, gradient, _, run = one_step(tmp_path, "autorgn", hyper, clip_grad=1e-3)
     clipped(gradient, 1e-3)
@@ -245,26 +238,28 @@ class Watched(Toy):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
 @pytest.mark.parametrize("augment", ["light", "strong"])
 def test_mixed_precision_sees_the_same_pixels_in_training_validation_and_probe(tmp_path, half, augment):
     models = {}
-    for amp in (None, half):
+    for amp in ("off", half):
         model, data = Watched(), toy_data(size=24)
         hyper = strategies.Hyperparameters(rgn_source="probe", rgn_batches=2)
         plan = strategies.make_plan("autorgn", model, epochs=2, lr=1e-2, hyper=hyper)
-        recipe = train.Recipe(epochs=2, batch_size=8, device=torch.device("cpu"), augment=augment, amp=amp)
-        judge = lambda rows, scores, index=data.index: prepare.judge_scores(index, rows, scores)
-        train.run(model, plan, data, runs.RunFolder(tmp_path / str(amp)), recipe, judge, {})
+        recipe = train.Recipe(epochs=2, batch_size=8, device="cpu", augment=augment, amp=amp)
+        judge = judge_of(data)
+        train.run(
+            model, plan, data, runs.RunFolder(tmp_path / str(amp)), recipe, metric="balanced_accuracy", judge=judge
+        )
         models[amp] = model
-    plain, mixed = models[None], models[half]
-    an_epoch = [torch.float32] * 2 + [half] * (3 + 1)  # the probe is measured in float32; 24 and 8 images
+    plain, mixed, dtype = models["off"], models[half], train.AMP[half]
+    an_epoch = [torch.float32] * 2 + [dtype] * (3 + 1)  # the probe is measured in float32; 24 and 8 images
     assert mixed.precision == 2 * an_epoch and plain.precision == 12 * [torch.float32]
     for a, b in zip(plain.seen, mixed.seen, strict=True):
         assert b.dtype == torch.float32 and torch.equal(a, b)
 
 
-# -------------------------------- a step that fp16 skips: GradScaler("cpu") does the arithmetic of the GPU's
+# ---- a step that fp16 skips: GradScaler("cpu") does the arithmetic of the GPU's ----
 
 
 @pytest.fixture
@@ -294,15 +289,13 @@ def steps_by_hand(opt, gradients, lr=0.1, decay=0.01):
 
 
 @pytest.mark.parametrize("opt", train.OPTIMIZERS)
-@pytest.mark.parametrize(
-    "gradients", [[None, 1.0, 3.0], [None, None, -2.0, 0.5], [0.5, None, 3.0], [1.0, -4.0, 2.0]]
-)
+@pytest.mark.parametrize("gradients", [[None, 1.0, 3.0], [None, None, -2.0, 0.5], [0.5, None, 3.0], [1.0, -4.0, 2.0]])
 def test_a_skipped_step_leaves_no_trace_in_the_optimizer(opt, gradients, empty_is_nan):
     weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
     groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in weights]
     optimizer = train.make_optimizer(opt, groups, torch.device("cpu"))
     scaler = torch.amp.GradScaler("cpu")
-    for g, expected in zip(gradients, steps_by_hand(opt, gradients)):
+    for g, expected in zip(gradients, steps_by_hand(opt, gradients), strict=True):
         scaler.scale(sum(w.sum() for w in weights) * (math.inf if g is None else g)).backward()
         scaler.unscale_(optimizer)
         scaler.step(optimizer)
@@ -313,7 +306,8 @@ def test_a_skipped_step_leaves_no_trace_in_the_optimizer(opt, gradients, empty_i
 
 
 def test_momentum_starts_after_a_restart_too(empty_is_nan):
-    """What a block's momentum is when the block opens after last.pt was written, and its first step overflows."""
+    """What a block's momentum is when the block opens after last.pt was written, and its first step
+    overflows."""
     early, late = (nn.Parameter(torch.ones(2)) for _ in range(2))
     groups = [{"params": [w], "lr": 0.1, "weight_decay": 0.01} for w in (early, late)]
     first, second = (train.make_optimizer("sgd", groups, torch.device("cpu")) for _ in range(2))
@@ -331,26 +325,26 @@ def test_momentum_starts_after_a_restart_too(empty_is_nan):
 
 
 def overflowing(plan, model, skipped, steps, watch, scale=2.0**16):
-    """train_epoch under a GradScaler, without augmentation, in which these steps overflow. watch(step, optimizer)
-    is called after each. Returns (data, the rows of each step)."""
+    """train_epoch under a GradScaler, without augmentation, in which these steps overflow. watch(step,
+    optimizer) is called after each. Returns (data, the rows of each step)."""
     data = toy_data(n=8 * steps + 16)
-    recipe = train.Recipe(epochs=1, batch_size=8, device=torch.device("cpu"), augment="none", opt="sgd")
-    loss, weight = train.make_criterion(data.index, data.rows["train"], "none", recipe.device)
+    recipe = train.Recipe(epochs=1, batch_size=8, **CPU, augment="none", opt="sgd")
+    loss, weight = criterion_of(data, data.rows["train"], "none")
     calls = iter(range(steps))
     spoiled = lambda logits, y: loss(logits, y) * (math.inf if next(calls) in skipped else 1.0)
     plan.begin_epoch(0)
-    optimizer = train.make_optimizer("sgd", plan.groups, recipe.device)
+    optimizer = train.make_optimizer("sgd", plan.groups, torch.device("cpu"))
     progress = lambda step, steps, rate: watch(step - 1, optimizer)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    train.train_epoch(model, plan, optimizer, scaler, data, recipe, (spoiled, weight), 0, progress)
+    train.epoch(model, plan, optimizer, scaler, data, recipe, (spoiled, weight), 0, progress)
     return data, train.steps_of(data.rows["train"], 8, 0, 0)
 
 
 @pytest.mark.parametrize("strategy", ["l1sp", "l2sp"])
 @pytest.mark.parametrize("skipped", [{0}, {1}, {0, 1, 3}, set()])
 def test_proximal_shrinks_where_a_step_was_taken_and_only_there(strategy, skipped, empty_is_nan):
-    """Against the same steps in float64, the skipped ones left out: SGD with momentum by its formula, then the
-    proximal operator of alpha on the backbone and of beta on the head."""
+    """Against the same steps in float64, the skipped ones left out: SGD with momentum by its formula, then
+    the proximal operator of alpha on the backbone and of beta on the head."""
     torch.manual_seed(3)
     model, alpha, beta = Toy(norm=False), 0.8, 0.5
     hyper = strategies.Hyperparameters(alpha=alpha, beta=beta, sp_mode="proximal")
@@ -421,7 +415,7 @@ def test_the_checkpoint_is_the_best_on_validation_and_ties_keep_the_earlier(tmp_
 
     def judge(rows, scores):
         seen.append(rows.tolist())
-        return {"values": {"balanced_accuracy": next(values)}}
+        return next(values)
 
     data = toy_data()
     _, _, run = toy_training(tmp_path, judge=judge, data=data)
@@ -433,16 +427,14 @@ def test_a_metric_that_is_better_when_lower_is_minimised(tmp_path):
     values = iter([0.3, 0.2, 0.4, 0.25])
     data = toy_data()
     data.index.metric = "brier"
-    _, _, run = toy_training(
-        tmp_path, data=data, judge=lambda rows, scores: {"values": {"brier": next(values)}}
-    )
+    _, _, run = toy_training(tmp_path, data=data, judge=lambda rows, scores: next(values))
     assert run.load("best.pt")["meta"]["epoch"] == 2
 
 
 def test_early_stopping_waits_for_the_last_stage(tmp_path):
     """LP-FT with 8 epochs: validation never improves after the first; the second part starts at epoch 5."""
     values = iter([0.9] + [0.1] * 20)
-    judge = lambda rows, scores: {"values": {"balanced_accuracy": next(values)}}
+    judge = lambda rows, scores: next(values)
     _, _, run = toy_training(tmp_path / "lpft", "lpft", epochs=8, judge=judge, patience=2)
     assert [r["stage"] for r in run.load("last.pt")["log"]] == ["lp"] * 4 + ["ft"] * 2
     values = iter([0.9] + [0.1] * 20)
@@ -452,7 +444,7 @@ def test_early_stopping_waits_for_the_last_stage(tmp_path):
 
 def test_a_stopped_run_stays_stopped_when_it_is_run_again(tmp_path):
     values = iter([0.9] + [0.1] * 20)
-    judge = lambda rows, scores: {"values": {"balanced_accuracy": next(values)}}
+    judge = lambda rows, scores: next(values)
     for _ in range(2):
         _, _, run = toy_training(tmp_path, "ft", epochs=8, judge=judge, patience=1)
         assert len(run.load("last.pt")["log"]) == 2
@@ -481,36 +473,33 @@ def test_an_epoch_takes_every_image_once_and_leaves_no_lone_one(n, size):
 
 def test_rates_in_the_log_are_the_closed_form(tmp_path):
     _, _, run = toy_training(tmp_path, "lpft", epochs=4, warmup=0.0)
-    log = run.load("last.pt")[
-        "log"
-    ]  # 3 steps an epoch, two parts of 6 steps; the log has each epoch's last step
+    log = run.load("last.pt")["log"]  # 3 steps an epoch, two parts of 6 steps; the log has each epoch's last step
     lp_lr = 3e-3
-    for row, base, step in zip(log, (lp_lr, lp_lr, 1e-2, 1e-2), (2, 5, 2, 5)):
-        assert (
-            row["lr_max"] == row["lr_min"] == pytest.approx(base * 0.5 * (1 + math.cos(math.pi * step / 6)))
-        )
+    for row, base, step in zip(log, (lp_lr, lp_lr, 1e-2, 1e-2), (2, 5, 2, 5), strict=True):
+        assert row["lr_max"] == row["lr_min"] == pytest.approx(base * 0.5 * (1 + math.cos(math.pi * step / 6)))
 
 
 @pytest.mark.parametrize(("strategy", "steps"), [("ft", (2, 5, 8, 11)), ("lpft", (2, 5, 2, 5))])
 def test_a_schedule_longer_than_the_training_stops_on_its_way_down(tmp_path, strategy, steps):
-    """4 epochs of 3 steps on the cosine of 10: 30 steps, or 15 for each half of LP-FT; the log has each epoch's last."""
+    """4 epochs of 3 steps on the cosine of 10: 30 steps, or 15 for each half of LP-FT; the log has each
+    epoch's last."""
     _, _, run = toy_training(tmp_path, strategy, epochs=4, warmup=0.0, schedule_epochs=10)
     bases, length = ([1e-2] * 4, 30) if strategy == "ft" else ([3e-3, 3e-3, 1e-2, 1e-2], 15)
-    by_hand = [base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps)]
+    by_hand = [base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps, strict=True)]
     assert [row["lr_max"] for row in run.load("last.pt")["log"]] == pytest.approx(by_hand, rel=1e-9)
 
 
 def test_class_weights_and_masked_labels_by_hand():
     data = toy_data()
     data.index.labels = np.array([0] * 30 + [1] * 10)
-    loss, weight = train.make_criterion(data.index, np.arange(40), "balanced", torch.device("cpu"))
+    loss, weight = criterion_of(data, np.arange(40), "balanced")
     logits, y = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
     # 40 / (2 * 30) = 2/3 and 40 / (2 * 10) = 2: the classes' total weights are equal
     assert loss(logits, y).item() == pytest.approx((2 / 3 + 2) * math.log(2), rel=1e-6)
     assert weight(y) == pytest.approx(2 / 3 + 2, rel=1e-6)
 
     data.index.task, data.index.labels = "multilabel", np.array([[1, 0], [np.nan, 0], [0, 1]], np.float32)
-    loss, weight = train.make_criterion(data.index, np.arange(3), "none", torch.device("cpu"))
+    loss, weight = criterion_of(data, np.arange(3), "none")
     logits = torch.tensor([[2.0, -1.0], [5.0, 0.0]], requires_grad=True)
     y = torch.tensor([[1.0, 0.0], [math.nan, 1.0]])
     by_hand = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1)) + math.log(2)
@@ -526,7 +515,7 @@ def test_labels_are_balanced_by_their_own_known_images():
     data.index.task, data.index.classes = "multilabel", ["a", "b"]
     known = [[1, 1], [0, 1], [0, 1], [0, 0], [math.nan, math.nan]]
     data.index.labels = np.array([*known, [1, 0], [1, 0]], np.float32)  # the last two do not train
-    loss, weight = train.make_criterion(data.index, np.arange(5), "balanced", torch.device("cpu"))
+    loss, weight = criterion_of(data, np.arange(5), "balanced")
     for y, by_hand in (([[1.0, 1.0]], 3 + 1 / 3), ([[0.0, 0.0]], 1 + 1), ([[1.0, math.nan]], 3)):
         y = torch.tensor(y)
         assert loss(torch.zeros(1, 2), y).item() == pytest.approx(by_hand * math.log(2), rel=1e-6)
@@ -535,11 +524,9 @@ def test_labels_are_balanced_by_their_own_known_images():
 
 @pytest.mark.parametrize("grad_accum", [1, 2])
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
-def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
-    tmp_path, class_weights, grad_accum
-):
-    """At a rate of 0: the mean over steps of each step's weighted mean, as torch's cross-entropy has it. 18 to 6 in
-    training, 4 to 4 in validation, and all of one class in the test images."""
+def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(tmp_path, class_weights, grad_accum):
+    """At a rate of 0: the mean over steps of each step's weighted mean, as torch's cross-entropy has it. 18
+    to 6 in training, 4 to 4 in validation, and all of one class in the test images."""
     data = toy_data()
     data.index.labels = np.array([0, 0, 0, 1] * 6 + [0, 1] * 4 + [1] * 8)
     model = Toy(norm=False)
@@ -554,9 +541,9 @@ def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
 
     plan = strategies.make_plan("ft", model, epochs=1, lr=0.0)
     settings = {"batch_size": 4, "augment": "none", "class_weights": class_weights, "grad_accum": grad_accum}
-    recipe = train.Recipe(epochs=1, device=torch.device("cpu"), **settings)
-    judge = lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}
-    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
+    recipe = train.Recipe(epochs=1, **CPU, **settings)
+    judge = lambda rows, scores: 0.5
+    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, metric="balanced_accuracy", judge=judge)
     (row,) = read(tmp_path / "log.csv")
     steps = train.steps_of(data.rows["train"], 4 * grad_accum, 0, 0)
     assert len({(data.index.labels[step] == 1).sum() for step in steps}) > 1  # not every step like the whole
@@ -567,8 +554,8 @@ def test_losses_in_the_log_are_the_weighted_means_of_the_training_s_classes(
 def test_a_validation_loss_in_uneven_parts_is_the_mean_over_all(tmp_path):
     data = toy_data()
     data.index.labels = np.array([0, 0, 0, 1] * 6 + [0, 1] * 8)
-    model, recipe = Toy(), train.Recipe(epochs=1, batch_size=3, device=torch.device("cpu"))
-    criterion = train.make_criterion(data.index, data.rows["train"], "balanced", recipe.device)
+    model, recipe = Toy(), train.Recipe(epochs=1, batch_size=3, **CPU)
+    criterion = criterion_of(data, data.rows["train"], "balanced")
     scores, loss = train.infer(model, data, data.rows["val"], recipe, criterion)
     y = data.index.labels[data.rows["val"]]
     factors = np.array([24 / (2 * 18), 24 / (2 * 6)])[y]
@@ -578,18 +565,18 @@ def test_a_validation_loss_in_uneven_parts_is_the_mean_over_all(tmp_path):
 def test_the_probe_of_auto_rgn_leaves_the_batches_alone(tmp_path):
     """rgn_source=probe draws batches of its own; the epoch's order and the model's buffers do not notice."""
     data = toy_data()
-    recipe = train.Recipe(epochs=2, batch_size=8, device=torch.device("cpu"))
+    recipe = train.Recipe(epochs=2, batch_size=8, **CPU)
     models = []
     for strategy in ("autorgn", "ft"):
         torch.manual_seed(0)
         models.append(Toy())
         hyper = strategies.Hyperparameters(rgn_source="probe", weight_decay=0.0)
         plan = strategies.make_plan(strategy, models[-1], epochs=2, lr=0.0, hyper=hyper)
-        judge = lambda rows, scores: prepare.judge_scores(data.index, rows, scores)
-        train.run(models[-1], plan, data, runs.RunFolder(tmp_path / strategy), recipe, judge, {})
-    for name, value in (
-        models[0].state_dict().items()
-    ):  # BatchNorm statistics of the same batches in the same order
+        judge = judge_of(data)
+        train.run(
+            models[-1], plan, data, runs.RunFolder(tmp_path / strategy), recipe, metric="balanced_accuracy", judge=judge
+        )
+    for name, value in models[0].state_dict().items():  # BatchNorm statistics of the same batches in the same order
         assert torch.equal(value, models[1].state_dict()[name]), name
     assert len(runs.RunFolder(tmp_path / "autorgn").load("last.pt")["ratios"]) == 2 * 3  # conv, bn, fc
 
@@ -600,9 +587,9 @@ def test_the_probe_of_auto_rgn_draws_training_batches_of_its_own(tmp_path):
     hyper = strategies.Hyperparameters(rgn_source="probe", rgn_batches=3)
     model = Toy()
     plan = strategies.make_plan("autorgn", model, epochs=4, hyper=hyper)
-    recipe = train.Recipe(epochs=4, batch_size=8, device=torch.device("cpu"))
-    judge = lambda rows, scores: {"values": {"balanced_accuracy": 0.5}}
-    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, judge, {})
+    recipe = train.Recipe(epochs=4, batch_size=8, **CPU)
+    judge = lambda rows, scores: 0.5
+    train.run(model, plan, data, runs.RunFolder(tmp_path), recipe, metric="balanced_accuracy", judge=judge)
     trained = [rows for rows, _, trains in data.given if trains]
     probed = [rows for rows, _, trains in data.given if not trains and rows != data.rows["val"].tolist()]
     assert len(trained) == len(probed) == 4 * 3

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from toys import ARCH, settings_of
 
 import datasets
 import ftcompare
@@ -20,21 +21,8 @@ import splits
 import strategies
 import train
 
-ARCH = "shufflenet_v2_x0_5"
-SMALL = [
-    "--data",
-    "demo-tiny",
-    "--arch",
-    ARCH,
-    "--weights",
-    "none",
-    "--img-size",
-    "32",
-    "--device",
-    "cpu",
-    "--epochs",
-    "1",
-]
+SMALL = ["--data", "demo-tiny", "--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu"]
+SMALL += ["--epochs", "1"]
 
 
 def command(arguments, capsys, monkeypatch):
@@ -48,25 +36,15 @@ def read_json(file):
     return json.loads(file.read_text())
 
 
-# ------------------------------------------------------------------------------------------------- the trials
+# ---- the trials ----
 
 
-# Worked by hand from the rule: the default, half a decade up, half a decade down, then outward by turns, then half way
-# between. The middle of 1 and 3 is 1.7320508, of 3 and 10 it is 5.4772256.
+# Worked by hand from the rule: the default, half a decade up, half a decade down, then outward by turns, then
+# half way between. The middle of 1 and 3 is 1.7320508, of 3 and 10 it is 5.4772256.
 FT_ADAMW = [1e-4, 3e-4, 3e-5, 1e-3, 1e-5, 1.7320508e-4, 5.4772256e-5, 5.4772256e-4, 1.7320508e-5]
 FT_SGD = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 5.4772256e-3, 1.7320508e-3, 1.7320508e-2, 5.4772256e-4]
 LP_ADAMW = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 5.4772256e-3, 1.7320508e-3, 1.7320508e-2, 5.4772256e-4]
-LP_SGD = [
-    3e-2,
-    1e-1,
-    1e-2,
-    3e-1,
-    3e-3,
-    1.0,
-    5.4772256e-2,
-    1.7320508e-2,
-    1.7320508e-1,
-]  # six: the lower is the default
+LP_SGD = [3e-2, 1e-1, 1e-2, 3e-1, 3e-3, 1.0, 5.4772256e-2, 1.7320508e-2, 1.7320508e-1]  # six: the lower is the default
 LPFT_ADAMW = [3e-5, 1e-4, 1e-5, 3e-4, 3e-6, 5.4772256e-5, 1.7320508e-5, 1.7320508e-4, 5.4772256e-6]
 LPFT_SGD = [1e-3, 3e-3, 3e-4, 1e-2, 1e-4, 1.7320508e-3, 5.4772256e-4, 5.4772256e-3, 1.7320508e-4]
 RGN_ADAMW = [1e-3, 3e-3, 3e-4, 1e-2, 1e-4, 1.7320508e-3, 5.4772256e-4, 5.4772256e-3, 1.7320508e-4]
@@ -138,7 +116,8 @@ def test_a_whole_grid_is_used_up_before_it_is_made_denser():
 
 
 def test_where_rates_and_alphas_would_start_anew_together_alpha_moves_on():
-    """Four rates half way between five and four alphas: 21 to 24 take the four pairs, 25 begins with the next alpha."""
+    """Four rates half way between five and four alphas: 21 to 24 take the four pairs, 25 begins with the next
+    alpha."""
     later = strategies.trials("l2sp", "adamw", 36)[20:]
     assert [t["alpha"] for t in later[:8]] == [1e-1, 1.0, 1e-2, 1e-3, 1.0, 1e-2, 1e-3, 1e-1]
     assert [t["lr"] for t in later] == pytest.approx(FT_ADAMW[5:] * 4, rel=1e-7)
@@ -156,7 +135,7 @@ def test_no_trial_is_refused():
         strategies.trials("ft", "adamw", 0)
 
 
-# ------------------------------------------------------------------------------------------------- the split
+# ---- the split ----
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +186,8 @@ def test_a_patient_on_both_sides_of_the_tuning_split_is_refused(index, outer):
 
 
 def copies_torn(index, inner):
-    """Lists of training rows that are copies of each other, of patients on two sides of a split that knows nothing of
-    them: two in two, three in three patients."""
+    """Lists of training rows that are copies of each other, of patients on two sides of a split that knows
+    nothing of them: two in two, three in three patients."""
     apart = [
         [rows[0] for rows in {index.groups[i]: [i] for i in np.flatnonzero(inner == side)}.values()]
         for side in ("train", "val")
@@ -223,10 +202,10 @@ def test_copies_are_not_tuned_and_judged_on(index, outer, seed):
     plain = splits.nested_split(index, outer, seed=seed)
     copies = copies_torn(index, plain)
     assert len(splits.spanning(copies, plain)) == 2
-    s = argparse.Namespace(split_seed=seed, val_fraction=0.15)
+    how = prepare.Preparation(split_seed=seed, val_fraction=0.15)
     for inner in (
         splits.nested_split(index, outer, copies, seed=seed),
-        ftcompare.inner_split(index, outer, copies, s),
+        ftcompare.inner_split(index, outer, copies, how),
     ):
         assert splits.spanning(copies, inner) == []
         groups = np.array(index.groups)
@@ -238,15 +217,13 @@ def test_copies_are_not_tuned_and_judged_on(index, outer, seed):
 def test_the_share_and_the_seed_of_the_inner_split_are_those_that_were_said(index, outer):
     sizes, drawn = [], set()
     for share, seed in ((0.15, 0), (0.4, 0), (0.4, 1)):
-        inner = ftcompare.inner_split(
-            index, outer, [], argparse.Namespace(split_seed=seed, val_fraction=share)
-        )
+        inner = ftcompare.inner_split(index, outer, [], prepare.Preparation(split_seed=seed, val_fraction=share))
         sizes.append((inner == "val").sum() / (inner != "").sum())
         drawn.add(tuple(inner))
     assert sizes == pytest.approx([0.15, 0.4, 0.4], abs=0.1) and len(drawn) == 3
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# ---- the command ----
 
 
 @pytest.fixture(scope="module")
@@ -270,9 +247,7 @@ def test_trials_and_optimizer_steps_are_the_same_for_every_strategy(tuned):
         final = read_json(tuned / key / "seed0-fold0" / "metrics.json")["optimizer_steps"]
         spent[key] = (len(trials), steps, final)
     assert len({str(s) for s in spent.values()}) == 1, spent
-    inner = read_json(tuned / "ft" / "tune" / "seed0-fold0-trial0" / "config.json")["data"]["splits"][
-        "train"
-    ]["images"]
+    inner = read_json(tuned / "ft" / "tune" / "seed0-fold0-trial0" / "config.json")["data"]["splits"]["train"]["images"]
     assert spent["ft"][1][0] == -(-inner // 32)  # one epoch in batches of 32
 
 
@@ -306,10 +281,7 @@ def test_no_trial_holds_an_image_that_validates_or_tests_its_fold(tuned, key):
 
 def test_trials_keep_their_numbers_and_not_their_checkpoints(tuned):
     names = {f.name for f in (tuned / "ft" / "tune" / "seed0-fold0-trial0").iterdir()}
-    assert {"config.json", "log.csv", "metrics.json", "predictions.csv"} <= names and not {
-        "best.pt",
-        "last.pt",
-    } & names
+    assert {"config.json", "log.csv", "metrics.json", "predictions.csv"} <= names and not {"best.pt", "last.pt"} & names
 
 
 def test_a_second_call_with_another_seed_uses_the_trials_that_are_there(tuned, capsys, monkeypatch):
@@ -324,11 +296,9 @@ def test_a_second_call_with_another_seed_uses_the_trials_that_are_there(tuned, c
 
 
 @pytest.mark.parametrize("what", ["run", "trial", "none"])
-def test_runs_whose_trials_were_drawn_are_not_gone_on_with_in_silence(
-    what, tuned, tmp_path, capsys, monkeypatch
-):
-    """Older runs drew their trials. The report reads them; the sweep says what differs, and trains nothing beside
-    them. A trial of the same settings (the first is the default in both) is taken as it is."""
+def test_runs_whose_trials_were_drawn_are_not_gone_on_with_in_silence(what, tuned, tmp_path, capsys, monkeypatch):
+    """Older runs drew their trials. The report reads them; the sweep says what differs, and trains nothing
+    beside them. A trial of the same settings (the first is the default in both) is taken as it is."""
     monkeypatch.setattr("report.figures.available", lambda: False)
     shutil.copytree(tuned.parents[1], tmp_path / "runs")
     ft = tmp_path / "runs" / "demo-tiny" / ARCH / "ft"
@@ -360,27 +330,22 @@ def test_a_rate_that_is_given_and_tuned_is_refused(given, capsys, monkeypatch):
     assert code == 2 and "leave out --lr and --alpha" in err
 
 
-# ------------------------------------------------------------------------------------ choosing, without training
+# ---- choosing, without train ----
 
 
-def chosen(
-    monkeypatch, index, outer, values, strategy="ft", metric="balanced_accuracy", edit=None, identical=()
-):
-    """tune() with trials whose validation values are given; says also what was told and which rows each saw."""
-    s = ftcompare.parse_arguments(
-        ["--data", "demo-tiny", "--tune", str(len(values)), "--output-dir", "nowhere"]
-    )
+def chosen(monkeypatch, index, outer, values, strategy="ft", metric="balanced_accuracy", edit=None, identical=()):
+    """tune() with trials whose validation values are given; says also what was told and which rows each
+    saw."""
+    settings = settings_of("--data", "demo-tiny", "--tune", len(values), "--output-dir", "nowhere")
     index = replace(index, metric=metric)
     rows = {side: np.flatnonzero(outer == side) for side in datasets.SPLITS}
     data = prepare.Data(index, None, np.arange(len(index)), rows, (), (), identical=list(identical))
     seen, told = [], []
 
-    def run_cell(cell, data, weights, setting, say):
+    def run_cell(cell, data, weights, setting, progress):
         seen.append(data.rows)
         value = values[cell.trial]
-        assert (setting.lr, setting.alpha) == tuple(
-            strategies.trials(strategy, "adamw", 9)[cell.trial].values()
-        )
+        assert (setting.lr, setting.hyper.alpha) == tuple(strategies.trials(strategy, "adamw", 9)[cell.trial].values())
         if value is None:
             return {"failed": "the loss is nan"}
         return {"val": {"values": {metric: value}}, "optimizer_steps": 3, "minutes": 0.5}
@@ -389,9 +354,9 @@ def chosen(
     if edit:
         real = splits.nested_split
         monkeypatch.setattr(splits, "nested_split", lambda *a, **k: edit(real(*a, **k)))
-    say = argparse.Namespace(line=told.append, skip=lambda n: None)
+    progress = argparse.Namespace(line=told.append, skip=lambda n: None)
     cell = ftcompare.Cell("demo-tiny", ARCH, strategy, 0, 0)
-    return ftcompare.tune(cell, data, models.Weights("none"), s, say), seen, told
+    return ftcompare.tune(cell, data, models.Weights("none"), settings, progress), seen, told
 
 
 def test_the_highest_value_is_chosen_and_of_equal_ones_the_first(monkeypatch, index, outer):
@@ -442,9 +407,7 @@ def test_a_choice_at_an_end_of_what_was_tried_is_said(monkeypatch, index, outer,
     assert warned == ([expected] if ends else [])
 
 
-def test_trials_that_fail_or_are_undefined_are_passed_over_and_if_all_do_that_is_said(
-    monkeypatch, index, outer
-):
+def test_trials_that_fail_or_are_undefined_are_passed_over_and_if_all_do_that_is_said(monkeypatch, index, outer):
     trials = strategies.trials("ft", "adamw", 3)
     assert chosen(monkeypatch, index, outer, [None, float("nan"), 0.1])[0]["lr"] == trials[2]["lr"]
     assert chosen(monkeypatch, index, outer, [None, None])[0]["failed"] == "all 2 trials of --tune diverged"
@@ -465,9 +428,7 @@ def test_a_fold_too_small_to_tune_in_is_refused_before_anything_is_trained(tmp_p
     for label, n in (("common", 24), ("rare", 3)):
         (tmp_path / "data" / label).mkdir(parents=True)
         for i in range(n):
-            Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(
-                tmp_path / "data" / label / f"{i}.png"
-            )
+            Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(tmp_path / "data" / label / f"{i}.png")
     small = [a if a != "demo-tiny" else tmp_path / "data" for a in SMALL]
     arguments = [*small, "--tune", "2", "--output-dir", tmp_path / "runs", "--strategy", "ft"]
     code, _, err = command(arguments, capsys, monkeypatch)

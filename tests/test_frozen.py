@@ -1,6 +1,7 @@
 """A stage that trains the head alone: the split at the head, folded BatchNorm, features computed once, all against
 the plain loop."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -42,12 +43,8 @@ def test_a_split_model_is_the_model(arch):
     model, head = head_stage(arch)
     backbone, last = train.split_at_head(model)
     assert last is head and head.training and all(p.requires_grad for p in head.parameters())
-    x = torch.randn(
-        2,
-        3,
-        224 if arch in ("vit_b_16", "swin_t", "maxvit_t") else 64,
-        224 if arch in ("vit_b_16", "swin_t", "maxvit_t") else 64,
-    )
+    side = 224 if arch in ("vit_b_16", "swin_t", "maxvit_t") else 64
+    x = torch.randn(2, 3, side, side)
     with torch.no_grad():
         expected, found = copy.deepcopy(model).double().eval()(x.double()), last(backbone(x))
     scale = expected.abs().max()
@@ -151,12 +148,9 @@ def trained(folder, strategy, augment, monkeypatch=None, epochs=4, stop=None):
             raise KeyboardInterrupt
 
     recipe = train.Recipe(epochs=epochs, batch_size=8, augment=augment, **CPU)
-    try:
-        train.run(
-            model, plan, counting(), run, recipe, metric=data.index.metric, judge=judge_of(data), after_epoch=after
-        )
-    except KeyboardInterrupt:
-        pass
+    how = {"metric": data.index.metric, "judge": judge_of(data), "after_epoch": after}
+    with contextlib.suppress(KeyboardInterrupt):
+        train.run(model, plan, counting(), run, recipe, **how)
     return model, log, sum(asked)
 
 

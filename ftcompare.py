@@ -202,6 +202,18 @@ def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable
     return None, f"reference ({'off' if mode == 'off' else loader.obstacle(kind)})"
 
 
+def begin_kernel(device: str, mode: str) -> None:
+    """Begins the kernel's build, so that it is there when the first Auto-RGN cell is; --native on that cannot be had is
+    refused now."""
+    from csrc import loader
+
+    kind = device.partition(":")[0]
+    if mode == "on" and (why := loader.obstacle(kind)):
+        raise UsageError(f"--native on: the native kernels are not available: {why}; --native off goes without")
+    if mode != "off":
+        loader.build_meanwhile(kind)
+
+
 def make_plan(strategy: str, model: nn.Module, head: nn.Module, settings: Settings) -> strategies.Plan:
     rates = {"lr": settings.lr, "opt": settings.recipe.opt, "hyper": settings.hyper}
     return strategies.make_plan(strategy, model, head, epochs=settings.recipe.epochs, **rates)
@@ -625,8 +637,8 @@ def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
         plan = make_plan(cell.strategy, model, head, settings)
     except ValueError as error:
         raise UsageError(f"{cell.arch}, {cell.strategy}: {error}") from None
-    if not settings.dry_run:
-        load_kernel(plan, settings.recipe.device, settings.native)
+    if plan.measures_norms() and not settings.dry_run:
+        begin_kernel(settings.recipe.device, settings.native)
 
 
 # ---- the dry run ----

@@ -1,6 +1,7 @@
 """Claim: a whole sweep of eight strategies takes less time than the usual script, at the same accuracy.
 
     python benchmarks/sweep.py                       # ResNet-18, 96 px, 4 epochs; --arch resnet50, --busy 2, --repeat 3
+    python benchmarks/sweep.py --strategy lp --epochs 10 --augment none             # linear probing
 
 draws pictures (the demo's, enlarged, as PNG files in train/val/test), then runs in turn, each as a process of its own:
     usual       benchmarks/usual.py in float32
@@ -47,8 +48,8 @@ def draw(folder: Path, side: int = 160) -> int:
     return len(index.arrays)
 
 
-def floor(folder: Path, arch: str, epochs: int, size: int, batch: int) -> None:
-    """Every strategy by the loop at the top of strategies.py, on tensors in memory."""
+def floor(folder: Path, arch: str, epochs: int, size: int, batch: int, chosen: list[str]) -> None:
+    """The strategies by the loop at the top of strategies.py, on tensors in memory."""
     parts = {}
     for part in ("train", "val"):
         images = torchvision.datasets.ImageFolder(f"{folder}/{part}")
@@ -59,7 +60,7 @@ def floor(folder: Path, arch: str, epochs: int, size: int, batch: int) -> None:
         )
     torch.set_flush_denormal(True)
     started = time.perf_counter()
-    for strategy in strategies.STRATEGIES:
+    for strategy in chosen:
         torch.manual_seed(0)
         model = getattr(torchvision.models, arch)(weights=None)
         head = strategies.replace_head(model, 4)
@@ -85,8 +86,8 @@ def floor(folder: Path, arch: str, epochs: int, size: int, batch: int) -> None:
 def ours(folder: Path, out: Path, args: argparse.Namespace) -> list[str]:
     size = ["--img-size", args.img_size, "--epochs", args.epochs, "-b", 32, "--arch", args.arch]
     where = ["--data", folder, "--weights", "none", "--output-dir", out, "--metric", "balanced_accuracy"]
-    command = [sys.executable, ROOT / "ftcompare.py", *where, *size, "--warmup", 0, *args.more]
-    return list(map(str, command))
+    command = [sys.executable, ROOT / "ftcompare.py", *where, *size, "--warmup", 0, "--augment", args.augment]
+    return list(map(str, [*command, "--strategy", *args.strategy, *args.more]))
 
 
 def accuracy(out: str, results: Path) -> float:
@@ -118,6 +119,8 @@ def busy(processes: int):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--strategy", nargs="+", default=list(strategies.STRATEGIES))
+    parser.add_argument("--augment", choices=("none", "light"), default="light")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--img-size", type=int, default=96)
     parser.add_argument("--repeat", type=int, default=3)
@@ -127,16 +130,19 @@ def main() -> None:
     parser.add_argument("--floor", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.floor:
-        return floor(Path(args.floor), args.arch, args.epochs, args.img_size, 32)
+        return floor(Path(args.floor), args.arch, args.epochs, args.img_size, 32, args.strategy)
     load = os.getloadavg()[0]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {load:.2f}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
-        print(f"{draw(folder)} pictures; {args.arch}, {args.img_size} px, {args.epochs} epochs, busy {args.busy}")
+        print(
+            f"{draw(folder)} pictures; {args.arch}, {args.img_size} px, {args.epochs} epochs, {args.augment}, busy {args.busy}"
+        )
         script = [sys.executable, str(ROOT / "benchmarks" / "usual.py"), str(folder), "--arch", args.arch]
-        script += ["--epochs", str(args.epochs), "--img-size", str(args.img_size)]
+        same = ["--epochs", str(args.epochs), "--img-size", str(args.img_size), "--strategy", *args.strategy]
+        script += [*same, "--augment", args.augment]
         again = [sys.executable, __file__, "--floor", str(folder), "--arch", args.arch]
-        again += ["--epochs", str(args.epochs), "--img-size", str(args.img_size)]
+        again += same
         contenders = {"usual": script, "usual+amp": [*script, "--amp", "--channels-last"]}
         contenders |= {"ftcompare": ours(folder, Path(scratch) / "runs", args), "floor": again}
         chosen = {name: contenders[name] for name in args.only or contenders}

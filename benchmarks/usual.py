@@ -23,7 +23,7 @@ ALPHA, BETA, DECAY = {"l1sp": 1e-4, "l2sp": 0.1}, 0.01, 0.01
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def loaders(folder, size, batch, workers):
+def loaders(folder, size, batch, workers, augment):
     light = [
         transforms.RandomHorizontalFlip(),
         transforms.RandomAffine(0, translate=(0.05, 0.05)),
@@ -32,7 +32,7 @@ def loaders(folder, size, batch, workers):
     last = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     found = {}
     for part in ("train", "val", "test"):
-        steps = [transforms.Resize((size, size)), *(light if part == "train" else []), *last]
+        steps = [transforms.Resize((size, size)), *(light if part == "train" and augment else []), *last]
         images = datasets.ImageFolder(f"{folder}/{part}", transforms.Compose(steps))
         found[part] = torch.utils.data.DataLoader(images, batch, shuffle=part == "train", num_workers=workers)
     return found
@@ -160,12 +160,13 @@ def main():
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--img-size", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--augment", choices=("none", "light"), default="light")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--channels-last", action="store_true")
     args = parser.parse_args()
-    parts = loaders(args.folder, args.img_size, args.batch_size, args.workers)
+    parts = loaders(args.folder, args.img_size, args.batch_size, args.workers, args.augment == "light")
     for strategy in args.strategy:
         started = time.perf_counter()
         result = train(strategy, args, parts, len(parts["train"].dataset.classes))

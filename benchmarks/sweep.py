@@ -135,9 +135,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {load:.2f}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
-        print(
-            f"{draw(folder)} pictures; {args.arch}, {args.img_size} px, {args.epochs} epochs, {args.augment}, busy {args.busy}"
-        )
+        print(f"{draw(folder)} pictures; {args.arch}, {args.img_size} px, {args.epochs} epochs, {args.augment}")
         script = [sys.executable, str(ROOT / "benchmarks" / "usual.py"), str(folder), "--arch", args.arch]
         same = ["--epochs", str(args.epochs), "--img-size", str(args.img_size), "--strategy", *args.strategy]
         script += [*same, "--augment", args.augment]

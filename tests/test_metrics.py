@@ -129,7 +129,7 @@ def test_kappa_by_hand(matrix, kappa):
     ],
 )
 def test_weighted_kappa_and_matthews_by_hand(matrix, kappa, matthews):
-    """Of the first: rows 3, 2, 1, columns 3, 1, 2; misses weigh 4 + 1, by chance 3*1 + 4*3*2 + 2*3 + 2*2 + 4*1*3 + 1*1."""
+    """Of the first: rows 3, 2, 1, columns 3, 1, 2; misses weigh 4 + 1, by chance 3 + 24 + 6 + 4 + 12 + 1."""
     assert metrics.quadratic_weighted_kappa(np.array(matrix)) == close(kappa)
     assert metrics.matthews_correlation(np.array(matrix)) == close(matthews)
 

@@ -95,7 +95,8 @@ def run_cell(
             result = run.result()
             run.complete_logs(result["epochs"])
             return result
-        model, head, note = models.build_model(cell.arch, weights, len(data.index.classes), cell.seed)
+        start = weights if strategies.STRATEGIES[cell.strategy].pretrained else models.Weights("none")
+        model, head, note = models.build_model(cell.arch, start, len(data.index.classes), cell.seed)
         model.to(recipe.device, memory_format=memory_format(settings))
         plan = make_plan(cell.strategy, model, head, settings)
         kernel, ran = load_kernel(plan, recipe.device, settings.native)

@@ -66,7 +66,9 @@ class Compared:
         None, "folder of the dataset, or of the CSV's images; else $FTCOMPARE_DATA, ./data", role="place"
     )
     arch: tuple[str, ...] = flag(("resnet50",), "torchvision classifiers (demo: resnet18)", metavar="NAME", role="cell")
-    strategy: tuple[str, ...] = flag(("all",), f"all, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell")
+    strategy: tuple[str, ...] = flag(
+        ("all",), f"all (the paper's), more, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell"
+    )
     weights: str = flag(
         "imagenet", "start of the backbone (demo: demo)", metavar="imagenet|none|demo|FILE", role="data"
     )
@@ -286,10 +288,16 @@ def make(said: dict, data: str | None = None) -> Settings:
     return settings
 
 
+NAMED = {
+    name: [key for key, entry in strategies.STRATEGIES.items() if entry.paper is paper]
+    for name, paper in (("all", True), ("more", False))
+}
+
+
 def chosen_strategies(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Their keys, each once, all in place of "all"."""
+    """Their keys, each once; those of NAMED in place of its names."""
     try:
-        keys = [list(strategies.STRATEGIES) if n == "all" else [strategies.strategy_key(n)] for n in names]
+        keys = [NAMED.get(name) or [strategies.strategy_key(name)] for name in names]
     except ValueError as error:
         raise UsageError(f"--strategy: {error}") from None
     return tuple(dict.fromkeys(key for some in keys for key in some))

@@ -1103,6 +1103,21 @@ class Recorder(TorchDispatchMode):
         return result
 
 
+def test_on_a_gpu_all_norms_come_from_one_call_in_float64():
+    """Two tensors of each dtype: float64 is taken as it is, and no square is made in float32."""
+    with FakeTensorMode():
+        dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        weights = [torch.ones(3, 2, dtype=dtype, device="cuda") for dtype in dtypes]
+        grads = [torch.ones(3, 2, dtype=dtype, device="cuda") for dtype in dtypes]
+        unit = torch.zeros(len(weights), dtype=torch.int64, device="cuda")
+        with Recorder() as recorder:
+            grad, weight = grad_weight_norms(weights, grads, unit, 1)
+        assert [(x.dtype, x.shape, x.device.type) for x in (grad, weight)] == [(torch.float64, (1,), "cuda")] * 2
+        assert sum("_foreach_norm" in name for name in recorder.ran) == 1
+        launches = [name for name in recorder.ran if name.startswith("aten") and "view" not in name]
+        assert len(launches) < 24 and recorder.on_cpu == []  # of 8 tensors; more tensors are no more launches
+
+
 @pytest.mark.parametrize(
     "every, norm, unit",
     [(0, "backbone", "layer"), (0, "all", "tensor"), (1, "backbone", "tensor"), (1, "all", "block")],

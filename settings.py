@@ -28,6 +28,7 @@ import platform
 import re
 import subprocess
 import typing
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -67,8 +68,11 @@ class Compared:
     )
     arch: tuple[str, ...] = flag(("resnet50",), "torchvision classifiers (demo: resnet18)", metavar="NAME", role="cell")
     strategy: tuple[str, ...] = flag(("all",), f"all, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell")
-    weights: str = flag(
-        "imagenet", "start of the backbone (demo: demo)", metavar="imagenet|none|demo|FILE", role="data"
+    weights: tuple[str, ...] = flag(
+        ("imagenet",),
+        "start of the backbone: one for every --arch, or ARCH=FILE for each",
+        metavar="imagenet|none|demo|FILE",
+        role="data",
     )
     seed: tuple[int, ...] = flag((0,), "seeds of head, order and augmentation", least=0, role="cell")
     protocol: str | None = flag(None, "settings of a source, see below", choices=("davila",), role="show")
@@ -141,7 +145,7 @@ GROUPS = {  # of --help, in order
     "machine and output": (Machine,),
     "instead of training": (Instead,),
 }
-DEMO = {"arch": ("resnet18",), "weights": "demo", "epochs": 10, "img_size": 32}
+DEMO = {"arch": ("resnet18",), "weights": ("demo",), "epochs": 10, "img_size": 32}
 # The public follow-up code of the paper's authors; the paper's own settings are behind its journal's door.
 DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3}
 DAVILA |= {"weight_decay": 0.0, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224}
@@ -316,6 +320,26 @@ def check(settings: Settings) -> None:
     if unknown := [a for a in settings.arch if a not in models]:
         close = [m for m in models if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
         raise UsageError(f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close, most=12)}")
+    weights_of(settings)
+
+
+def weights_of(settings: Settings) -> dict[str, str]:
+    """--weights by architecture. UsageError where one has none or two, or is not among --arch."""
+    named, common = [], []
+    for source in settings.weights:
+        arch, equals, file = source.partition("=")
+        known = equals and arch in {*torchvision.models.list_models(module=torchvision.models), *settings.arch}
+        (named if known else common).append((arch, file) if known else source)  # a file's own name may have a "="
+    if strange := [arch for arch, _ in named if arch not in settings.arch]:
+        raise UsageError(f"--weights {strange[0]}=...: {strange[0]} is not among --arch {' '.join(settings.arch)}")
+    if twice := [arch for arch, n in Counter(arch for arch, _ in named).items() if n > 1]:
+        raise UsageError(f"--weights {twice[0]}=...: given twice")
+    if len(common) > 1:
+        raise UsageError(f"--weights {' '.join(common)}: give one for every --arch, or ARCH=FILE for each")
+    found = dict(named)
+    if lacking := [arch for arch in settings.arch if arch not in found and not common]:
+        raise UsageError(f"--weights says nothing for {', '.join(lacking)}: add {lacking[0]}=FILE, imagenet or none")
+    return {arch: found.get(arch, *common) for arch in settings.arch}
 
 
 # ---- this machine ----

@@ -137,7 +137,7 @@ DEEPER = r"100 of 100 .* matched; without a place in it, 96 of the file: layer1.
         ),
         (
             "resnet18",
-            "only 99 of 100 .*; of another shape: layer1.0.conv1.weight",
+            r"only 99 of 100 .*; not plain numbers: layer1.0.conv1.weight \(int8\)",
             lambda n: n["resnet18"] | {"layer1.0.conv1.weight": torch.ones(64, 64, 3, 3, dtype=torch.int8)},
         ),
         (
@@ -185,12 +185,12 @@ def without_counters(state):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (moco, "(below encoder_q), its head (fc, 2 tensors) left out, other tensors unused: 122"),
+        (moco, "(below state_dict.encoder_q), its head (fc, 2 tensors) left out, other tensors unused: 122"),
         (
             lambda s: with_heads(s) | below("momentum_encoder", moved(s)),
             "matched, its head (fc, 2 tensors) left out, other tensors unused: 121 (projector.0.bias",
         ),
-        (lambda s: {"arch": "my_net", "state_dict": below("model", s)}, "(below model), it has no head"),
+        (lambda s: {"arch": "my_net", "state_dict": below("model", s)}, "(below state_dict.model), it has no head"),
         (without_counters, "matched, it has no head, other tensors unused: 1 (aux.w)"),
     ],
 )
@@ -252,7 +252,6 @@ def test_the_file_of_a_grey_net_says_so_where_a_sweep_prints_its_weights(nets, f
         ({"mean": [-0.1, 0.5, 0.5], "std": [0.5] * 3}, "its mean is"),
         ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "its std is"),
         ({"mean": [math.nan] * 3, "std": [0.5] * 3}, "its mean is"),
-        ({"mean": [0.5] * 4, "std": [0.5] * 4}, "its mean is"),
         ({"mean": "imagenet", "std": [0.5] * 3}, "its mean is imagenet"),
         ({"mean": [0.5] * 3}, "its std is None"),
     ],

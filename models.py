@@ -181,7 +181,7 @@ def normalisation(file: Path, meta: dict) -> dict[str, tuple[float, ...]]:
 
 
 def clipped(value: object) -> str:
-    text = repr(value) if not isinstance(value, str) else value if value.isprintable() else ascii(value)
+    text = value if isinstance(value, str) and value.isprintable() else " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -389,7 +389,7 @@ def backbone_prefix(source: str, best: list[str]) -> str:
     if len(firsts) > 1:
         raise RunError(
             f"--weights {source}: holds the backbone {len(firsts)} times, below {listed(firsts)}; "
-            "save the one to start from as a file of its own"
+            "save the one to start from as a file of its own (docs/checkpoints.md has the line)"
         )
     return firsts[0]
 

@@ -121,13 +121,15 @@ def archive(head: bytes, file: Path) -> str:
 
 
 def resave(expression: str, file: Path, imports: str = "torch") -> str:
-    """', which ...: python -c ...', the line that saves the tensors of a file alone. expression: Python with {file}
-    for the file's name, its quotes single."""
-    name, out = json.dumps(str(file)), json.dumps(str(file.with_name(f"{file.stem}-tensors.pth")))
-    expression = expression.replace("'", '"').replace("{file}", name)
-    code = f"import {imports}; torch.save({expression}, {out})"
-    trust = "only if you trust where it comes from, for that runs code of the file, save its tensors alone"
-    return f", which is not read here; {trust}: python -c {shlex.quote(code)}"
+    """The end of a message: why a file is not read, and the line that saves its tensors alone. expression: Python with
+    {file} for the file's name, its quotes single."""
+    out = str(file.with_name(f"{file.stem}-tensors.pth"))
+    expression = expression.replace("'", '"').replace("{file}", json.dumps(str(file)))
+    code = f"import {imports}; torch.save({expression}, {json.dumps(out)})"
+    return (
+        "; reading that can run code of the file, so it is not read here; only if you trust where it comes from, save "
+        f"its tensors alone and pass {out}: python -c {shlex.quote(code)}"
+    )
 
 
 # ---- pickles ----

@@ -446,6 +446,8 @@ def demo_weights(arch: str, settings: Settings) -> str:
         "amp": settings.recipe.amp,
         "workers": settings.workers,
     }
+    if arch.startswith(models.TIMM):  # many take pictures of one size alone
+        said["img_size"] = settings.preparation.img_size
     run, waits = Cell("demo-source", arch, "ft", 0, 0).folder(said["output_dir"]), False
     while not run.done():
         if run.busy():  # another sweep has begun it: what is there is half trained
@@ -603,7 +605,7 @@ def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
 
 
 def gradcam_file(settings: Settings, data: str, arch: str) -> Path:
-    return Path(settings.output_dir) / "figures" / f"gradcam-{data}-{arch}.png"
+    return Path(settings.output_dir) / "figures" / f"gradcam-{data}-{runs.file_name(arch)}.png"
 
 
 def draw_gradcam(cells: list[Cell], ready: Ready) -> None:

@@ -1,4 +1,4 @@
-"""The torchvision model: its new head, the weights that it starts from, and the model of a finished run.
+"""The model, of torchvision or of timm: its new head, the weights that it starts from, and the model of a finished run.
 
 weights = load_weights("imagenet", "resnet50")
 model, head, note = build_model("resnet50", weights, classes=4, seed=0)
@@ -6,6 +6,7 @@ run = load_finished("runs/demo/resnet18/lpft/seed0-fold0")    # run.model, run.c
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 import urllib.error
@@ -23,23 +24,24 @@ from torch import Tensor, nn
 import runs
 import strategies
 from runs import RunError
-from weights import read_file, sha256, tensors_of
+from weights import digest_of, read_file, sha256, tensors_of
 
 
 def new_model(arch: str) -> nn.Module:
-    """A torchvision classifier with random weights, without the auxiliary heads of GoogLeNet and
-    Inception."""
+    """A classifier with random weights: torchvision's, without the auxiliary heads of GoogLeNet and Inception, or
+    timm's by the name timm:NAME."""
+    if arch.startswith(TIMM):
+        return timm_model(arch)
     auxiliary = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(arch, weights=None, **auxiliary)
 
 
 def skeleton(arch: str) -> nn.Module:
-    """The model without memory for its weights, where its builder allows that: RegNet computes with
-    tensors."""
+    """The model without memory for its weights, where its builder allows that: some compute with tensors."""
     try:
         with torch.device("meta"):
             return new_model(arch)
-    except NotImplementedError:
+    except (NotImplementedError, RuntimeError):
         return new_model(arch)
 
 
@@ -52,6 +54,7 @@ def check_size(arch: str, img_size: int) -> None:
         model(torch.empty(2, 3, img_size, img_size, device=device))
     except Exception as error:  # noqa: BLE001  each architecture says in its own way that a picture is too small
         why = (str(error) or type(error).__name__).splitlines()[0]
+        why += f" Its own size is {timm_config(arch).input_size[-1]} px." if arch.startswith(TIMM) else ""
         raise RunError(f"{arch} does not take pictures of {img_size} px (--img-size): {why}") from None
 
 
@@ -75,6 +78,71 @@ def build_model(arch: str, weights: Weights, classes: int, seed: int) -> tuple[n
     return model, strategies.replace_head(model, classes), note
 
 
+# ---- timm's models ----
+
+TIMM = "timm:"  # before the name of an architecture
+
+
+def timm_config(arch: str):
+    """What timm knows of timm:NAME or timm:NAME.TAG: mean, std, input_size (channels, height, width), num_classes (0:
+    it has no head), tag, has_weights. RunError where timm is not installed or has no such model for colour images."""
+    try:
+        import timm
+    except ImportError:
+        raise RunError(f"--arch {arch} needs timm, which is not installed: pip install timm") from None
+    name = arch.removeprefix(TIMM)
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=5) or ["resnet50"]
+        raise RunError(f"unknown --arch {arch}; timm has {', '.join(close)}, and others")
+    try:
+        config = timm.models.get_pretrained_cfg(name)
+    except RuntimeError:
+        base = name.partition(".")[0]
+        tags = [known.removeprefix(f"{base}.") for known in timm.list_models(f"{base}.*", pretrained=True)]
+        raise RunError(f"unknown --arch {arch}; timm's tags for {base} are {listed(tags) or 'none'}") from None
+    if config is None or config.input_size[0] != 3:
+        raise RunError(f"--arch {arch}: timm has no size, mean and std of colour images for it")
+    return config
+
+
+def timm_model(arch: str, pretrained: bool = False) -> nn.Module:
+    """timm's model, with a head to be replaced; pretrained: with the weights of its tag and no other head than theirs.
+    RunError where its classifier is not the one layer that replace_head finds (two heads of a distilled DeiT)."""
+    import timm
+
+    head = {} if timm_config(arch).num_classes or pretrained else {"num_classes": 1000}
+    model = timm.create_model(arch.removeprefix(TIMM), pretrained=pretrained, **head)
+    if not pretrained and strategies.find_head(model)[1] is not model.get_classifier():
+        raise RunError(f"--arch {arch}: its head is not one Linear layer, the last; choose another model")
+    return model
+
+
+def timm_weights(arch: str) -> Weights:
+    """The weights of timm's tag, fetched and read by timm's own loader. RunError where it has none or cannot."""
+    config = timm_config(arch)
+    full = f"{arch.partition('.')[0]}.{config.tag}"
+    if not config.has_weights:
+        raise RunError(f"timm has no weights for {arch}; pass --weights FILE or none, or {arch}.TAG as --arch")
+    try:
+        state = dict(timm_model(full, pretrained=True).state_dict())
+    except Exception as error:  # noqa: BLE001  of the hub, the network, the disk, each of its own kind
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RunError(f"timm cannot load the weights of {full} ({why}); pass --weights FILE or none") from None
+    return Weights(full, state, digest_of(state), tuple(config.mean), tuple(config.std))
+
+
+def own_size(archs: Iterable[str]) -> int | None:
+    """Pixels a side that timm's models among them were made for; None where there is no timm model. RunError where
+    the architectures differ in it: pictures are decoded once, for all."""
+    sides = {arch: timm_config(arch).input_size[-1] if arch.startswith(TIMM) else 224 for arch in archs}
+    if not any(arch.startswith(TIMM) for arch in sides):
+        return None
+    if len({*sides.values()}) > 1:
+        each = ", ".join(f"{arch} {side} px" for arch, side in sides.items())
+        raise RunError(f"--arch: the sizes differ ({each}); say --img-size, which holds for all")
+    return next(iter(sides.values()))
+
+
 # ---- a file of weights ----
 
 
@@ -94,11 +162,17 @@ class Weights:
 
 
 def load_weights(weights: str, arch: str) -> Weights:
-    """weights: none, imagenet, or a file in any form of docs/checkpoints.md. RunError for a file that cannot be read or
-    is of another architecture, by what it says of itself, and for one whose mean and std are not of pixels from 0 to 1;
-    whether the tensors fit is check_weights'."""
+    """weights: none, imagenet (of a timm model the weights of its tag), or a file in any form of docs/checkpoints.md.
+    RunError for a file that cannot be read or is of another architecture, by what it says of itself, and for one whose
+    mean and std are not of pixels from 0 to 1; whether the tensors fit is check_weights'."""
+    own = {}
+    if arch.startswith(TIMM):
+        if weights == "imagenet":
+            return timm_weights(arch)
+        config = timm_config(arch)
+        own = {"mean": tuple(config.mean), "std": tuple(config.std)}
     if weights == "none":
-        return Weights("none")
+        return Weights("none", **own)
     file = imagenet_file(arch) if weights == "imagenet" else Path(weights).expanduser()
     state, meta, notes = read_weights(file, arch)
     digest = sha256(file)
@@ -110,7 +184,8 @@ def load_weights(weights: str, arch: str) -> Weights:
         meta = {"mean": transforms.mean, "std": transforms.std}  # 0.5 for a few, EfficientNetV2-L for one
         rescaled = True
     pixels = normalisation(file, meta)
-    notes += () if pixels else ("no mean and std in it: those of ImageNet are taken",)
+    notes += () if pixels else (f"no mean and std in it: those of {'timm' if own else 'ImageNet'} are taken",)
+    pixels = pixels or own
     return Weights(str(weights), state, digest, **pixels, transform_input=bool(rescaled), notes=notes)
 
 
@@ -148,11 +223,16 @@ def refuse_another_arch(file: Path, arch: str, ours: object, others: object) -> 
     def spelled(name: str) -> str:
         return re.sub(r"[^a-z0-9]", "", name.lower())
 
+    def tagless(name: str) -> str:  # timm's tags name weights, not architectures
+        return name.partition(".")[0] if name.startswith(TIMM) else name
+
     if not isinstance(ours, str | None):
         raise RunError(f"{file}: its meta says arch is {clipped(ours)}, not a name")
     known = {spelled(name): name for name in torchvision.models.list_models(module=torchvision.models)}
     named = known.get(spelled(others), arch) if ours is None and isinstance(others, str) else ours
-    if named not in (None, arch):
+    if ours is None and named == tagless(arch).removeprefix(TIMM):
+        return
+    if named is not None and tagless(named) != tagless(arch):
         hint = f"pass --arch {named}, or another file"
         raise RunError(f"{file}: holds the weights of {named}, not of {arch}; {hint}")
 
@@ -187,6 +267,8 @@ def clipped(value: object) -> str:
 
 def imagenet_hash(arch: str) -> str | None:
     """What the SHA-256 of torchvision's IMAGENET1K_V1 file begins with; None where there is no such file."""
+    if arch.startswith(TIMM):
+        return None
     choices = torchvision.models.get_model_weights(arch).__members__
     if "IMAGENET1K_V1" not in choices:
         return None
@@ -502,6 +584,8 @@ def trained_model(file: Path, checkpoint: dict) -> nn.Module:
     meta = checkpoint["meta"]
     try:
         model = new_model(meta["arch"])
+    except RunError:
+        raise
     except ValueError as error:
         raise RunError(f"{file}: torchvision cannot build its {meta['arch']!r} ({error})") from None
     strategies.replace_head(model, len(meta["classes"]))

@@ -156,7 +156,12 @@ def run_path(
     """Where a run lies. trial: of --tune."""
     name = f"seed{seed}-fold{fold}"
     inner = name if trial is None else f"tune/{name}-trial{trial}"
-    return Path(output_dir) / data / arch / strategy / inner
+    return Path(output_dir) / data / file_name(arch) / strategy / inner
+
+
+def file_name(arch: str) -> str:
+    """An architecture's name as that of a file or folder: timm:vit_tiny has a colon, which Windows does not take."""
+    return arch.replace(":", "-")
 
 
 def folders_below(output_dir: str | Path) -> Iterator[Path]:

@@ -27,6 +27,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import typing
 from collections import Counter
 from collections.abc import Callable
@@ -38,6 +39,7 @@ import torch
 import torchvision
 
 import datasets
+import models
 import strategies
 from datasets import Options
 from prepare import Preparation
@@ -66,7 +68,9 @@ class Compared:
     data_dir: str | None = flag(
         None, "folder of the dataset, or of the CSV's images; else $FTCOMPARE_DATA, ./data", role="place"
     )
-    arch: tuple[str, ...] = flag(("resnet50",), "torchvision classifiers (demo: resnet18)", metavar="NAME", role="cell")
+    arch: tuple[str, ...] = flag(
+        ("resnet50",), "torchvision classifiers, or timm:NAME (demo: resnet18)", metavar="NAME", role="cell"
+    )
     strategy: tuple[str, ...] = flag(("all",), f"all, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell")
     weights: tuple[str, ...] = flag(
         ("imagenet",),
@@ -275,6 +279,8 @@ def make(said: dict, data: str | None = None) -> Settings:
     UsageError for settings that cannot go together."""
     values = dict(DEMO) if data in datasets.DEMOS else {}
     values |= PROTOCOLS.get(said.get("protocol"), {}) | said
+    if "img_size" not in values and (size := models.own_size(values.get("arch", Settings.arch))):
+        values["img_size"] = size
     try:
         parts = {
             name: kind(**{f.name: values.pop(f.name) for f in flags_of(kind) if f.name in values})
@@ -316,9 +322,12 @@ def check(settings: Settings) -> None:
     if how.resize and how.resize < how.img_size:
         smaller = f"is smaller than --img-size {how.img_size}, which is cut out of it"
         raise UsageError(f"--resize {how.resize} {smaller}")
-    models = torchvision.models.list_models(module=torchvision.models)
-    if unknown := [a for a in settings.arch if a not in models]:
-        close = [m for m in models if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
+    known = torchvision.models.list_models(module=torchvision.models)
+    for arch in settings.arch:
+        if arch.startswith(models.TIMM):
+            models.timm_config(arch)
+    if unknown := [a for a in settings.arch if a not in known and not a.startswith(models.TIMM)]:
+        close = [m for m in known if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
         raise UsageError(f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close, most=12)}")
     weights_of(settings)
 
@@ -326,9 +335,10 @@ def check(settings: Settings) -> None:
 def weights_of(settings: Settings) -> dict[str, str]:
     """--weights by architecture. UsageError where one has none or two, or is not among --arch."""
     named, common = [], []
+    all_archs = {*torchvision.models.list_models(module=torchvision.models)}
     for source in settings.weights:
         arch, equals, file = source.partition("=")
-        known = equals and arch in {*torchvision.models.list_models(module=torchvision.models), *settings.arch}
+        known = equals and (arch in all_archs or arch.startswith(models.TIMM))
         (named if known else common).append((arch, file) if known else source)  # a file's own name may have a "="
     if strange := [arch for arch, _ in named if arch not in settings.arch]:
         raise UsageError(f"--weights {strange[0]}=...: {strange[0]} is not among --arch {' '.join(settings.arch)}")
@@ -382,7 +392,8 @@ def environment(device: str) -> dict:
         commit = described.stdout.strip() if described.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired):
         commit = None
-    return {
+    timm = {"timm": getattr(sys.modules["timm"], "__version__", None)} if sys.modules.get("timm") else {}
+    return timm | {
         "ftcompare": VERSION,
         "git": commit,
         "python": platform.python_version(),

@@ -375,3 +375,12 @@ def sha256(file: Path) -> str:
         while chunk := opened.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest_of(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, shapes, types and values, for weights that no one file holds."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

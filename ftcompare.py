@@ -450,7 +450,7 @@ def demo_weights(arch: str, settings: Settings) -> str:
         "data": ("demo-source",),
         "arch": (arch,),
         "strategy": ("ft",),
-        "weights": "none",
+        "weights": ("none",),
         "epochs": 5,
         "batch_size": 64,
         "lr": 1e-3,
@@ -459,6 +459,8 @@ def demo_weights(arch: str, settings: Settings) -> str:
         "amp": settings.recipe.amp,
         "workers": settings.workers,
     }
+    if arch.startswith(models.TIMM):  # many take pictures of one size alone
+        said["img_size"] = settings.preparation.img_size
     run, waits = Cell("demo-source", arch, "ft", 0, 0).folder(said["output_dir"]), False
     while not run.done():
         if run.busy():  # another sweep has begun it: what is there is half trained
@@ -525,7 +527,7 @@ def sweep(said: dict) -> list[dict]:
     ]
     experiments = list(dict.fromkeys((cell.data, cell.arch) for cell in cells))
     refuse_early(cells, ready)
-    weights_of = {(key, arch): starting_weights(arch, ready[key].settings) for key, arch in experiments}
+    weights_of = starting_weights(experiments, ready)
     said_of_each = [
         f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epochs each"
         for key, r in ((key, one.settings.recipe) for key, one in ready.items())
@@ -537,20 +539,34 @@ def sweep(said: dict) -> list[dict]:
     return run_cells(cells, ready, weights_of)
 
 
-def starting_weights(arch: str, settings: Settings) -> models.Weights:
-    """The weights that a backbone starts from, if their tensors are its own: RunError before anything is
-    trained."""
-    source = settings.weights
-    if source == "demo":
-        source = "none" if settings.dry_run else demo_weights(arch, settings)
-    return models.check_weights(models.load_weights(source, arch), arch)
+def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]) -> dict:
+    """(data, arch) -> the weights that its backbone starts from, if their tensors are its own: RunError, with all that
+    are not, before anything is trained. The demo's, which are trained for it, come last."""
+    sources = {(key, arch): flags.weights_of(ready[key].settings)[arch] for key, arch in experiments}
+    loaded, refused = {}, {}
+    for (key, arch), source in sorted(sources.items(), key=lambda entry: entry[1] == "demo"):
+        if source == "demo" and refused:
+            break
+        try:
+            if (arch, source) not in loaded:
+                file = source if source != "demo" else own_weights(arch, ready[key].settings)
+                loaded[arch, source] = models.check_weights(models.load_weights(file, arch), arch)
+        except runs.RunError as error:
+            refused[arch, source] = str(error)
+    if refused:
+        raise runs.RunError("; and ".join(refused.values()))
+    return {place: loaded[place[1], source] for place, source in sources.items()}
+
+
+def own_weights(arch: str, settings: Settings) -> str:
+    return "none" if settings.dry_run else demo_weights(arch, settings)
 
 
 def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> None:
     """A run that would be refused is refused before any is trained."""
     for cell in cells:
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
-        if settings.overwrite or (settings.dry_run and settings.weights == "demo"):
+        if settings.overwrite or (settings.dry_run and flags.weights_of(settings)[cell.arch] == "demo"):
             continue
         identity = cell_settings(cell, ready[cell.data].data(cell.fold, weights), weights, settings)
         cell.folder(settings.output_dir).check(identity, before_settings())
@@ -602,7 +618,7 @@ def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
 
 
 def gradcam_file(settings: Settings, data: str, arch: str) -> Path:
-    return Path(settings.output_dir) / "figures" / f"gradcam-{data}-{arch}.png"
+    return Path(settings.output_dir) / "figures" / f"gradcam-{data}-{runs.file_name(arch)}.png"
 
 
 def draw_gradcam(cells: list[Cell], ready: Ready) -> None:

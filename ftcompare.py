@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 from torch import nn
 
 import datasets
+import dryrun
 import gradcam
 import images
 import metrics
@@ -118,7 +120,7 @@ def run_cell(
             if tuned and "failed" in tuned:
                 raise train.Diverged(tuned["failed"])
             train_cell(cell, model, plan, data, run, recipe, progress, settings)
-            result = score(cell, model, plan, data, run, recipe, settings.threshold)
+            result = score(cell, model, plan, data, run, recipe, settings.threshold, settings.keep_last)
         except torch.OutOfMemoryError as error:
             raise UsageError(out_of_memory(error, cell, plan.stage.name, recipe)) from None
         except train.Diverged as error:
@@ -215,6 +217,7 @@ def score(
     run: runs.RunFolder,
     recipe: train.Recipe,
     rule: str,
+    keep_last: bool,
 ) -> dict:
     """Validation and test scored once with the checkpoint that validation chose; writes the run's last
     files."""
@@ -227,7 +230,6 @@ def score(
     run.write_predictions(index, splits.clusters(index, data.identical), data.rows, scores)
     if "test" in scores:
         write_hardest(run, data, scores["test"])
-    run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
     two_classes = index.task == "multiclass" and len(index.classes) == 2
     result = {
         "cell": asdict(cell),
@@ -250,7 +252,11 @@ def score(
         "images": {side: len(rows) for side, rows in data.rows.items()},
         **judged,
     }
+    if keep_last:
+        run.save("last.pt", last | {"optimizer": None})  # nothing goes on from it: half the bytes
     run.finish(result)
+    if not keep_last:
+        run.drop("last.pt")
     return result
 
 
@@ -324,7 +330,7 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
     rows = []
     for number, trial in enumerate(trials):
-        tried = replace(cell, seed=settings.preparation.split_seed, trial=number)
+        tried = trial_of(cell, number, settings)
         rows.append(run_trial(tried, trial, nested, weights, settings, progress))
     summary = {
         "trials": rows,
@@ -350,6 +356,10 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     return tuning
 
 
+def trial_of(cell: Cell, number: int, settings: Settings) -> Cell:
+    return replace(cell, seed=settings.preparation.split_seed, trial=number)
+
+
 def run_trial(
     cell: Cell, trial: dict, data: Data, weights: models.Weights, settings: Settings, progress: Progress
 ) -> dict:
@@ -364,19 +374,23 @@ def run_trial(
         spent["optimizer_steps"] = sum(row["steps"] for row in epochs)
         spent["minutes"] = sum(row["seconds"] for row in epochs) / 60
         return trial | {"value": None} | spent
-    run.drop_checkpoints()  # its numbers are kept; checkpoints of all trials would fill a disk
+    run.drop("best.pt", "last.pt")  # its numbers are kept; checkpoints of all trials would fill a disk
     return trial | {"value": result["val"]["values"][data.index.metric]} | spent
 
 
 # ---- the sweep ----
 
 
+LONG_EPOCH = 60  # seconds without a line
+
+
 class Progress:
-    """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's
+    """What is said while it runs: a moving line on a terminal, a line an epoch and a minute otherwise. The sweep's
     remaining time is the mean of the epochs so far times those that are left."""
 
     def __init__(self, cells: int, epochs: int):  # epochs of all cells together
         self.live, self.started = sys.stderr.isatty(), time.perf_counter()
+        self.said = self.started  # when the last line was
         self.epochs_left, self.epochs_seen, self.cells, self.number = epochs, 0, cells, 0
         self.total_epochs = epochs
 
@@ -387,6 +401,7 @@ class Progress:
     def line(self, text: str) -> None:
         self.moving("")
         print(text, flush=True)
+        self.said = time.perf_counter()
 
     def cell(self, cell: Cell, epochs: int, description: list[str]) -> None:
         self.total_epochs = epochs
@@ -404,7 +419,10 @@ class Progress:
         return f", {duration(seconds_an_epoch * self.epochs_left)} left in all"
 
     def step(self, step: int, steps: int, rate: float) -> None:
-        self.moving(f"    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}")
+        text = f"    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}"
+        self.moving(text)
+        if not self.live and time.perf_counter() - self.said >= LONG_EPOCH:
+            self.line(text)
 
     def epoch(self, row: dict) -> None:
         self.epochs_seen, self.epochs_left = self.epochs_seen + 1, self.epochs_left - 1
@@ -517,7 +535,10 @@ def sweep(said: dict) -> list[dict]:
         f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epochs each"
         for key, r in ((key, one.settings.recipe) for key, one in ready.items())
     ]
-    print("".join(said_of_each) + f"; {len(cells)} runs on {flags.device_line(common.recipe)}", flush=True)
+    print(
+        "".join(said_of_each) + f"; {len(cells)} run{'s' * (len(cells) != 1)} on {flags.device_line(common.recipe)}",
+        flush=True,
+    )
     refuse_other_settings(cells, ready, weights_of)
     if common.dry_run:
         return dry_run(cells, ready)
@@ -528,8 +549,11 @@ def starting_weights(arch: str, settings: Settings) -> models.Weights:
     """The weights that a backbone starts from, if their tensors are its own: RunError before anything is
     trained."""
     source = settings.weights
-    if source == "demo":
-        source = "none" if settings.dry_run else demo_weights(arch, settings)
+    if settings.dry_run and (absent := models.absent(source, arch)):
+        print(f"weights of {arch}: {absent}")
+        source = "none"
+    elif source == "demo":
+        source = demo_weights(arch, settings)
     return models.check_weights(models.load_weights(source, arch), arch)
 
 
@@ -537,10 +561,13 @@ def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of
     """A run that would be refused is refused before any is trained."""
     for cell in cells:
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
-        if settings.overwrite or (settings.dry_run and settings.weights == "demo"):
+        if settings.overwrite:
             continue
+        run = cell.folder(settings.output_dir)
         identity = cell_settings(cell, ready[cell.data].data(cell.fold, weights), weights, settings)
-        cell.folder(settings.output_dir).check(identity, before_settings())
+        if weights.sha256 is None and settings.weights != "none" and run.has("config.json"):  # a dry run without them
+            identity["weights_sha256"] = run.config().get("settings", {}).get("weights_sha256")
+        run.check(identity, before_settings())
 
 
 def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> list[dict]:
@@ -633,44 +660,56 @@ def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
 
 
 def dry_run(cells: list[Cell], ready: dict[str, Ready]) -> list[dict]:
-    """Prints the cells, with hours from two timed steps of FT, the slowest strategy, and gigabytes of
-    checkpoints."""
-    hours, gigabytes, timed, seen = 0.0, 0.0, {}, set()
-    for cell in cells:
-        prepared, settings = ready[cell.data].prepared, ready[cell.data].settings
-        if (key := (cell.data, cell.arch)) not in timed:
-            timed[key] = time_a_step(cell.arch, len(prepared.index.classes), settings)
-        seconds, size = timed[key]
-        done, recipe = cell.folder(settings.output_dir).done(), settings.recipe
-        steps = math.ceil((prepared.folds[cell.fold] == "train").sum() / recipe.batch_size) * recipe.epochs
-        trials = 0 if cell.shared_by_seeds() in seen else settings.tune
-        seen.add(cell.shared_by_seeds())
-        cost = 0.0 if done else (1 + trials) * seconds * steps / 3600
-        hours, gigabytes = hours + cost, gigabytes + 2 * (1 + trials) * size / 1e9
-        more = f", {trials} trials of --tune among it" if trials and not done else ""
-        print(f"  {cell}: {'done before' if done else 'at most ' + duration(cost * 3600)}{more}")
-    total = f"{len(cells)} runs: at most {hours:.2f} h and {gigabytes:.2f} GB of checkpoints"
-    print(f"{total}; nothing was trained")
+    """Prints the hours and gigabytes that are ahead, a line a strategy (see dryrun.py)."""
+    common, rows = next(iter(ready.values())).settings, []
+    for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
+        print(f"\n{key} {arch}: a few steps of each strategy are timed", flush=True)
+        some = costs([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], ready[key])
+        print("\n".join(dryrun.table(some, duration)))
+        rows += some
+    cache = sum(one.prepared.pixels.nbytes for one in ready.values())
+    print("\n".join(dryrun.totals(rows, duration, cache, common.keep_last)))
+    notes = [f"{common.tune} trials of --tune for each strategy and fold are in it"] * bool(common.tune)
+    notes += ["--patience may end runs earlier"] * bool(common.recipe.patience)
+    notes += ["--compile was not timed"] * common.recipe.compile
+    print("\n".join([*(f"note: {note}" for note in notes), "nothing was trained"]))
     return []
 
 
-def time_a_step(arch: str, classes: int, settings: Settings) -> tuple[float, int]:
-    """(seconds of an FT step, bytes of the model)."""
-    recipe, size = settings.recipe, settings.preparation.img_size
-    device = torch.device(recipe.device)
-    model = models.build_model(arch, models.Weights("none"), classes, 0)[0].to(device).train()
-    groups = [{"params": list(model.parameters()), "lr": 1e-5}]
-    optimizer = train.make_optimizer(recipe.opt, groups, device)
-    x = torch.rand(recipe.batch_size, 3, size, size, device=device)
-    for _ in range(2):  # the first warms up
-        started = time.perf_counter()
-        with recipe.autocast():
-            loss = model(x).float().logsumexp(dim=1).mean()
-        loss.backward()
-        optimizer.step()
-        loss.item()
-    seconds = time.perf_counter() - started
-    return seconds, sum(t.numel() * t.element_size() for t in model.state_dict().values())
+def costs(cells: list[Cell], ready: Ready) -> list[dryrun.Row]:
+    """A row for each strategy of a dataset and backbone."""
+    settings, prepared, tuned = ready.settings, ready.prepared, {}
+    fold_images = [Counter(sides.tolist()) for sides in prepared.folds]
+    for fold, sides in enumerate(prepared.folds if settings.tune else ()):
+        inner = inner_split(prepared.index, sides, prepared.identical, settings.preparation)
+        tuned[fold] = Counter(inner.tolist())
+    _, warm = (measured(cells[0], ready, 1) for _ in range(2))  # the first step of a process is slower
+    batches, rows = dryrun.enough_batches(warm, settings.recipe.batch_size), []
+    for strategy in dict.fromkeys(cell.strategy for cell in cells):
+        own = [cell for cell in cells if cell.strategy == strategy]
+        left = [cell for cell in own if settings.overwrite or not cell.folder(settings.output_dir).done()]
+        trials = [
+            tuned[cell.fold]
+            for cell in {cell.shared_by_seeds() for cell in left}
+            for number in range(settings.tune)
+            if settings.overwrite or not trial_of(cell, number, settings).folder(settings.output_dir).done()
+        ]
+        images = [fold_images[cell.fold] for cell in left]
+        name = strategies.STRATEGIES[strategy].name
+        rows.append(dryrun.Row(name, measured(own[0], ready, batches), len(own), images, trials))
+    return rows
+
+
+def measured(cell: Cell, ready: Ready, batches: int) -> dryrun.Measured:
+    """The cost of a cell's strategy, from so many batches of its data and random weights."""
+    settings, weights = ready.settings, models.Weights("none")
+    model, head, _ = models.build_model(cell.arch, weights, len(ready.prepared.index.classes), 0)
+    model.to(settings.recipe.device, memory_format=memory_format(settings))
+    plan, data = make_plan(cell.strategy, model, head, settings), ready.data(cell.fold, weights)
+    try:
+        return dryrun.measure(model, head, plan, data, settings.recipe, batches)
+    except torch.OutOfMemoryError as error:
+        raise UsageError(out_of_memory(error, cell, plan.stage.name, settings.recipe)) from None
 
 
 # ---- the command line ----

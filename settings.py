@@ -412,7 +412,7 @@ OTHER_VALUES = {
     },
     "weights": {"imagenet": "pretrained true yes default imagenet1k imagenet1kv1", "none": "random scratch false no"},
     "device": {"cuda": "gpu", "cpu": "nogpu"},
-    "metric": {"auroc": "auc rocauc aucroc", "average_precision": "ap map prauc auprc", "macro_f1": "f1 f1score"},
+    "metric": {"auroc": "auc rocauc aucroc", "average_precision": "ap map prauc auprc", "macro_f1": "f1macro fscore"},
 }
 
 
@@ -579,6 +579,6 @@ def processor() -> str:
 
 def device_line(recipe: Recipe) -> str:
     device = recipe.device
-    threads = f"{torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() != 1)}"
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else threads
     return f"{device} ({name}), {'float32' if recipe.amp == 'off' else recipe.amp}"

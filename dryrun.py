@@ -1,24 +1,29 @@
-"""What a sweep will cost, from a small part of it: a file of its own, since it takes a plan and data and knows of no
-sweep.
+"""What a sweep will cost, from a small part of it: a file of its own, since it trains nothing of a sweep and stands
+beside the loop.
 
-    measured = measure(model, head, plan, data, recipe, batches=2)
+    measured = measure(model, plan, data, recipe, batches=2)
     measured.seconds({"train": 400, "val": 80, "test": 100})
 
 The loop of train.py trains each stage of a strategy for two epochs on a few batches, so that LP and the first stages
-of G-LF come out as cheap as they are."""
+of G-LF come out as cheap as they are. report() is ftcompare.py's --dry-run."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import nn
 
+import models
 import strategies
 import train
+from prepare import duration
+from settings import UsageError
 
 ENOUGH = 0.25  # seconds of a sample's epoch: longer than what a clock, or another process, adds
 MOST_BATCHES = 8
@@ -63,13 +68,13 @@ def sample(data, batches: int, batch_size: int):
     return replace(data, rows={"train": few, "val": held, "test": val_rows[:0]})
 
 
-def measure(model: nn.Module, head: nn.Module, plan, data, recipe: train.Recipe, batches: int) -> Measured:
+def measure(model: nn.Module, plan, data, recipe: train.Recipe, batches: int) -> Measured:
     """The cost of a plan that is to run with this model on this data."""
     stages, epochs = len(plan.stages), np.diff([*plan.starts, plan.epochs]).tolist()
     hyper = replace(plan.hyper, lp_lr=0.0, stage_shares=(1.0,) * stages)
     recipe = replace(recipe, epochs=2 * stages, patience=0, compile=False)
     still = {"epochs": recipe.epochs, "lr": 0.0, "opt": recipe.opt, "hyper": hyper}  # at a rate of 0 nothing diverges
-    short = strategies.make_plan(plan.strategy, model, head, **still)
+    short = strategies.make_plan(plan.strategy, model, plan.blocks[-1].modules[0], **still)
     part = sample(data, batches, recipe.batch_size * recipe.grad_accum)
     ends = [time.perf_counter()]
 
@@ -111,17 +116,69 @@ class Row:
         return sum(map(self.cost.seconds, [*self.left, *self.trials]))
 
 
-def table(rows: list[Row], shown: Callable[[float], str]) -> list[str]:
-    """shown: seconds -> text."""
+def report(cells: list, ready: dict, build_cell: Callable, inner_split: Callable) -> None:
+    """Prints the hours and gigabytes that are ahead, a line a strategy. cells, ready, build_cell, inner_split: of
+    ftcompare.py."""
+    common, rows = next(iter(ready.values())).settings, []
+    for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
+        print(f"\n{key} {arch}: a few steps of each strategy are timed", flush=True)
+        some = rows_of(
+            [cell for cell in cells if (cell.data, cell.arch) == (key, arch)], ready[key], build_cell, inner_split
+        )
+        print("\n".join(table(some)))
+        rows += some
+    print("\n".join(totals(rows, sum(one.prepared.pixels.nbytes for one in ready.values()), common.keep_last)))
+    notes = {f"{common.tune} trials of --tune for each strategy and fold are in it": common.tune}
+    notes |= {
+        "--patience may end runs earlier": common.recipe.patience,
+        "--compile was not timed": common.recipe.compile,
+    }
+    print("\n".join([*(f"note: {note}" for note, holds in notes.items() if holds), "nothing was trained"]))
+
+
+def rows_of(cells: list, ready, build_cell: Callable, inner_split: Callable) -> list[Row]:
+    """A row for each strategy of a dataset and backbone."""
+    settings, prepared, tuned = ready.settings, ready.prepared, {}
+    weights = models.load_weights("none", cells[0].arch)
+    images = [Counter(sides.tolist()) for sides in prepared.folds]
+    for fold, sides in enumerate(prepared.folds if settings.tune else ()):
+        inner = inner_split(prepared.index, sides, prepared.identical, settings.preparation)
+        tuned[fold] = Counter(inner.tolist())
+
+    def left(cell) -> bool:
+        return settings.overwrite or not cell.folder(settings.output_dir).done()
+
+    def measured(cell, batches: int) -> Measured:
+        model, plan, _ = build_cell(cell, weights, len(prepared.index.classes), settings)
+        try:
+            return measure(model, plan, ready.data(cell.fold, weights), settings.recipe, batches)
+        except torch.OutOfMemoryError as error:
+            why = str(error).splitlines()[0]
+            raise UsageError(f"{cell} does not fit into memory ({why}); try a smaller -b, with --grad-accum") from None
+
+    _, warm = (measured(cells[0], 1) for _ in range(2))  # the first steps of a process are slower
+    batches, rows = enough_batches(warm, settings.recipe.batch_size), []
+    for strategy in dict.fromkeys(cell.strategy for cell in cells):
+        own = [cell for cell in cells if cell.strategy == strategy]
+        ahead = [cell for cell in own if left(cell)]
+        tuning = {cell.shared_by_seeds() for cell in ahead}
+        trials = [cell for one in tuning for n in range(settings.tune) if left(cell := one.tried(n, settings))]
+        name, cost = strategies.STRATEGIES[strategy].name, measured(own[0], batches)
+        numbers = {"left": [images[c.fold] for c in ahead], "trials": [tuned[c.fold] for c in trials]}
+        rows.append(Row(name, cost, len(own), **numbers))
+    return rows
+
+
+def table(rows: list[Row]) -> list[str]:
     lines = [f"  {'strategy':<10} {'runs':>5} {'done':>5} {'left, each':>11} {'in all':>9}"]
     for row in rows:
-        each = [shown(sum(map(row.cost.seconds, row.left)) / len(row.left))] if row.left else ["-"]
-        numbers = f"{row.runs:>5} {row.runs - len(row.left):>5} {each[0]:>11} {shown(row.seconds()):>9}"
+        each = duration(sum(map(row.cost.seconds, row.left)) / len(row.left)) if row.left else "-"
+        numbers = f"{row.runs:>5} {row.runs - len(row.left):>5} {each:>11} {duration(row.seconds()):>9}"
         lines.append(f"  {row.strategy:<10} {numbers}")
     return lines
 
 
-def totals(rows: list[Row], shown: Callable[[float], str], cache: int, keep_last: bool) -> list[str]:
+def totals(rows: list[Row], cache: int, keep_last: bool) -> list[str]:
     """cache: bytes of decoded pixels."""
     runs, left = sum(row.runs for row in rows), sum(len(row.left) for row in rows)
     many = f"{'' if left == runs else f'{left} of '}{runs} run{'s' * (runs != 1)}"
@@ -129,7 +186,7 @@ def totals(rows: list[Row], shown: Callable[[float], str], cache: int, keep_last
     besides = max(row.cost.training for row in rows)
     disk = f"{in_words(kept)} of checkpoints, {in_words(cache)} of decoded pixels"
     return [
-        f"\n{many}: about {shown(sum(row.seconds() for row in rows))}, without the start, the files and the report",
+        f"\n{many}: about {duration(sum(row.seconds() for row in rows))}, without the start, the files and the report",
         f"disk: {disk}, {in_words(besides)} more while a run trains",
     ]
 

@@ -15,7 +15,6 @@ import math
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -75,6 +74,10 @@ class Cell:
         """What --tune runs once for all seeds, as a key."""
         return replace(self, seed=0)
 
+    def tried(self, number: int, settings: Settings) -> Cell:
+        """A trial of --tune."""
+        return replace(self, seed=settings.preparation.split_seed, trial=number)
+
     def __str__(self) -> str:
         name = strategies.STRATEGIES[self.strategy].name
         trial = "" if self.trial is None else f", tuning, trial {self.trial + 1}"
@@ -97,9 +100,8 @@ def run_cell(
             result = run.result()
             run.complete_logs(result["epochs"])
             return result
-        model, head, note = models.build_model(cell.arch, weights, len(data.index.classes), cell.seed)
-        model.to(recipe.device, memory_format=memory_format(settings))
-        plan = make_plan(cell.strategy, model, head, settings)
+        start = weights if strategies.STRATEGIES[cell.strategy].pretrained else models.Weights("none")
+        model, plan, note = build_cell(cell, start, len(data.index.classes), settings)
         kernel, ran = load_kernel(plan, recipe.device, settings.native)
         if kernel:
             plan.use_kernel(kernel)
@@ -202,6 +204,27 @@ def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable
     if kernel:
         return kernel, kernel.ran
     return None, f"reference ({'off' if mode == 'off' else loader.obstacle(kind)})"
+
+
+def begin_kernel(device: str, mode: str) -> None:
+    """Begins the kernel's build, so that it is there when the first Auto-RGN cell is; --native on that cannot be had is
+    refused now."""
+    from csrc import loader
+
+    kind = device.partition(":")[0]
+    if mode == "on" and (why := loader.obstacle(kind)):
+        raise UsageError(f"--native on: the native kernels are not available: {why}; --native off goes without")
+    if mode != "off":
+        loader.build_meanwhile(kind)
+
+
+def build_cell(
+    cell: Cell, weights: models.Weights, classes: int, settings: Settings
+) -> tuple[nn.Module, strategies.Plan, str]:
+    """(model on its device, plan, what was loaded)."""
+    model, head, note = models.build_model(cell.arch, weights, classes, cell.seed)
+    model.to(settings.recipe.device, memory_format=memory_format(settings))
+    return model, make_plan(cell.strategy, model, head, settings), note
 
 
 def make_plan(strategy: str, model: nn.Module, head: nn.Module, settings: Settings) -> strategies.Plan:
@@ -330,7 +353,7 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
     rows = []
     for number, trial in enumerate(trials):
-        tried = trial_of(cell, number, settings)
+        tried = cell.tried(number, settings)
         rows.append(run_trial(tried, trial, nested, weights, settings, progress))
     summary = {
         "trials": rows,
@@ -354,10 +377,6 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
         warning = "at an end of what was tried; the best may lie beyond it"
         progress.line(f"  WARNING: {' and '.join(ends)} {warning}")
     return tuning
-
-
-def trial_of(cell: Cell, number: int, settings: Settings) -> Cell:
-    return replace(cell, seed=settings.preparation.split_seed, trial=number)
 
 
 def run_trial(
@@ -455,7 +474,7 @@ def demo_weights(arch: str, settings: Settings) -> str:
         "data": ("demo-source",),
         "arch": (arch,),
         "strategy": ("ft",),
-        "weights": "none",
+        "weights": ("none",),
         "epochs": 5,
         "batch_size": 64,
         "lr": 1e-3,
@@ -464,6 +483,8 @@ def demo_weights(arch: str, settings: Settings) -> str:
         "amp": settings.recipe.amp,
         "workers": settings.workers,
     }
+    if arch.startswith(models.TIMM):  # many take pictures of one size alone
+        said["img_size"] = settings.preparation.img_size
     run, waits = Cell("demo-source", arch, "ft", 0, 0).folder(said["output_dir"]), False
     while not run.done():
         if run.busy():  # another sweep has begun it: what is there is half trained
@@ -530,31 +551,47 @@ def sweep(said: dict) -> list[dict]:
     ]
     experiments = list(dict.fromkeys((cell.data, cell.arch) for cell in cells))
     refuse_early(cells, ready)
-    weights_of = {(key, arch): starting_weights(arch, ready[key].settings) for key, arch in experiments}
+    weights_of = starting_weights(experiments, ready)
     said_of_each = [
         f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epochs each"
         for key, r in ((key, one.settings.recipe) for key, one in ready.items())
     ]
-    print(
-        "".join(said_of_each) + f"; {len(cells)} run{'s' * (len(cells) != 1)} on {flags.device_line(common.recipe)}",
-        flush=True,
-    )
+    many = f"{len(cells)} run{'s' * (len(cells) != 1)}"
+    print("".join(said_of_each) + f"; {many} on {flags.device_line(common.recipe)}", flush=True)
     refuse_other_settings(cells, ready, weights_of)
     if common.dry_run:
-        return dry_run(cells, ready)
+        dryrun.report(cells, ready, build_cell, inner_split)
+        return []
     return run_cells(cells, ready, weights_of)
 
 
-def starting_weights(arch: str, settings: Settings) -> models.Weights:
-    """The weights that a backbone starts from, if their tensors are its own: RunError before anything is
-    trained."""
-    source = settings.weights
-    if settings.dry_run and (absent := models.absent(source, arch)):
-        print(f"weights of {arch}: {absent}")
-        source = "none"
-    elif source == "demo":
-        source = demo_weights(arch, settings)
-    return models.check_weights(models.load_weights(source, arch), arch)
+def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]) -> dict:
+    """(data, arch) -> the weights that its backbone starts from, if their tensors are its own: RunError, with all that
+    are not, before anything is trained. The demo's, which are trained for it, come last."""
+    sources = {(key, arch): flags.weights_of(ready[key].settings)[arch] for key, arch in experiments}
+    loaded, refused = {}, {}
+    for (key, arch), source in sorted(sources.items(), key=lambda entry: entry[1] == "demo"):
+        if source == "demo" and refused:
+            break
+        try:
+            if (arch, source) not in loaded:
+                loaded[arch, source] = weights_from(source, arch, ready[key].settings)
+        except runs.RunError as error:
+            refused[arch, source] = str(error)
+    if refused:
+        raise runs.RunError("; and ".join(refused.values()))
+    return {place: loaded[place[1], source] for place, source in sources.items()}
+
+
+ABSENT = "not here"  # the source of weights that a dry run goes without
+
+
+def weights_from(source: str, arch: str, settings: Settings) -> models.Weights:
+    if settings.dry_run and (why := models.absent(source, arch)):
+        print(f"weights of {arch}: {why}")
+        return replace(models.load_weights("none", arch), source=ABSENT)
+    file = demo_weights(arch, settings) if source == "demo" else source
+    return models.check_weights(models.load_weights(file, arch), arch)
 
 
 def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> None:
@@ -565,7 +602,7 @@ def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of
             continue
         run = cell.folder(settings.output_dir)
         identity = cell_settings(cell, ready[cell.data].data(cell.fold, weights), weights, settings)
-        if weights.sha256 is None and settings.weights != "none" and run.has("config.json"):  # a dry run without them
+        if weights.source == ABSENT and run.has("config.json"):
             identity["weights_sha256"] = run.config().get("settings", {}).get("weights_sha256")
         run.check(identity, before_settings())
 
@@ -616,7 +653,7 @@ def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
 
 
 def gradcam_file(settings: Settings, data: str, arch: str) -> Path:
-    return Path(settings.output_dir) / "figures" / f"gradcam-{data}-{arch}.png"
+    return Path(settings.output_dir) / "figures" / f"gradcam-{data}-{runs.file_name(arch)}.png"
 
 
 def draw_gradcam(cells: list[Cell], ready: Ready) -> None:
@@ -652,64 +689,8 @@ def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
         plan = make_plan(cell.strategy, model, head, settings)
     except ValueError as error:
         raise UsageError(f"{cell.arch}, {cell.strategy}: {error}") from None
-    if not settings.dry_run:
-        load_kernel(plan, settings.recipe.device, settings.native)
-
-
-# ---- the dry run ----
-
-
-def dry_run(cells: list[Cell], ready: dict[str, Ready]) -> list[dict]:
-    """Prints the hours and gigabytes that are ahead, a line a strategy (see dryrun.py)."""
-    common, rows = next(iter(ready.values())).settings, []
-    for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
-        print(f"\n{key} {arch}: a few steps of each strategy are timed", flush=True)
-        some = costs([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], ready[key])
-        print("\n".join(dryrun.table(some, duration)))
-        rows += some
-    cache = sum(one.prepared.pixels.nbytes for one in ready.values())
-    print("\n".join(dryrun.totals(rows, duration, cache, common.keep_last)))
-    notes = [f"{common.tune} trials of --tune for each strategy and fold are in it"] * bool(common.tune)
-    notes += ["--patience may end runs earlier"] * bool(common.recipe.patience)
-    notes += ["--compile was not timed"] * common.recipe.compile
-    print("\n".join([*(f"note: {note}" for note in notes), "nothing was trained"]))
-    return []
-
-
-def costs(cells: list[Cell], ready: Ready) -> list[dryrun.Row]:
-    """A row for each strategy of a dataset and backbone."""
-    settings, prepared, tuned = ready.settings, ready.prepared, {}
-    fold_images = [Counter(sides.tolist()) for sides in prepared.folds]
-    for fold, sides in enumerate(prepared.folds if settings.tune else ()):
-        inner = inner_split(prepared.index, sides, prepared.identical, settings.preparation)
-        tuned[fold] = Counter(inner.tolist())
-    _, warm = (measured(cells[0], ready, 1) for _ in range(2))  # the first step of a process is slower
-    batches, rows = dryrun.enough_batches(warm, settings.recipe.batch_size), []
-    for strategy in dict.fromkeys(cell.strategy for cell in cells):
-        own = [cell for cell in cells if cell.strategy == strategy]
-        left = [cell for cell in own if settings.overwrite or not cell.folder(settings.output_dir).done()]
-        trials = [
-            tuned[cell.fold]
-            for cell in {cell.shared_by_seeds() for cell in left}
-            for number in range(settings.tune)
-            if settings.overwrite or not trial_of(cell, number, settings).folder(settings.output_dir).done()
-        ]
-        images = [fold_images[cell.fold] for cell in left]
-        name = strategies.STRATEGIES[strategy].name
-        rows.append(dryrun.Row(name, measured(own[0], ready, batches), len(own), images, trials))
-    return rows
-
-
-def measured(cell: Cell, ready: Ready, batches: int) -> dryrun.Measured:
-    """The cost of a cell's strategy, from so many batches of its data and random weights."""
-    settings, weights = ready.settings, models.Weights("none")
-    model, head, _ = models.build_model(cell.arch, weights, len(ready.prepared.index.classes), 0)
-    model.to(settings.recipe.device, memory_format=memory_format(settings))
-    plan, data = make_plan(cell.strategy, model, head, settings), ready.data(cell.fold, weights)
-    try:
-        return dryrun.measure(model, head, plan, data, settings.recipe, batches)
-    except torch.OutOfMemoryError as error:
-        raise UsageError(out_of_memory(error, cell, plan.stage.name, settings.recipe)) from None
+    if plan.measures_norms() and not settings.dry_run:
+        begin_kernel(settings.recipe.device, settings.native)
 
 
 # ---- the command line ----

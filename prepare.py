@@ -34,9 +34,9 @@ def flag(default: object, help: str, **more: object) -> object:
 class Preparation:
     """How a dataset is made ready: to what pixels, in what splits, judged by what."""
 
-    img_size: int = flag(224, "pixels a side", basic=True)
+    img_size: int = flag(224, "pixels a side", most=4096, basic=True)
     resize: int | None = flag(
-        None, "shorter side, of which the centre is cut out (default: the image is squeezed to a square)"
+        None, "shorter side, of which the centre is cut out (default: the image is squeezed to a square)", most=4096
     )
     bit_depth: int | None = flag(
         None, "true depth of 16-bit images (default: from the data)", least=9, most=16, metavar="BITS"

@@ -30,8 +30,10 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import textwrap
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -42,6 +44,7 @@ import torchvision
 
 import datasets
 import metrics
+import models
 import strategies
 from datasets import Options
 from prepare import Preparation
@@ -54,6 +57,12 @@ ABOUT = (
     "writes report.html. To see it: --data demo"
 )
 HELP_COLUMN = 24  # where the text of --help begins
+
+
+NAMED = {
+    name: [key for key, entry in strategies.STRATEGIES.items() if entry.paper is paper]
+    for name, paper in (("all", True), ("more", False))
+}
 
 
 class UsageError(ValueError):
@@ -75,11 +84,19 @@ class Compared:
     data_dir: str | None = flag(
         None, "folder of a known dataset, or of a CSV's images (default: $FTCOMPARE_DATA, ./data)", role="place"
     )
-    arch: tuple[str, ...] = flag(("resnet50",), "torchvision models", metavar="NAME", role="cell", basic=True)
-    strategy: tuple[str, ...] = flag(
-        ("all",), f"all, or of {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell", basic=True
+    arch: tuple[str, ...] = flag(
+        ("resnet50",), "torchvision models, or timm:NAME", metavar="NAME", role="cell", basic=True
     )
-    weights: str = flag("imagenet", "imagenet, none or a file", metavar="NAME|FILE", role="data", basic=True)
+    strategy: tuple[str, ...] = flag(
+        ("all",),
+        f"all: {', '.join(NAMED['all'])}; more: {', '.join(NAMED['more'])}",
+        metavar="NAME",
+        role="cell",
+        basic=True,
+    )
+    weights: tuple[str, ...] = flag(
+        ("imagenet",), "imagenet, none, a file, or ARCH=FILE for each", metavar="FILE", role="data", basic=True
+    )
     seed: tuple[int, ...] = flag((0,), "random seeds, a run for each", least=0, metavar="N", role="cell", basic=True)
     protocol: str | None = flag(None, "settings of a source", choices=("davila",), role="show")
 
@@ -150,7 +167,7 @@ GROUPS = {  # of --help-all, in order
     "machine and output": (Machine,),
     "instead of training": (Instead,),
 }
-DEMO = {"arch": ("resnet18",), "weights": "demo", "epochs": 10, "img_size": 32}
+DEMO = {"arch": ("resnet18",), "weights": ("demo",), "epochs": 10, "img_size": 32}
 # The public follow-up code of the paper's authors; the paper's own settings are behind its journal's door.
 DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3}
 DAVILA |= {"weight_decay": 0.0, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224}
@@ -260,7 +277,8 @@ def help_page(everything: bool) -> str:
     """--help-all, or the short --help: a line a flag, of those that a newcomer needs."""
     width = min(max(shutil.get_terminal_size().columns, 60), 110)
     lines = ["usage: python ftcompare.py --data PATH [flags]", "", *textwrap.wrap(ABOUT, width)]
-    more = {"-h, --help": "this page", "--help-all": "every flag", "--version": "the version"}
+    more = {"-h, --help": "the flags that most need", "--help-all": "every flag"}
+    more |= {"--version": "the version"} if everything else {}
     for title, classes in (GROUPS | {"help": ()}).items():
         shown = flags_in(classes) if everything else [(f, h) for f, h in flags_in(classes) if f.metadata.get("basic")]
         if not shown and classes:
@@ -454,6 +472,8 @@ def make(said: dict, data: str | None = None) -> Settings:
     UsageError for settings that cannot go together."""
     values = dict(DEMO) if data in datasets.DEMOS else {}
     values |= PROTOCOLS.get(said.get("protocol"), {}) | said
+    if "img_size" not in values and (size := models.own_size(values.get("arch", Settings.arch))):
+        values["img_size"] = size
     try:
         parts = {
             name: kind(**{f.name: values.pop(f.name) for f in flags_of(kind) if f.name in values})
@@ -470,11 +490,11 @@ def make(said: dict, data: str | None = None) -> Settings:
 
 
 def chosen_strategies(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Their keys, each once, all in place of "all"."""
+    """Their keys, each once; those of NAMED in place of its names."""
     keys: list[str] = []
     for name in names:
         try:
-            keys += list(strategies.STRATEGIES) if name == "all" else [strategies.strategy_key(name)]
+            keys += NAMED.get(name) or [strategies.strategy_key(name)]
         except ValueError as error:
             near = did_you_mean(name, strategies.STRATEGIES, OTHER_VALUES["strategy"])
             raise UsageError(f"--strategy: {error}{near}") from None
@@ -498,18 +518,42 @@ def check(settings: Settings) -> None:
     if how.resize and how.resize < how.img_size:
         smaller = f"is smaller than --img-size {how.img_size}, which is cut out of it"
         raise UsageError(f"--resize {how.resize} {smaller}")
-    models = torchvision.models.list_models(module=torchvision.models)
-    if unknown := [a for a in settings.arch if a not in models]:
-        near = did_you_mean(unknown[0], models)
-        close = [m for m in models if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
+    known = torchvision.models.list_models(module=torchvision.models)
+    for arch in settings.arch:
+        if arch.startswith(models.TIMM):
+            models.timm_config(arch)
+    if unknown := [a for a in settings.arch if a not in known and not a.startswith(models.TIMM)]:
+        near = did_you_mean(unknown[0], known)
+        close = [m for m in known if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
         has = f"torchvision has {datasets.listing(close, most=12)}"
         raise UsageError(f"unknown --arch {', '.join(unknown)}{near or ';'} {has}")
     if how.metric and how.metric not in metrics.METRICS:
         near = did_you_mean(how.metric, metrics.METRICS, OTHER_VALUES["metric"])
         raise UsageError(f"unknown --metric {how.metric}{near or '; it is one of ' + ', '.join(metrics.METRICS)}")
-    near = closest(settings.weights, ("imagenet", "none"), OTHER_VALUES["weights"])
-    if near not in ("", settings.weights) and not Path(settings.weights).exists():
-        raise UsageError(f"--weights {settings.weights}: no such file; did you mean {near}?")
+    for source in weights_of(settings).values():
+        near = closest(source, ("imagenet", "none"), OTHER_VALUES["weights"])
+        if near not in ("", source) and not Path(source).exists():
+            raise UsageError(f"--weights {source}: no such file; did you mean {near}?")
+
+
+def weights_of(settings: Settings) -> dict[str, str]:
+    """--weights by architecture. UsageError where one has none or two, or is not among --arch."""
+    named, common = [], []
+    all_archs = {*torchvision.models.list_models(module=torchvision.models)}
+    for source in settings.weights:
+        arch, equals, file = source.partition("=")
+        known = equals and (arch in all_archs or arch.startswith(models.TIMM))
+        (named if known else common).append((arch, file) if known else source)  # a file's own name may have a "="
+    if strange := [arch for arch, _ in named if arch not in settings.arch]:
+        raise UsageError(f"--weights {strange[0]}=...: {strange[0]} is not among --arch {' '.join(settings.arch)}")
+    if twice := [arch for arch, n in Counter(arch for arch, _ in named).items() if n > 1]:
+        raise UsageError(f"--weights {twice[0]}=...: given twice")
+    if len(common) > 1:
+        raise UsageError(f"--weights {' '.join(common)}: give one for every --arch, or ARCH=FILE for each")
+    found = dict(named)
+    if lacking := [arch for arch in settings.arch if arch not in found and not common]:
+        raise UsageError(f"--weights says nothing for {', '.join(lacking)}: add {lacking[0]}=FILE, imagenet or none")
+    return {arch: found.get(arch, *common) for arch in settings.arch}
 
 
 # ---- this machine ----
@@ -555,7 +599,8 @@ def environment(device: str) -> dict:
         commit = described.stdout.strip() if described.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired):
         commit = None
-    return {
+    timm = {"timm": getattr(sys.modules["timm"], "__version__", None)} if sys.modules.get("timm") else {}
+    return timm | {
         "ftcompare": VERSION,
         "git": commit,
         "python": platform.python_version(),

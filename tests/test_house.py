@@ -1,6 +1,8 @@
 """The rooms: what imports what, that nothing goes in a circle, and that the report needs no torch."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 
@@ -36,6 +38,49 @@ def test_no_import_goes_in_a_circle():
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_leaf_imports_nothing_of_ours(leaf):
     assert imported(OURS[leaf], everywhere=True) == set()
+
+
+USED = {  # what each does where nothing of the project is beside it
+    "train": """
+model = torch.nn.Linear(3, 2)
+labels, x = torch.tensor([0, 1] * 8), torch.randn(16, 3)
+loss, weight = train.make_criterion(train.Recipe(device="cpu"), "multiclass", labels.numpy(), 2)
+assert abs(loss(torch.zeros(16, 2), labels).item() / weight(labels) - math.log(2)) < 1e-6
+assert sorted(np.concatenate(train.steps_of(np.arange(10), 4, 0, 0))) == list(range(10))
+assert train.schedule(0, 10, 0.0) == 1.0""",
+    "strategies": """
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+plan = strategies.make_plan("lp", model, epochs=1)
+assert plan.begin_epoch(0) and [p.requires_grad for p in model.parameters()] == [False, False, True, True]""",
+    "datasets": """
+for name in ("a/1.png", "b/2.png"):
+    Path(name).parent.mkdir()
+    Path(name).write_bytes(b"a file")
+assert datasets.load_index(".").classes == ["a", "b"]""",
+    "images": """
+from PIL import Image
+Image.new("L", (8, 8), 51).save("grey.png")
+assert images.decode_image("grey.png", 8)[0].reshape(-1).tolist() == [51] * 64
+store = torch.full((1, 1, 2, 2), 51, dtype=torch.uint8)
+x = images.batch(store, [0], "cpu", mean=(0.2,) * 3, std=(0.5,) * 3)
+assert x.shape == (1, 3, 2, 2) and x.abs().max() < 1e-6""",
+    "metrics": """
+assert metrics.auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])) == 0.75""",
+}
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_a_leaf_works_copied_alone_into_an_empty_folder(leaf, tmp_path):
+    shutil.copy(ROOT / f"{leaf}.py", tmp_path)
+    code = f"import math\nfrom pathlib import Path\nimport numpy as np\nimport torch\nimport {leaf}\n{USED[leaf]}"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=alone())
+    assert done.returncode == 0, done.stderr
+
+
+def alone():
+    """The environment without a path to the project."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def test_the_report_imports_runs_and_metrics_and_itself():

@@ -202,7 +202,7 @@ def test_what_is_clipped_is_the_gradient_with_its_penalty(tmp_path, monkeypatch,
         monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: real(device, init_scale=scale))
     hyper = strategies.Hyperparameters(alpha=0.7, beta=0.3, weight_decay=0.0)
     w0, before, gradient, after, _ = one_step(tmp_path, strategy, hyper, clip_grad=0.05)
-    away = [w - w_0 for w, w_0 in zip(before[:2], w0, strict=True)]
+    away = [w - w_0 for w, w_0 in zip(before[:2], w0[:2], strict=True)]
     pull = [d.sign() for d in away] if strategy == "l1sp" else away
     penalty = [*(0.7 * p for p in pull), *(0.3 * w for w in before[2:])]
     if strategy == "ft":

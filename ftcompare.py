@@ -5,8 +5,8 @@
     python ftcompare.py --data cholect50 --arch resnet50 --strategy autorgn
 
 Every cell (data, arch, strategy, seed, fold) becomes a folder below runs/; run the same command again and it
-goes on where it was. Order of this file: one cell, tuning, the sweep, the dry run, the command line. The
-flags are the fields of settings.py, the training loop is train.py."""
+goes on where it was. Order of this file: one cell, tuning, the sweep, the command line. The flags are the
+fields of settings.py, the training loop is train.py, --dry-run is dryrun.py."""
 
 from __future__ import annotations
 

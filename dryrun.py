@@ -186,7 +186,7 @@ def totals(rows: list[Row], cache: int, keep_last: bool) -> list[str]:
     besides = max(row.cost.training for row in rows)
     disk = f"{in_words(kept)} of checkpoints, {in_words(cache)} of decoded pixels"
     return [
-        f"\n{many}: about {duration(sum(row.seconds() for row in rows))}, without the start, the files and the report",
+        f"\n{many}: about {duration(sum(row.seconds() for row in rows))}, not counting start, files and report",
         f"disk: {disk}, {in_words(besides)} more while a run trains",
     ]
 

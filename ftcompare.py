@@ -374,8 +374,8 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     progress.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}")
     tuning = summary | chosen | {"value": best["value"]}
     if ends := runs.at_an_end(tuning):
-        warning = "at an end of what was tried; the best may lie beyond it"
-        progress.line(f"  WARNING: {' and '.join(ends)} {warning}")
+        beyond = "at an end of what was tried, and a better value may lie beyond it"
+        progress.line(f"  WARNING: the chosen {' and '.join(ends)} {'lie' if len(ends) > 1 else 'lies'} {beyond}")
     return tuning
 
 
@@ -459,8 +459,8 @@ class Progress:
                 over = judged["averaged_over"].get(name, whole)
                 some = f" (mean over {over} of {whole})" if over < whole else ""
                 shown.append(f"{name} {shown_value(judged['values'][name])}{some}")
-            at = f"n = {judged['n']}, checkpoint of epoch {result['best_epoch']}"
-            self.line(f"  {side:<4} {', '.join(shown)} ({at})")
+            basis = f"n = {judged['n']}, checkpoint of epoch {result['best_epoch']}"
+            self.line(f"  {side:<4} {', '.join(shown)} ({basis})")
 
 
 def shown_value(value: float | None) -> str:
@@ -727,7 +727,7 @@ def refuse_actions(settings: Settings) -> None:
     """Actions that exclude each other."""
     uses = [f"--{name}" for name in ("report", "predict", "export") if getattr(settings, name)]
     if settings.report and (len(uses) > 1 or settings.run or settings.data or settings.gradcam):
-        raise UsageError("--report stands alone: it makes the report of finished runs anew")
+        raise UsageError("--report stands alone: it writes the report of finished runs anew")
     if uses and settings.data:
         raise UsageError(f"{' and '.join(uses)} use a finished run (--run), not --data")
     if (settings.run or settings.out) and not uses:
@@ -754,8 +754,8 @@ def main(arguments: list[str]) -> int:
         raise UsageError("say what to train on: --data demo, --data FOLDER or --data NAME (see --help)")
     torch.set_flush_denormal(True)  # vanishing gradients otherwise slow AdamW on a CPU several times
     if settings.check_data:
-        of = {name: flags.make(said, name) for name in settings.data}
-        found = [check(name, one.preparation, one.options, places(one)) for name, one in of.items()]
+        own = {name: flags.make(said, name) for name in settings.data}
+        found = [check(name, one.preparation, one.options, places(one)) for name, one in own.items()]
         return int(any(found))
     results = sweep(said)
     if results:

@@ -233,12 +233,12 @@ class Help(argparse.Action):
 
 
 def parser() -> Parser:
-    p = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    made = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     for f, hint in flags_in(*GROUPS.values()):
-        p.add_argument(flag_name(f.name), *f.metadata.get("short", "").split(), dest=f.name, **argument(f, hint))
-    p.add_argument("-h", "--help", "--help-all", nargs=0, action=Help)
-    p.add_argument("--version", action="version", version=f"ftcompare {VERSION}")
-    return p
+        made.add_argument(flag_name(f.name), *f.metadata.get("short", "").split(), dest=f.name, **argument(f, hint))
+    made.add_argument("-h", "--help", "--help-all", nargs=0, action=Help)
+    made.add_argument("--version", action="version", version=f"ftcompare {VERSION}")
+    return made
 
 
 def flag_name(name: str) -> str:
@@ -277,7 +277,7 @@ def help_page(everything: bool) -> str:
     """--help-all, or the short --help: a line a flag, of those that a newcomer needs."""
     width = min(max(shutil.get_terminal_size().columns, 60), 110)
     lines = ["usage: python ftcompare.py --data PATH [flags]", "", *textwrap.wrap(ABOUT, width)]
-    more = {"-h, --help": "the flags that most need", "--help-all": "every flag"}
+    more = {"-h, --help": "the flags that most people need", "--help-all": "every flag"}
     more |= {"--version": "the version"} if everything else {}
     for title, classes in (GROUPS | {"help": ()}).items():
         shown = flags_in(classes) if everything else [(f, h) for f, h in flags_in(classes) if f.metadata.get("basic")]

@@ -238,7 +238,7 @@ class Hyperparameters:
     beta: float = flag(0.01, "L1-SP, L2-SP: factor of the penalty on the head, which is always quadratic", least=0)
     sp_mode: str = flag(
         "loss",
-        "L1-SP, L2-SP: the penalty is in the gradient (loss), or moves the weights after the step (proximal)",
+        "L1-SP, L2-SP: the penalty is part of the loss, or moves the weights after the step",
         choices=("loss", "proximal"),
     )
     rgn_source: str = flag(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -294,7 +295,8 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
         folds, torn = cut_folds(index, pixels.identical, how), []
     except DataError as error:
         folds, torn = [], [str(error)]
-    found = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found, "warnings": pixels.warnings}
+    found = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found}
+    found |= {"warnings": pixels.remarks(index.paths), "near": partial(images.near_copies, pixels.data)}
     rows, problems, warnings = splits.check_data(index, folds, **found, problems=torn)
     print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
     for row in (row for row in rows if row["images"] != ""):

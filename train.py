@@ -86,6 +86,9 @@ class Recipe:
     clip_grad: float = flag(0.0, "largest norm of the gradient; 0: off")
     class_weights: str = flag("none", "in the loss", choices=("none", "balanced"))
     augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
+    flip: str | None = flag(
+        None, "mirror images at random; both: left-right and up-down", choices=("none", "horizontal", "both")
+    )
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", role="place")
     amp: str = flag("auto", "bf16 on CUDA where it has it, else off", choices=("auto", *AMP))
     compile: bool = flag(False, "torch.compile")
@@ -222,7 +225,7 @@ def epoch(
         weight = weight_of(data.labels[rows])
         for part in parts_of(rows, recipe.batch_size):
             draws = random_stream(recipe.seed, number, index, int(part[0]))
-            pixels = data.images(part, device, augment=recipe.augment, generator=draws)
+            pixels = data.images(part, device, augment=recipe.augment, flip=recipe.flip, generator=draws)
             yield pixels, data.labels[part].to(device, non_blocking=True), weight
 
     total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()

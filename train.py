@@ -37,8 +37,8 @@ class UndefinedMetric(ValueError):
 class Data(Protocol):
     """What the loop needs of a dataset. labels: (N,) int64 for "multiclass", (N, L) float32 0, 1 or nan
     (unknown) for "multilabel". rows: image numbers of "train", "val", "test". images(rows, device,
-    augment=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without augment as they
-    are."""
+    augment=name, flip=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without these
+    as they are."""
 
     task: str
     classes: int  # how many

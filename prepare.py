@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,20 +35,26 @@ def flag(default: object, help: str, **more: object) -> object:
 class Preparation:
     """How a dataset is made ready: to what pixels, in what splits, judged by what."""
 
-    img_size: int = flag(224, "pixels a side", most=4096)
-    resize: int | None = flag(None, "shorter side before the centre is cut out (squeezed to a square)", most=4096)
-    bit_depth: int | None = flag(None, "true depth of 16-bit images", least=9, most=16, metavar="BITS")
-    folds: int = flag(1, "folds of a cross-validation; 1: one split", role="data")
-    val_fraction: float = flag(0.15, "share of the images cut for validation", role="data")
-    test_fraction: float = flag(0.2, "share cut for testing where there is no test set", role="data")
-    split_seed: int = flag(0, "seed of the splits, the same for every --seed", least=0, role="data")
-    splits_file: str | None = flag(None, "a splits.csv to use: image,group,label,split,fold", role="data")
-    drop_duplicates: bool = flag(False, "take byte-identical copies out of training", role="data")
-    skip_bad: bool = flag(False, "go on without damaged images", role="data")
-    positive: str | None = flag(
-        None, "of two classes, the finding (the second in order of names)", metavar="CLASS", role="data"
+    img_size: int = flag(224, "pixels a side", most=4096, basic=True)
+    resize: int | None = flag(
+        None, "shorter side, of which the centre is cut out (default: the image is squeezed to a square)", most=4096
     )
-    metric: str | None = flag(None, "metric that chooses the checkpoint on validation (the dataset's)", role="data")
+    bit_depth: int | None = flag(
+        None, "true depth of 16-bit images (default: from the data)", least=9, most=16, metavar="BITS"
+    )
+    folds: int = flag(1, "folds of a cross-validation; 1: one split", role="data", basic=True)
+    val_fraction: float = flag(0.15, "share of the images for validation, where the data has no split", role="data")
+    test_fraction: float = flag(0.2, "share of the images for the test, where the data has no split", role="data")
+    split_seed: int = flag(0, "seed of the splits, the same for every --seed", least=0, role="data")
+    splits_file: str | None = flag(None, "a CSV of splits to use, as runs/splits/ has them", role="data")
+    drop_duplicates: bool = flag(False, "take byte-identical copies out of training", role="data")
+    skip_bad: bool = flag(False, "leave damaged images out", role="data")
+    positive: str | None = flag(
+        None, "of two classes, the finding (default: the second by name)", metavar="CLASS", role="data"
+    )
+    metric: str | None = flag(
+        None, "chooses epochs, ranks strategies (default: the data's)", metavar="NAME", role="data", basic=True
+    )
 
 
 @dataclass
@@ -65,6 +72,7 @@ class Data:
     fingerprint: str = ""  # of the index and what counts as one, taken once a dataset, not once a run
     identical: list[list[int]] = field(default_factory=list)  # rows with the same bytes
     folds: int = 1  # how many the data was split into, this one counted in
+    grey: np.ndarray | None = None  # (rows of pixels,) bool: which are images of one channel
 
     @property
     def task(self) -> str:
@@ -86,7 +94,9 @@ class Data:
         return sides
 
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
-        return images.batch(self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation)
+        places = self.lookup[rows]
+        grey = None if self.grey is None else self.grey[places]
+        return images.batch(self.pixels, places, device, mean=self.mean, std=self.std, grey=grey, **augmentation)
 
 
 def describe_data(data: Data) -> dict:
@@ -156,6 +166,7 @@ class Prepared:
     digest: str  # of the decoded pixels
     fingerprint: str  # of the index and what counts as one
     identical: list[list[int]]
+    grey: np.ndarray  # as in Data
 
     def data(self, fold: int, *, mean: tuple[float, ...], std: tuple[float, ...], device: str = "cpu") -> Data:
         """One of the folds, its pixels to be normalised by mean and std, on the device where they fit."""
@@ -171,6 +182,7 @@ class Prepared:
             fingerprint=self.fingerprint,
             identical=self.identical,
             folds=len(self.folds),
+            grey=self.grey,
         )
 
 
@@ -233,7 +245,7 @@ def prepare(name: str, how: Preparation, options: datasets.Options, places: Plac
     """Index, pixels and folds of one dataset; prints what a careful person would ask. write: the splits to a
     CSV."""
     index, pixels = read_index(name, how, options, places)
-    lookup, identical = np.arange(len(index)), pixels.identical
+    lookup, identical, remarks = np.arange(len(index)), pixels.identical, pixels.remarks(index.paths)
     if pixels.bad:
         lines = "\n".join(f"  {index.paths[i]}: {why}" for i, why in pixels.bad)
         if not how.skip_bad:
@@ -243,9 +255,9 @@ def prepare(name: str, how: Preparation, options: datasets.Options, places: Plac
         lookup = np.setdiff1d(lookup, [i for i, _ in pixels.bad])
         new, index = {old: i for i, old in enumerate(lookup.tolist())}, index.keep(lookup)
         identical = [same for rows in identical if len(same := [new[i] for i in rows if i in new]) > 1]
-    for text in [*index.notes, *pixels.warnings]:
+    for text in index.notes:
         print(f"  note: {text}")
-    for text in index.warnings:
+    for text in [*index.warnings, *remarks]:
         print(f"  WARNING: {text}")
     folds = cut_folds(index, identical, how)
     for k, split in enumerate(folds):
@@ -263,6 +275,7 @@ def prepare(name: str, how: Preparation, options: datasets.Options, places: Plac
         digest=pixels.digest,
         fingerprint=fingerprint,
         identical=identical,
+        grey=pixels.grey,
     )
 
 
@@ -288,7 +301,8 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
         folds, torn = cut_folds(index, pixels.identical, how), []
     except DataError as error:
         folds, torn = [], [str(error)]
-    found = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found, "warnings": pixels.warnings}
+    found = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found}
+    found |= {"warnings": pixels.remarks(index.paths), "near": partial(images.near_copies, pixels.data)}
     rows, problems, warnings = splits.check_data(index, folds, **found, problems=torn)
     print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
     for row in (row for row in rows if row["images"] != ""):

@@ -166,11 +166,15 @@ def jobs_of(settings: flags.Settings, names: list[str], epochs: list[int], every
 
 
 def key_of(job: Job, data: prepare.Data, weights: models.Weights, settings: flags.Settings) -> str:
-    """A hash of everything that decides the run's numbers."""
+    """A hash of everything that decides the run's numbers. A setting that has the value which runs from before it had
+    is not in it, so that a new flag leaves all keys as they are."""
     used = ("bn", "stage_shares", *STRATEGIES[job.strategy].uses)
     hyper = strategies.resolved(job.strategy, settings.recipe.opt, job.lr, replace(settings.hyper, alpha=job.alpha))[1]
     recipe = replace(settings.recipe, epochs=job.setting.epochs)
-    decides = flags.deciding(replace(settings, lr=job.lr, hyper=hyper, recipe=recipe), used)
+    decides, before = flags.deciding(replace(settings, lr=job.lr, hyper=hyper, recipe=recipe), used), flags.before()
+    decides |= decides.pop("hyperparameters")
+    before |= before.pop("hyperparameters")
+    decides = {name: value for name, value in decides.items() if value != before[name]}
     decides |= {"strategy": job.strategy, "arch": job.setting.arch, "seed": job.seed, "weights": weights.sha256}
     decides |= {"data": data.fingerprint, "pixels": data.digest, "rows": {k: v.tolist() for k, v in data.rows.items()}}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
@@ -254,13 +258,15 @@ def means(jobs: dict[Job, dict | None]) -> dict[float | None, float]:
 
 
 def vote(values: dict[float, float], default: float, grid: list[float]) -> int | None:
-    """1 or -1: the best value stands above or below the default, and the first step that way is better than the default,
-    too. 0: it stays. None: the default or a neighbour has not been tried."""
+    """1 or -1: the best value stands above or below the default, and the first step that way is better than the
+    default, too. 0: it stays. None: the default or a neighbour has not been tried."""
     middle = grid.index(default)
     if not all(place in values for place in grid[max(middle - 1, 0) : middle + 2]):
         return None
-    best = max(values, key=lambda place: (values[place], -abs(grid.index(place) - middle)))
-    side = int(np.sign(grid.index(best) - middle))
+    away = {place: grid.index(place) - middle for place in values}
+    best = max((values[place], -abs(away[place])) for place in values)
+    sides = {int(np.sign(away[place])) for place in values if (values[place], -abs(away[place])) == best}
+    side = sides.pop() if len(sides) == 1 else 0  # one on each side, alike
     return side if values[grid[middle + side]] > values[default] else 0
 
 

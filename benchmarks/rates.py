@@ -8,7 +8,9 @@ by --every-alpha) on at most --images images of each dataset, half to train and 
 rate's value is the best epoch's validation metric, the mean over seeds. A test set takes no part. One rule chooses:
 in each setting (dataset, backbone, epochs) the best value votes for its side of the default if the first step that
 way is better than the default too; of equal values the one nearest to the default counts. A default moves by one
-step, and only where all settings vote for it. The same rule holds for the alphas.
+step, and only where all settings vote for it. Strategies that share a grid (L1-SP and L2-SP have FT's) share its
+default, so that a difference between them is no difference of rates: they move together. The same rule holds for the
+alphas, each strategy's own.
 
 Each run is a line of OUT/runs.jsonl; the same command goes on where it was stopped, those near the default first, and
 --minutes ends it in time. It prints the tables (Markdown), and what would move; --minutes 0 prints them at once.
@@ -41,7 +43,8 @@ import strategies
 import train
 from strategies import STRATEGIES
 
-OFFERED = "arch weights strategy seed img_size opt batch_size weight_decay bn warmup augment device".split()
+OFFERED = "arch weights strategy seed img_size opt batch_size weight_decay warmup augment device".split()
+OFFERED += "bn lp_lr lpft_mode".split()
 DEFAULTS = {"arch": ("resnet18",), "img_size": 32}
 # Drawn as the demo is, of the shapes of its larger task, on the demo's scanner.
 datasets.DEMOS["demo-shapes"] = (datasets.DEMO_SOURCE, 240, 1)
@@ -283,17 +286,16 @@ def decision(votes: list[int | None]) -> str:
     return f"stays: the settings do not agree ({counts})"
 
 
-def table(title: str, grid: list[float], default: float, rows: dict[Setting, dict[float, float]]) -> list[str]:
+def table(title: str, grid: list[float], rows: dict[Setting, dict[float, float]], default: float) -> list[str]:
     """Lines of Markdown: a row a setting, a column a value of the grid; the default's in brackets, the best in bold."""
     head = [f"({place:g})" if place == default else f"{place:g}" for place in grid]
     lines = ["", f"**{title}**", "", f"| | {' | '.join(head)} | |", "|---" * (len(grid) + 2) + "|"]
-    votes = [vote(values, default, grid) for values in rows.values()]
-    for (setting, values), side in zip(rows.items(), votes, strict=True):
+    for setting, values in rows.items():
         best = max(values.values(), default=None)
         cells = ["" if place not in values else cell(values[place], values[place] == best) for place in grid]
         name = f"{setting.data}, {setting.arch}, {setting.epochs} epochs"
-        lines.append(f"| {name} | {' | '.join(cells)} | {VOTES[side]} |")
-    return [*lines, "", decision(votes)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {VOTES[vote(values, default, grid)]} |")
+    return lines
 
 
 def cell(value: float, best: bool) -> str:
@@ -302,23 +304,26 @@ def cell(value: float, best: bool) -> str:
 
 
 def report(found: dict[Job, dict | None], opt: str) -> list[str]:
-    """The tables of all strategies, rates first, then alphas."""
-    lines = []
+    """The tables of all strategies, rates and then alphas, and what would move."""
+    lines, votes = [], {}  # votes: grid -> (who has it, the votes of all of them)
     for strategy in dict.fromkeys(job.strategy for job in found):
-        entry = STRATEGIES[strategy]
+        entry, default = STRATEGIES[strategy], STRATEGIES[strategy].default_lr(opt)
         own = {job: row for job, row in found.items() if job.strategy == strategy}
-        default = entry.default_lr(opt)
         rates = {job: row for job, row in own.items() if job.alpha == entry.alpha}
-        grids = [(entry.name, sorted(entry.rates(opt)), default, rates)]
+        grids = [(entry.name, tuple(sorted(entry.rates(opt))), default, rates)]
         if entry.alphas:
             alphas = {job: row for job, row in own.items() if job.lr == default}
-            grids.append((f"{entry.name}, alpha", sorted(entry.alphas), entry.alpha, alphas))
+            grids.append((f"{entry.name}, alpha", tuple(sorted(entry.alphas)), entry.alpha, alphas))
         for title, grid, middle, some in grids:
             of_setting: dict[Setting, dict] = {}
             for job, row in some.items():
                 of_setting.setdefault(job.setting, {})[job] = row
-            lines += table(title, grid, middle, {setting: means(jobs) for setting, jobs in of_setting.items()})
-    return lines
+            rows = {setting: means(jobs) for setting, jobs in of_setting.items()}
+            lines += table(title, list(grid), rows, middle)
+            names, all_votes = votes.setdefault(grid, ([], []))
+            names.append(title)
+            all_votes += [vote(values, middle, list(grid)) for values in rows.values()]
+    return [*lines, "", *(f"* {', '.join(names)}: {decision(some)}" for names, some in votes.values())]
 
 
 # ---- the command ----

@@ -226,11 +226,13 @@ def strategy_text(row: Row) -> str:
     beta, lp_lr = (row.hyperparameters.get(name) for name in ("beta", "lp_lr"))
     rate = f"learning rate {numbers(row.lr)}" if row.lr else ""
     rate += f", {lp_lr:g} in its first part" if rate and is_set(lp_lr) else ""
+    mode = row.hyperparameters.get("lpft_mode")  # older runs have none: they were in training mode
+    fixed = "BatchNorm and Dropout in evaluation mode in its second part" if mode == "eval" else ""
     penalty = f"alpha {numbers(row.alpha)}" if row.alpha else ""
     penalty += f", beta {beta:g}" if penalty and is_set(beta) else ""
     early = [f"{n} of {several(row.done, 'run')} in stage {stage}" for stage, n in row.early.items()]
     scored = f"scored by a checkpoint from before the last stage: {spoken(early)}" if early else ""
-    return "; ".join(filter(None, [row.sentence, stages_text(row), rate, penalty, scored]))
+    return "; ".join(filter(None, [row.sentence, stages_text(row), fixed, rate, penalty, scored]))
 
 
 def stages_text(row: Row) -> str:

@@ -99,10 +99,22 @@ def test_means_are_over_all_seeds_or_not_there():
 
 
 def test_a_table_shows_default_best_and_vote():
-    lines = rates.table("FT", [1e-4, 3e-4, 1e-3], 3e-4, {HERE: {1e-4: 0.25, 3e-4: 0.5, 1e-3: 0.75}})
+    lines = rates.table("FT", [1e-4, 3e-4, 1e-3], {HERE: {1e-4: 0.25, 3e-4: 0.5, 1e-3: 0.75}}, 3e-4)
     assert "| | 0.0001 | (0.0003) | 0.001 | |" in lines
     assert "| demo, resnet18, 4 epochs | 0.250 | 0.500 | **0.750** | up |" in lines
-    assert lines[-1] == "moves a step up"
+
+
+def test_strategies_that_share_a_grid_move_together():
+    """FT and LP gain from a step up; L2-SP, which has FT's grid, does not, and so FT does not move."""
+    found = {}
+    for strategy in ("ft", "lp", "l2sp"):
+        for lr, alpha, steps in rates.points(strategy, "adamw"):
+            up = lr > STRATEGIES[strategy].default_lr("adamw")
+            value = 0.5 if strategy == "l2sp" or not up else 0.9
+            found[Job(HERE, strategy, lr, alpha, 0, steps)] = {"value": value}
+    last = rates.report(found, "adamw")[-3:]
+    assert last[0] == "* FT, L2-SP: stays: the settings do not agree (0 down, 1 stays, 1 up)"
+    assert last[1:] == ["* LP: moves a step up", "* L2-SP, alpha: stays: all settings agree"]
 
 
 # ---- the data ----

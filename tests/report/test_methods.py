@@ -59,10 +59,16 @@ def test_a_strategy_of_an_earlier_version_has_no_sentence():
         ({"early": {"lp": 2}}, "scored by a checkpoint from before the last stage: 2 of 3 runs in stage lp"),
         ({"hyperparameters": {"lp_lr": 0.003}}, "learning rate 0.0001, 0.003 in its first part"),
         ({"lr": [1e-4, 3e-4]}, "learning rate 0.0001 and 0.0003"),
+        ({"hyperparameters": {"lpft_mode": "eval"}}, "BatchNorm and Dropout in evaluation mode in its second part"),
     ],
 )
 def test_what_is_said_of_a_strategy_in_stages(changes, said):
     assert said in methods.strategy_text(make_row("LP-FT", **changes)).split("; ")
+
+
+@pytest.mark.parametrize("hyper", [{}, {"lpft_mode": "train"}])
+def test_training_mode_is_not_said(hyper):
+    assert "evaluation mode" not in methods.strategy_text(make_row("LP-FT", hyperparameters=hyper))
 
 
 def test_stages_of_a_strategy_without_any_are_not_said():

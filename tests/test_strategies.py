@@ -1674,7 +1674,7 @@ def test_every_hyperparameter_is_a_flag(known):
     assert ("least" in about) is (known.type in numbers)
     assert ("choices" in about) is (known.type == "str")
     assert known.type == "bool" or "least" in about or known.default in about["choices"]
-    assert set(about) <= {"help", "least", "most", "choices", "short", "words"}
+    assert set(about) <= {"help", "least", "most", "choices", "short", "before", "words"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Claim: no default rate of strategies.py is a grid step away from what all datasets and budgets here choose.
+"""Question: which default rates of strategies.py are a grid step away from what all datasets and budgets choose?
 
     python benchmarks/rates.py --out rates/                                          # ImageNet weights, drawn data
     python benchmarks/rates.py --out rates/ --data demo my_images/ --weights FILE --epochs 4 10 --seed 0 1

@@ -341,7 +341,9 @@ def read_command(arguments: list[str]) -> tuple[argparse.Namespace, flags.Settin
     own, others = parser.parse_known_args(arguments)
     said = flags.parse(others)
     if strange := sorted(set(said) - set(OFFERED)):
-        raise flags.UsageError(f"--{strange[0].replace('_', '-')}: rates.py takes of ftcompare's flags {OFFERED}")
+        raise flags.UsageError(
+            f"--{strange[0].replace('_', '-')}: of ftcompare.py's flags rates.py takes {', '.join(OFFERED)}"
+        )
     return own, flags.on_this_machine(flags.make(DEFAULTS | said), lambda chosen: chosen)
 
 
@@ -379,4 +381,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (flags.UsageError, datasets.DataError, images.CacheError, images.ReadError, models.RunError) as error:
-        sys.exit(f"rates.py: {error}")
+        print(f"rates.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -36,8 +36,8 @@ class UndefinedMetric(ValueError):
 class Data(Protocol):
     """What the loop needs of a dataset. labels: (N,) int64 for "multiclass", (N, L) float32 0, 1 or nan
     (unknown) for "multilabel". rows: image numbers of "train", "val", "test". images(rows, device,
-    augment=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without augment as they
-    are."""
+    augment=name, flip=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without these
+    as they are."""
 
     task: str
     classes: int  # how many
@@ -86,7 +86,9 @@ class Recipe:
     class_weights: str = flag("none", "in the loss", choices=("none", "balanced"))
     augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
     flip: str | None = flag(
-        None, "mirror images at random; both: left-right and up-down", choices=("none", "horizontal", "both")
+        None,
+        "mirror at random; both: upside down, too (horizontal, with --augment none none)",
+        choices=("none", "horizontal", "both"),
     )
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", role="place")
     amp: str = flag("auto", "bf16 on CUDA where it has it, else off", choices=("auto", *AMP))

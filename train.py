@@ -22,7 +22,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class Diverged(RuntimeError):
@@ -75,25 +76,30 @@ def flag(default: object, help: str, **more: object) -> object:
 class Recipe:
     """How to train, the same for every strategy."""
 
-    epochs: int = flag(30, "in all, every stage of a strategy counted in")
-    batch_size: int = flag(32, "images a batch", short="-b")
-    grad_accum: int = flag(1, "batches an optimizer step")
+    epochs: int = flag(30, "epochs of a whole run", basic=True)
+    batch_size: int = flag(32, "images in a batch", short="-b", basic=True)
+    grad_accum: int = flag(1, "batches that make one optimizer step")
     opt: str = flag("adamw", "optimizer; sgd has momentum 0.9", choices=tuple(OPTIMIZERS))
-    warmup: float = flag(0.05, "share of steps before the cosine to 0", most=1)
-    schedule_epochs: int | None = flag(None, "length of the cosine in epochs (that of --epochs)")
-    patience: int = flag(0, "epochs without a better validation metric before the end; 0: no early stop", least=0)
-    clip_grad: float = flag(0.0, "largest norm of the gradient; 0: off")
-    class_weights: str = flag("none", "in the loss", choices=("none", "balanced"))
+    warmup: float = flag(0.05, "share of the steps in which the learning rate rises; then it falls to 0", most=1)
+    schedule_epochs: int | None = flag(None, "epochs in which the learning rate would fall to 0 (default: --epochs)")
+    patience: int = flag(0, "epochs without a better validation value after which a run ends; 0: never", least=0)
+    clip_grad: float = flag(0.0, "largest norm of the gradient; 0: any")
+    class_weights: str = flag("none", "weights of the classes in the loss", choices=("none", "balanced"))
     augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
     flip: str | None = flag(
         None,
         "mirror at random; both: upside down, too (horizontal, with --augment none none)",
         choices=("none", "horizontal", "both"),
     )
-    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", role="place")
-    amp: str = flag("auto", "bf16 on CUDA where it has it, else off", choices=("auto", *AMP))
-    compile: bool = flag(False, "torch.compile")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps", metavar="NAME", role="place")
+    amp: str = flag("auto", "precision; auto: bf16 on a GPU that has it, else off (float32)", choices=("auto", *AMP))
+    compile: bool = flag(False, "train through torch.compile")
     seed: int = 0  # of this run: head, order, augmentation, dropout
+
+    @property
+    def alters(self) -> bool:
+        """Whether a training image is another one each time."""
+        return self.augment != "none" or self.flip not in (None, "none")
 
     @property
     def where(self) -> torch.device:
@@ -261,6 +267,97 @@ def infer(
     return scores.numpy(), float(total) / weight if criterion else math.nan
 
 
+# ---- a stage that trains the head alone ----
+
+FEATURE_BYTES = 2**30  # features of more are computed anew each epoch
+
+
+class Features:
+    """Data as the head sees it while nothing else trains: images() gives the backbone's features, computed without
+    autograd. Those of validation, and of training where it is not augmented, once: in the order and the batches of
+    infer, so that a resumed stage has the same."""
+
+    def __init__(self, data: Data, backbone: nn.Module, recipe: Recipe):
+        self.task, self.classes, self.labels, self.rows = data.task, data.classes, data.labels, data.rows
+        self._data, self._backbone, self._recipe = data, backbone, recipe
+        self._place, self._table = np.full(len(data.labels), -1), None
+        for side in ("val",) if recipe.alters else ("val", "train"):
+            self._keep(data.rows[side])
+
+    def _keep(self, rows: np.ndarray) -> None:
+        size, device = self._recipe.batch_size, self._recipe.where
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            found = self._features(part, device)
+            if self._table is None:
+                many = len(self.rows["val"]) if self._recipe.alters else sum(map(len, self.rows.values()))
+                if many * found[0].nbytes > FEATURE_BYTES:
+                    return
+                self._table, self._kept = found.new_empty(many, *found.shape[1:]), 0
+            places = np.arange(self._kept, self._kept + len(part))
+            self._table[self._kept : self._kept + len(part)] = found
+            self._place[part], self._kept = places, self._kept + len(part)
+
+    @torch.no_grad()
+    def _features(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
+        with self._recipe.autocast():
+            return self._backbone(self._data.images(rows, device, **augmentation))
+
+    def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
+        """(B, ...) features of images, as the head takes them."""
+        places = self._place[rows]
+        if (augmentation and self._recipe.alters) or (places < 0).any():
+            return self._features(rows, device, **augmentation)
+        return self._table[torch.as_tensor(places, device=device)]
+
+
+def split_at_head(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """(backbone, head) of a model in which only a last layer trains, the backbone in eval mode with BatchNorm folded
+    into the convolution before it: the same function to rounding. None where more trains, where a layer comes after
+    what trains, or where torch.fx cannot follow the model: such a stage runs as any other."""
+    trained = {p for p in model.parameters() if p.requires_grad}
+    heads = [name for name, m in model.named_modules() if trained and set(m.parameters()) == trained]
+    drops = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    if not heads or heads[-1] == "" or any(m.training and isinstance(m, drops) for m in model.modules()):
+        return None
+    head, modes = model.get_submodule(heads[-1]), {m: m.training for m in model.modules()}
+    try:
+        model.eval()
+        traced = fx.symbolic_trace(model)
+    except Exception:  # noqa: BLE001  a model that branches on its input, in one of many ways
+        return None
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    (out,) = (node for node in traced.graph.nodes if node.op == "output")
+    last = out.args[0]
+    if not isinstance(last, fx.Node) or last.target != heads[-1] or len(last.users) > 1:
+        return None
+    out.args = (last.args[0],)
+    traced.graph.erase_node(last)
+    fold_batch_norms(traced)
+    return traced, head
+
+
+def fold_batch_norms(traced: fx.GraphModule) -> None:
+    """In eval mode a BatchNorm is one factor and one shift a channel: those of the convolution before it, if nothing
+    else reads that."""
+    modules = dict(traced.named_modules())
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        conv = modules.get(before.target) if before.op == "call_module" else None
+        alone = isinstance(conv, nn.Conv2d) and len(before.users) == 1 and calls.count(before.target) == 1
+        if alone and modules[node.target].track_running_stats:
+            traced.add_submodule(before.target, fuse_conv_bn_eval(conv.eval(), modules[node.target].eval()))
+            node.replace_all_uses_with(before)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+
+
 # ---- a run ----
 
 
@@ -282,12 +379,12 @@ def run(
     validation is best; the metric's name is for the log. meta goes into best.pt. after_epoch(row): what went
     into log.csv. progress(step, steps, images_per_second). Raises Diverged, UndefinedMetric."""
     device = recipe.where
-    net = torch.compile(model) if recipe.compile else model
+    whole = torch.compile(model) if recipe.compile else model
     known = data.labels[torch.from_numpy(data.rows["train"])].numpy()
     criterion = make_criterion(recipe, data.task, known, data.classes)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
     state = {"epoch": 0, "best": None, "waited": 0, "log": [], "ratios": []}
-    optimizer, resumed = None, None
+    optimizer, resumed, stage = None, None, None
     if folder.has("last.pt"):
         resumed = folder.load("last.pt")
         state = {name: resumed[name] for name in state}
@@ -299,18 +396,22 @@ def run(
         if recipe.patience and state["waited"] >= recipe.patience:
             break
         torch.manual_seed(random_seed(recipe.seed, number))  # dropout, the same after a restart
-        started, stage_before = time.perf_counter(), plan.stage
-        fresh = plan.begin_epoch(number, partial(probe_losses, net, data, recipe, criterion, number))
+        started = time.perf_counter()
+        fresh = plan.begin_epoch(number, partial(probe_losses, whole, data, recipe, criterion, number))
         if fresh or optimizer is None:
             optimizer = make_optimizer(recipe.opt, plan.groups, device)
             if resumed and not fresh:
                 optimizer.load_state_dict(resumed["optimizer"])
             resumed = None
-        if recipe.compile and plan.stage is not stage_before:
-            torch.compiler.reset()  # the graphs of the stage before hold other gradients
-        loss, steps = epoch(net, plan, optimizer, scaler, data, recipe, criterion, number, progress)
+        if plan.stage is not stage:
+            if recipe.compile and stage:
+                torch.compiler.reset()  # the graphs of the stage before hold other gradients
+            stage, net, seen = plan.stage, whole, data
+            if split := split_at_head(model):
+                net, seen = split[1], Features(data, split[0], recipe)
+        loss, steps = epoch(net, plan, optimizer, scaler, seen, recipe, criterion, number, progress)
         seconds = time.perf_counter() - started
-        scores, val_loss = infer(net, data, data.rows["val"], recipe, criterion)
+        scores, val_loss = infer(net, seen, data.rows["val"], recipe, criterion)
         check_finite(loss, scores, f"epoch {number + 1}, stage {plan.stage.name}")
         value = judge(data.rows["val"], scores)
         if math.isnan(value):

@@ -221,7 +221,10 @@ def flat(settings: Settings) -> dict:
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         without = re.match(r"argument (--[\w-]+).*: expected (one|at least one) argument", message)
-        raise UsageError(f"{without[1]} needs a value: {helps()[without[1]]}" if without else message)
+        if without:
+            (named,) = ((f, hint) for f, hint in flags_in(*GROUPS.values()) if flag_name(f.name) == without[1])
+            raise UsageError(f"{without[1]} needs a value, as in {usage(*named)}: {help_text(named[0])}")
+        raise UsageError(message)
 
 
 class Help(argparse.Action):
@@ -441,9 +444,12 @@ def bare(name: str) -> str:
 def closest(word: str, names: Iterable[str], others: dict[str, str] | None = None) -> str:
     """The name that was most likely meant, "" where none is near. others: name -> other words for it."""
     spelled = {other: name for name, words in (others or {}).items() for other in words.split()}
-    spelled |= {bare(name): name for name in names}
-    near = difflib.get_close_matches(bare(word), spelled, n=1, cutoff=0.75)
-    return spelled[near[0]] if near else ""
+    own = {bare(name): name for name in names}
+    if known := (spelled | own).get(bare(word)):
+        return known
+    long = {other: name for other, name in spelled.items() if len(other) > 5}  # short words look like many others
+    near = difflib.get_close_matches(bare(word), long | own, n=1, cutoff=0.75)
+    return (long | own)[near[0]] if near else ""
 
 
 def did_you_mean(word: str, names: Iterable[str], others: dict[str, str] | None = None) -> str:

@@ -90,8 +90,11 @@ MEANT = [
     (["--weights", "pretrained"], "--weights pretrained: no such file; did you mean imagenet?"),
     (["--weights", "random"], "did you mean none?"),
     (["--device", "gpu"], "unknown --device gpu; did you mean cuda?"),
-    (["--epochs"], "--epochs needs a value: epochs of a whole run (default: 30; demo: 10)"),
-    (["--arch", "--epochs", "3"], "--arch needs a value: torchvision models"),
+    (["--amp", "--epochs", "3"], "--amp needs a value, as in --amp auto|off|bf16|fp16: precision"),
+    (["--blip"], "unknown flag --blip; --help-all lists every flag"),
+    (["-b"], "--batch-size needs a value, as in --batch-size, -b N: images in a batch"),
+    (["--epochs"], "--epochs needs a value, as in --epochs N: epochs of a whole run (default: 30; demo: 10)"),
+    (["--arch", "--epochs", "3"], "--arch needs a value, as in --arch NAME ...: torchvision models"),
 ]
 
 

@@ -10,14 +10,20 @@ flags are the fields of settings.py, the training loop is train.py."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import workers
+
+if __name__ == "__main__":  # before what takes seconds to load
+    workers.listen()
 
 import numpy as np
 import torch
@@ -43,7 +49,6 @@ from prepare import (
     check,
     choose_thresholds,
     describe_data,
-    duration,
     judge_scores,
     prepare,
     without_both,
@@ -51,6 +56,7 @@ from prepare import (
 from report.analysis import ReportError
 from report.build import build, text, written
 from settings import VERSION, Settings, UsageError
+from workers import Progress, Worker, duration, shown_value
 
 # ---- one cell ----
 
@@ -80,53 +86,94 @@ class Cell:
 
 
 def run_cell(
-    cell: Cell, data: Data, weights: models.Weights, settings: Settings, progress: Progress, tuned: dict | None = None
+    cell: Cell, data: Data, weights: models.Weights, settings: Settings, worker: Worker, tuned: dict | None = None
 ) -> dict:
-    """Trains and scores a cell, or finds it done. Returns its metrics.json. tuned: what tune() chose."""
+    """Trains and scores a cell, or finds it done. Returns its metrics.json, or why it failed. tuned: what
+    tune() chose. Busy where another worker has it."""
     run = cell.folder(settings.output_dir)
+    run.say = worker.progress.line
     identity = cell_settings(cell, data, weights, settings)
     if tuned:
         settings = with_trial(settings, tuned.get("lr", settings.lr), tuned.get("alpha", settings.hyper.alpha))
     recipe = replace(settings.recipe, seed=cell.seed)
-    with run.locked():
-        run.check(identity, before_settings(), overwrite=settings.overwrite)
-        if run.done():
-            progress.line(f"{cell}: done before")
-            result = run.result()
-            run.complete_logs(result["epochs"])
-            return result
-        model, head, note = models.build_model(cell.arch, weights, len(data.index.classes), cell.seed)
-        model.to(recipe.device, memory_format=memory_format(settings))
-        plan = make_plan(cell.strategy, model, head, settings)
-        kernel, ran = load_kernel(plan, recipe.device, settings.native)
-        if kernel:
-            plan.use_kernel(kernel)
-        progress.cell(cell, recipe.epochs, [f"weights: {note}", *plan.description()])
-        record = {
-            "settings": identity,
-            "strategy": strategies.STRATEGIES[cell.strategy].name,
-            "about": strategies.about(cell.strategy),
-            "tuning": tuned,
-            "data": describe_data(data),
-            "environment": flags.environment(recipe.device) | {"native": ran, "weights": weights.source},
-            "arguments": flags.flat(settings),
-            "command": sys.argv,
-        }
-        run.begin(record)
-        train.reset_peak_memory(torch.device(recipe.device))
-        try:
+    if found := result_before(cell, run, settings, worker):
+        return found
+    with worker.claims.take(run.path) as claim:
+        if found := result_before(cell, run, settings, worker):  # done while this one looked
+            return found
+        run.guard = claim.check
+
+        def work(position: train.Position) -> dict:
+            again = settings.overwrite and run.sweep() != worker.sweep.id
+            run.check(identity, before_settings(), overwrite=again)
+            model, head, note = models.build_model(cell.arch, weights, len(data.index.classes), cell.seed)
+            model.to(recipe.device, memory_format=memory_format(settings))
+            if run.done():
+                score_again(model, data, run, recipe, worker.progress)
+                return run.result()
+            plan = make_plan(cell.strategy, model, head, settings)
+            kernel, ran = load_kernel(plan, recipe.device, settings.native)
+            if kernel:
+                plan.use_kernel(kernel)
+            worker.progress.cell(cell, recipe.epochs, [f"weights: {note}", *plan.description()])
+            record = {
+                "settings": identity,
+                "strategy": strategies.STRATEGIES[cell.strategy].name,
+                "about": strategies.about(cell.strategy),
+                "tuning": tuned,
+                "data": describe_data(data),
+                "environment": flags.environment(recipe.device) | {"native": ran, "weights": weights.source},
+                "arguments": flags.flat(settings),
+                "command": sys.argv,
+                "sweep": worker.sweep.id,
+                "resumed": [],
+            }
+            if not run.has("config.json"):
+                run.begin(record)
             if tuned and "failed" in tuned:
                 raise train.Diverged(tuned["failed"])
-            train_cell(cell, model, plan, data, run, recipe, progress, settings)
+            train.reset_peak_memory(torch.device(recipe.device))
+            train_cell(cell, model, plan, data, run, recipe, worker.progress, settings, record, position)
             result = score(cell, model, plan, data, run, recipe, settings.threshold)
-        except torch.OutOfMemoryError as error:
-            raise UsageError(out_of_memory(error, cell, plan.stage.name, recipe)) from None
-        except train.Diverged as error:
-            run.fail(str(error))
-            progress.line(f"{cell}: stopped, {error}; a lower --lr may help")
-            return {"failed": str(error)}
-        progress.result(result)
-        return result
+            worker.progress.result(result)
+            return result
+
+        position = train.Position()
+        return worker.attempt(
+            str(cell), run, lambda: work(position), lambda error: describe_failure(error, cell, recipe, position)
+        )
+
+
+def result_before(cell: Cell, run: runs.RunFolder, settings: Settings, worker: Worker) -> dict | None:
+    """The result of a cell that is done, or how it failed in this sweep; None where there is work left."""
+    if failure := run.failed_in(worker.sweep.id):
+        return {"failed": failure["reason"], "type": failure.get("type")}
+    if not run.done() or (settings.overwrite and run.sweep() != worker.sweep.id):
+        return None
+    if cell.trial is None and run.best.is_file() and not run.has("predictions.csv"):
+        return None  # lost: made again from best.pt
+    if run.path not in worker.told:
+        worker.progress.line(f"{cell}: done before")
+        worker.told.add(run.path)
+    result = run.result()
+    run.complete_logs(result["epochs"])
+    return result
+
+
+def describe_failure(error: Exception, cell: Cell, recipe: train.Recipe, position: train.Position) -> dict:
+    """failed.json."""
+    rate = memory = None
+    with contextlib.suppress(Exception):  # on a GPU that has gone nothing can be read
+        rate = max((float(group["lr"]) for group in position.groups), default=None)
+        memory = train.peak_memory(torch.device(recipe.device))
+    reason = workers.reason_of(error)
+    if workers.is_memory(error):
+        size, stage = recipe.batch_size, position.stage
+        smaller = f"-b {max(2, size // 2)} --grad-accum {2 * recipe.grad_accum}"
+        where = f"out of memory: {cell}, stage {stage}, batch {size}"
+        reason = f"{where}: {reason}; for all strategies alike, try {smaller}"
+    where = {"epoch": position.epoch or None, "stage": position.stage or None, "step": position.step}
+    return {"reason": reason, "type": type(error).__name__} | where | {"lr": rate, "peak_memory_bytes": memory}
 
 
 def train_cell(
@@ -138,21 +185,35 @@ def train_cell(
     recipe: train.Recipe,
     progress: Progress,
     settings: Settings,
+    record: dict,
+    position: train.Position,
 ) -> None:
     metric = data.index.metric
-    train.run(
-        model,
-        plan,
-        data,
-        run,
-        recipe,
-        metric=metric,
-        judge=lambda rows, scores: judge_scores(data.index, rows, scores)["values"][metric],
-        higher_is_better=metrics.higher_is_better(metric),
-        meta=checkpoint_meta(cell, model, data, settings),
-        after_epoch=progress.epoch,
-        progress=progress.step,
-    )
+
+    def begins(epoch: int, resumed: bool) -> None:
+        if resumed:
+            progress.line(f"  goes on with epoch {epoch}")
+            for line in runs.record_resumption(record, run.config(), epoch):
+                progress.line(f"  {line}")
+        run.begin(record)
+
+    with workers.told.training():
+        train.run(
+            model,
+            plan,
+            data,
+            run,
+            recipe,
+            metric=metric,
+            judge=lambda rows, scores: judge_scores(data.index, rows, scores)["values"][metric],
+            higher_is_better=metrics.higher_is_better(metric),
+            meta=checkpoint_meta(cell, model, data, settings),
+            saving=train.Saving(settings.save_every, workers.told.to_stop),
+            position=position,
+            begins=begins,
+            after_epoch=progress.epoch,
+            progress=progress.step,
+        )
 
 
 def memory_format(settings: Settings) -> torch.memory_format:
@@ -161,12 +222,6 @@ def memory_format(settings: Settings) -> torch.memory_format:
     large = settings.recipe.batch_size >= 32 and settings.preparation.img_size >= 128
     nhwc = settings.recipe.device.startswith("cuda") or large
     return torch.channels_last if nhwc else torch.contiguous_format
-
-
-def out_of_memory(error: Exception, cell: Cell, stage: str, recipe: train.Recipe) -> str:
-    size, why = recipe.batch_size, str(error).splitlines()[0]
-    smaller = f"-b {max(2, size // 2)} --grad-accum {2 * recipe.grad_accum}"
-    return f"out of memory: {cell}, stage {stage}, batch {size}: {why}; for all strategies alike, try {smaller}"
 
 
 def checkpoint_meta(cell: Cell, model: nn.Module, data: Data, settings: Settings) -> dict:
@@ -219,15 +274,9 @@ def score(
     """Validation and test scored once with the checkpoint that validation chose; writes the run's last
     files."""
     index, best, last = data.index, run.load("best.pt"), run.load("last.pt")
-    model.load_state_dict(best["model"])
-    sides = [side for side in ("val", "test") if len(data.rows[side])]  # a trial of --tune has no test
-    scores = {side: train.infer(model, data, data.rows[side], recipe)[0] for side in sides}
+    scores = score_images(model, best, data, run, recipe)
     thresholds = choose_thresholds(index, data.rows["val"], scores["val"], rule)
-    judged = {side: judge_scores(index, data.rows[side], scores[side], thresholds) for side in sides}
-    run.write_predictions(index, splits.clusters(index, data.identical), data.rows, scores)
-    if "test" in scores:
-        write_hardest(run, data, scores["test"])
-    run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
+    judged = {side: judge_scores(index, data.rows[side], scores[side], thresholds) for side in scores}
     two_classes = index.task == "multiclass" and len(index.classes) == 2
     result = {
         "cell": asdict(cell),
@@ -252,6 +301,25 @@ def score(
     }
     run.finish(result)
     return result
+
+
+def score_images(
+    model: nn.Module, best: dict, data: Data, run: runs.RunFolder, recipe: train.Recipe
+) -> dict[str, np.ndarray]:
+    """Scores of validation and test by best.pt, of each side (N, C); writes predictions.csv and hardest.npz."""
+    model.load_state_dict(best["model"])
+    sides = [side for side in ("val", "test") if len(data.rows[side])]  # a trial of --tune has no test
+    scores = {side: train.infer(model, data, data.rows[side], recipe)[0] for side in sides}
+    run.write_predictions(data.index, splits.clusters(data.index, data.identical), data.rows, scores)
+    if "test" in scores:
+        write_hardest(run, data, scores["test"])
+    return scores
+
+
+def score_again(model: nn.Module, data: Data, run: runs.RunFolder, recipe: train.Recipe, progress: Progress) -> None:
+    """Of a finished run whose predictions.csv was lost."""
+    score_images(model, run.load("best.pt"), data, run, recipe)
+    progress.line(f"{run.file('predictions.csv')} was lost, and is made again from best.pt")
 
 
 def write_hardest(run: runs.RunFolder, data: Data, scores: np.ndarray) -> None:
@@ -315,17 +383,23 @@ def inner_split(index: Index, sides: np.ndarray, identical: list, how: Preparati
     return inner
 
 
-def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, progress: Progress) -> dict:
+def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, worker: Worker) -> dict:
     """--tune: trains that many trials of the cell's strategy on a split inside the training part of its fold,
     and chooses by the validation metric there. Returns {"lr", "alpha" (SP), "trials", "optimizer_steps",
-    "minutes", ...}, or with "failed". Their seed is --split-seed, and all --seed of a fold share them."""
+    "minutes", ...}, or with "failed". Their seed is --split-seed, and all --seed of a fold share them. Busy
+    where another worker has one of them, and none is left to do."""
     inner = inner_split(data.index, data.sides(), data.identical, settings.preparation)
     nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
     trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
-    rows = []
+    rows, busy = [], None
     for number, trial in enumerate(trials):
         tried = replace(cell, seed=settings.preparation.split_seed, trial=number)
-        rows.append(run_trial(tried, trial, nested, weights, settings, progress))
+        try:
+            rows.append(run_trial(tried, trial, nested, weights, settings, worker))
+        except workers.Busy as error:
+            busy = error
+    if busy:
+        raise busy
     summary = {
         "trials": rows,
         "images": {side: len(some) for side, some in nested.rows.items() if len(some)},
@@ -342,22 +416,23 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
     alike = len(good) > 1 and len({row["value"] for row in good}) == 1
     tied = " (all trials alike: the default)" if alike else ""
-    progress.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}")
+    worker.progress.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}")
     tuning = summary | chosen | {"value": best["value"]}
     if ends := runs.at_an_end(tuning):
         warning = "at an end of what was tried; the best may lie beyond it"
-        progress.line(f"  WARNING: {' and '.join(ends)} {warning}")
+        worker.progress.line(f"  WARNING: {' and '.join(ends)} {warning}")
     return tuning
 
 
-def run_trial(
-    cell: Cell, trial: dict, data: Data, weights: models.Weights, settings: Settings, progress: Progress
-) -> dict:
-    """One trial of --tune: its settings, validation value (None where it failed), and what it cost."""
+def run_trial(cell: Cell, trial: dict, data: Data, weights: models.Weights, settings: Settings, worker: Worker) -> dict:
+    """One trial of --tune: its settings, validation value (None where it diverged), and what it cost.
+    TrialFailed where it failed otherwise: the choice would be among others than the next fold's."""
     run = cell.folder(settings.output_dir)
-    if run.done() and not settings.overwrite:
-        progress.skip(settings.recipe.epochs)
-    result = run_cell(cell, data, weights, with_trial(settings, trial["lr"], trial["alpha"]), progress)
+    if result_before(cell, run, settings, worker):
+        worker.progress.skip(settings.recipe.epochs)
+    result = run_cell(cell, data, weights, with_trial(settings, trial["lr"], trial["alpha"]), worker)
+    if result.get("type", "Diverged") != "Diverged":
+        raise TrialFailed(f"trial {cell.trial + 1} of --tune failed: {result['failed']}")
     spent = {name: result.get(name) for name in ("optimizer_steps", "minutes", "failed")}
     if "failed" in result:
         epochs = run.log()  # they were paid for all the same
@@ -368,66 +443,11 @@ def run_trial(
     return trial | {"value": result["val"]["values"][data.index.metric]} | spent
 
 
+class TrialFailed(RuntimeError):
+    """A trial of --tune that failed for a reason that is not its learning rate's."""
+
+
 # ---- the sweep ----
-
-
-class Progress:
-    """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's
-    remaining time is the mean of the epochs so far times those that are left."""
-
-    def __init__(self, cells: int, epochs: int):  # epochs of all cells together
-        self.live, self.started = sys.stderr.isatty(), time.perf_counter()
-        self.epochs_left, self.epochs_seen, self.cells, self.number = epochs, 0, cells, 0
-        self.total_epochs = epochs
-
-    def moving(self, text: str) -> None:
-        if self.live:
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    def line(self, text: str) -> None:
-        self.moving("")
-        print(text, flush=True)
-
-    def cell(self, cell: Cell, epochs: int, description: list[str]) -> None:
-        self.total_epochs = epochs
-        self.line(f"\n[{self.number} of {self.cells}] {cell}")
-        for told in description:
-            self.line(f"  {told}")
-
-    def skip(self, epochs: int) -> None:
-        self.epochs_left -= epochs
-
-    def remaining(self) -> str:
-        if not self.epochs_seen:
-            return ""
-        seconds_an_epoch = (time.perf_counter() - self.started) / self.epochs_seen
-        return f", {duration(seconds_an_epoch * self.epochs_left)} left in all"
-
-    def step(self, step: int, steps: int, rate: float) -> None:
-        self.moving(f"    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}")
-
-    def epoch(self, row: dict) -> None:
-        self.epochs_seen, self.epochs_left = self.epochs_seen + 1, self.epochs_left - 1
-        metric = next(name for name in row if name.startswith("val_") and name != "val_loss")
-        where = f"    epoch {row['epoch']:>3}/{self.total_epochs} {row['stage']:<9}"
-        value = f"{metric} {row[metric]:.4f}{'*' if row['best'] else ' '}"
-        speed = f"{row['images_per_second']:6.0f} images/s{self.remaining()}"
-        self.line(f"{where} train loss {row['train_loss']:.4f}  {value} {speed}")
-
-    def result(self, result: dict) -> None:
-        for side in (side for side in ("val", "test") if side in result):
-            judged = result[side]
-            whole, shown = len(judged["per_class"]), []
-            for name in (result["metric"], result["second"]):
-                over = judged["averaged_over"].get(name, whole)
-                some = f" (mean over {over} of {whole})" if over < whole else ""
-                shown.append(f"{name} {shown_value(judged['values'][name])}{some}")
-            at = f"n = {judged['n']}, checkpoint of epoch {result['best_epoch']}"
-            self.line(f"  {side:<4} {', '.join(shown)} ({at})")
-
-
-def shown_value(value: float | None) -> str:
-    return "undefined" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def demo_weights(arch: str, settings: Settings) -> str:
@@ -446,18 +466,12 @@ def demo_weights(arch: str, settings: Settings) -> str:
         "amp": settings.recipe.amp,
         "workers": settings.workers,
     }
-    run, waits = Cell("demo-source", arch, "ft", 0, 0).folder(said["output_dir"]), False
-    while not run.done():
-        if run.busy():  # another sweep has begun it: what is there is half trained
-            if not waits:
-                print(f"waiting for another process that pretrains {arch} on demo-source", flush=True)
-            waits = True
-            time.sleep(1)
-            continue
+    run = Cell("demo-source", arch, "ft", 0, 0).folder(said["output_dir"])
+    if not run.done():
         print(f"pretraining {arch} on demo-source, once", flush=True)
-        (result,) = sweep(said)
-        if not run.done() and not run.busy():
-            why = result.get("failed", "not finished")
+        results = sweep(said)
+        if not run.done():
+            why = results[0].get("failed", "not finished") if results else "not finished"
             raise runs.RunError(f"{run.path}: pretraining {arch} failed, {why}")
     return str(run.best)
 
@@ -521,7 +535,13 @@ def sweep(said: dict) -> list[dict]:
     refuse_other_settings(cells, ready, weights_of)
     if common.dry_run:
         return dry_run(cells, ready)
-    return run_cells(cells, ready, weights_of)
+    return run_cells(cells, ready, weights_of, sweep_key(said, cells))
+
+
+def sweep_key(said: dict, cells: list[Cell]) -> str:
+    """The same for all workers of a sweep, wherever they run."""
+    same = {name: value for name, value in said.items() if name not in flags.places()}
+    return hashed([json.dumps([same, list(map(asdict, cells))], sort_keys=True, default=str)])
 
 
 def starting_weights(arch: str, settings: Settings) -> models.Weights:
@@ -543,34 +563,46 @@ def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of
         cell.folder(settings.output_dir).check(identity, before_settings())
 
 
-def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> list[dict]:
-    """Cell after cell, with the trials of --tune before the first seed of a fold."""
+def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict, key: str) -> list[dict]:
+    """Cell after cell, with the trials of --tune before the first seed of a fold; beside other workers that
+    were started with the same command."""
     common = next(iter(ready.values())).settings
     trials = [cell for cell in {cell.shared_by_seeds() for cell in cells} for _ in range(common.tune)]
     epochs = sum(ready[cell.data].settings.recipe.epochs for cell in [*cells, *trials])
-    experiments = list(dict.fromkeys((cell.data, cell.arch) for cell in cells))
-    for key, arch in experiments if common.overwrite else ():  # of runs that were
-        gradcam_file(common, key, arch).unlink(missing_ok=True)
     progress = Progress(len(cells), epochs)
-    results, tuned = [], {}
-    for progress.number, cell in enumerate(cells, 1):
+    worker = Worker(workers.join_sweep(common.output_dir, key), workers.Claims(common.stale), progress)
+    if worker.sweep.joined:
+        progress.line("joining a sweep that is not finished: what it has done or failed in is not done again")
+    elif common.overwrite:  # of runs that were
+        for data, arch in {(cell.data, cell.arch) for cell in cells}:
+            gradcam_file(common, data, arch).unlink(missing_ok=True)
+    results, tuned = {}, {}
+
+    def one(cell: Cell) -> None:
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
         data, fold = ready[cell.data].data(cell.fold, weights), cell.shared_by_seeds()
-        done = cell.folder(settings.output_dir).done() and not settings.overwrite
+        progress.number = cells.index(cell) + 1
+        done = result_before(cell, cell.folder(settings.output_dir), settings, worker)
         if done:
             progress.skip(settings.recipe.epochs)
         try:
             if settings.tune and not done and fold not in tuned:
-                tuned[fold] = tune(cell, data, weights, settings, progress)
-            result = run_cell(cell, data, weights, settings, progress, tuned.get(fold))
-        except runs.Busy as error:
-            progress.line(f"{cell}: left out, {error}")
-            result = {"failed": "another process is training it"}
-        name = strategies.STRATEGIES[cell.strategy].name
-        results.append({"cell": asdict(cell), "strategy": name} | result)
-    for key, arch in experiments if common.gradcam else ():
-        draw_gradcam([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], ready[key])
-    return results
+                tuned[fold] = tune(cell, data, weights, settings, worker)
+            results[cell] = done or run_cell(cell, data, weights, settings, worker, tuned.get(fold))
+        except TrialFailed as error:
+            results[cell] = {"failed": str(error)}
+
+    try:
+        workers.share(cells, one, progress.line)
+        worker.sweep.finish()
+    except workers.Alike as error:
+        results[None] = {"failed": str(error)}
+    failed = {cell: result for cell, result in results.items() if "failed" in result}
+    if failed:
+        progress.line(f"\n{len(failed) - (None in failed)} of {len(cells)} runs failed:")
+    for cell, result in failed.items():
+        progress.line(f"  {cell}: {result['failed']}" if cell else result["failed"])
+    return [{"cell": asdict(cell) if cell else None} | result for cell, result in results.items()]
 
 
 def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
@@ -739,8 +771,10 @@ def main(arguments: list[str]) -> int:
         return int(any(found))
     results = sweep(said)
     if results:
-        only = {(result["cell"]["data"], result["cell"]["arch"]) for result in results}
-        print(f"{text(build(settings.output_dir), only=only)}\n\n{written(settings.output_dir)}")
+        only = {(result["cell"]["data"], result["cell"]["arch"]) for result in results if result["cell"]}
+        with workers.Claims(settings.stale).taken(Path(settings.output_dir), print, "report"):  # the last has all
+            analysis = build(settings.output_dir)
+        print(f"{text(analysis, only=only)}\n\n{written(settings.output_dir)}")
     return 1 if any("failed" in result for result in results) else 0
 
 
@@ -748,26 +782,25 @@ REFUSED = (UsageError, DataError, runs.RunError, images.CacheError, images.ReadE
 
 
 def command_line() -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a class name that the terminal cannot write
-    try:
-        return main(sys.argv[1:])
-    except (*REFUSED, train.UndefinedMetric) as error:
-        print(f"ftcompare: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output, head for one, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"ftcompare: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        again = "the same command without --overwrite" if "--overwrite" in sys.argv else "the same command"
-        print(f"\nftcompare: stopped; {again} goes on from the last finished epoch", file=sys.stderr)
-        return 130
+    workers.told.phase = "between"
+    with workers.plain_output():
+        try:
+            return main(sys.argv[1:])
+        except REFUSED as error:
+            print(f"ftcompare: {error}", file=sys.stderr)
+            return 2
+        except workers.MachineFault as error:
+            print(f"ftcompare: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"ftcompare: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 2
+        except (workers.Interrupted, train.Stopped, KeyboardInterrupt):
+            signal = workers.told.name or "SIGINT"
+            print(f"\nftcompare: stopped by {signal}; the same command goes on where it was", file=sys.stderr)
+            return workers.told.exit_code
 
 
 if __name__ == "__main__":

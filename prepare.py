@@ -22,6 +22,7 @@ import metrics
 import runs
 import splits
 from datasets import DataError, Index
+from workers import duration
 
 
 def flag(default: object, help: str, **more: object) -> object:
@@ -136,12 +137,6 @@ def is_official(index: Index, rows: np.ndarray) -> bool:
         if len(own) and np.array_equal(own, rows):
             return True
     return False
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass

@@ -97,6 +97,8 @@ def run_cell(
         settings = with_trial(settings, tuned.get("lr", settings.lr), tuned.get("alpha", settings.hyper.alpha))
     recipe = replace(settings.recipe, seed=cell.seed)
     if found := result_before(cell, run, settings, worker):
+        if "failed" not in found:
+            run.check(identity, before_settings())
         return found
     with worker.claims.take(run.path) as claim:
         if found := result_before(cell, run, settings, worker):  # done while this one looked
@@ -388,12 +390,8 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, wo
     and chooses by the validation metric there. Returns {"lr", "alpha" (SP), "trials", "optimizer_steps",
     "minutes", ...}, or with "failed". Their seed is --split-seed, and all --seed of a fold share them. Busy
     where another worker has one of them, and none is left to do."""
-    inner = inner_split(data.index, data.sides(), data.identical, settings.preparation)
-    nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
-    trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
-    rows, busy = [], None
-    for number, trial in enumerate(trials):
-        tried = replace(cell, seed=settings.preparation.split_seed, trial=number)
+    nested, rows, busy = nested_data(data, settings), [], None
+    for tried, trial in trials_of(cell, settings):
         try:
             rows.append(run_trial(tried, trial, nested, weights, settings, worker))
         except workers.Busy as error:
@@ -422,6 +420,19 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, wo
         warning = "at an end of what was tried; the best may lie beyond it"
         worker.progress.line(f"  WARNING: {' and '.join(ends)} {warning}")
     return tuning
+
+
+def nested_data(data: Data, settings: Settings) -> Data:
+    """What the trials of a fold are trained and judged on."""
+    inner = inner_split(data.index, data.sides(), data.identical, settings.preparation)
+    return replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
+
+
+def trials_of(cell: Cell, settings: Settings) -> list[tuple[Cell, dict]]:
+    """The trials before a cell, each with its rate and alpha."""
+    trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
+    seed = settings.preparation.split_seed
+    return [(replace(cell, seed=seed, trial=number), trial) for number, trial in enumerate(trials)]
 
 
 def run_trial(cell: Cell, trial: dict, data: Data, weights: models.Weights, settings: Settings, worker: Worker) -> dict:
@@ -559,8 +570,12 @@ def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
         if settings.overwrite or (settings.dry_run and settings.weights == "demo"):
             continue
-        identity = cell_settings(cell, ready[cell.data].data(cell.fold, weights), weights, settings)
-        cell.folder(settings.output_dir).check(identity, before_settings())
+        data, run = ready[cell.data].data(cell.fold, weights), cell.folder(settings.output_dir)
+        run.check(cell_settings(cell, data, weights, settings), before_settings())
+        for tried, trial in trials_of(cell, settings) if settings.tune and not run.done() else ():
+            if (begun := tried.folder(settings.output_dir)).has("config.json"):
+                chosen, nested = with_trial(settings, trial["lr"], trial["alpha"]), nested_data(data, settings)
+                begun.check(cell_settings(tried, nested, weights, chosen), before_settings())
 
 
 def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict, key: str) -> list[dict]:
@@ -588,8 +603,8 @@ def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict, key:
         try:
             if settings.tune and not done and fold not in tuned:
                 tuned[fold] = tune(cell, data, weights, settings, worker)
-            results[cell] = done or run_cell(cell, data, weights, settings, worker, tuned.get(fold))
-        except TrialFailed as error:
+            results[cell] = run_cell(cell, data, weights, settings, worker, tuned.get(fold))
+        except (TrialFailed, runs.RunError) as error:
             results[cell] = {"failed": str(error)}
 
     try:

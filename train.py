@@ -362,13 +362,17 @@ class Checkpoint:
         self.folder.save_state(self.state | parts)
         self.saved_at = time.monotonic()
 
-    def save_if_due(self) -> None:
-        """Between two steps or epochs. Raises Stopped where that was asked for."""
+    def save_if_due(self) -> bool:
+        """Between two steps or epochs. Returns whether to stop there."""
         stop, moment = self.saving.stop(), (self.state["epoch"], self.part and self.part.steps)
         if moment != self.saved and (stop or time.monotonic() - self.saved_at >= self.saving.every):
             self.save()
             self.saved = moment
-        if stop:
+        return stop
+
+    def pause(self) -> None:
+        """save_if_due; raises Stopped where that was asked for."""
+        if self.save_if_due():
             raise Stopped
 
     def finish(self, meta: dict) -> None:
@@ -442,10 +446,10 @@ def run(
 
         def after_step(part=part):
             at.step = part.steps
-            kept.save_if_due()
+            kept.pause()
 
         loss, steps = epoch(net, plan, optimizer, scaler, data, recipe, criterion, number, progress, part, after_step)
-        scores, val_loss = infer(net, data, data.rows["val"], recipe, criterion, kept.save_if_due)
+        scores, val_loss = infer(net, data, data.rows["val"], recipe, criterion, kept.pause)
         check_finite(loss, scores, f"epoch {number + 1}, stage {plan.stage.name}")
         value = judge(data.rows["val"], scores)
         if math.isnan(value):
@@ -457,9 +461,11 @@ def run(
         row |= {"seconds": part.seconds, "images_per_second": len(data.rows["train"]) / part.seconds}
         row |= {"peak_memory_bytes": peak_memory(device), "skipped_steps": plan.skipped_steps()}
         improved = kept.end_epoch(row, value, plan, higher_is_better)
+        stop = kept.save_if_due()
         folder.write_logs(state)
         after_epoch(row | {"best": improved})
-        kept.save_if_due()
+        if stop:
+            raise Stopped
     if not kept.finished:
         kept.finish(meta or {})
 

@@ -182,25 +182,6 @@ def test_auto_rgn_writes_a_ratio_for_every_layer_and_epoch(swept):
         assert float(mine[0]["lr"]) == pytest.approx(1e-3 * float(mine[0]["ratio"]))
 
 
-def test_a_second_sweep_waits_for_the_pretraining_of_the_first(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("fcntl")
-    chosen = settings_of("--data", "demo-tiny", "--output-dir", tmp_path, "--device", "cpu")
-    source = half_trained(tmp_path / "cache" / "demo-source" / ARCH / "ft" / "seed0-fold0")
-    first, waited = source.locked(), []
-
-    def sleep(seconds):
-        waited.append(seconds)
-        if len(waited) == 3:  # the first sweep ends
-            source.write_json("metrics.json", {})
-            first.__exit__(None, None, None)
-
-    monkeypatch.setattr(ftcompare.time, "sleep", sleep)
-    monkeypatch.setattr(ftcompare, "sweep", lambda said: pytest.fail("pretrained twice"))
-    first.__enter__()
-    assert ftcompare.demo_weights(ARCH, chosen) == str(source.file("best.pt"))
-    assert len(waited) == 3 and capsys.readouterr().out.count("waiting for another process") == 1
-
-
 def test_a_pretraining_that_fails_or_is_left_by_another_process_is_not_used(tmp_path, monkeypatch):
     chosen = settings_of("--data", "demo-tiny", "--output-dir", tmp_path, "--device", "cpu")
     source = half_trained(tmp_path / "cache" / "demo-source" / ARCH / "ft" / "seed0-fold0")

@@ -102,13 +102,6 @@ def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path, mo
         runs.load_checkpoint(file)
 
 
-def test_two_processes_do_not_train_the_same_run(tmp_path):
-    pytest.importorskip("fcntl")
-    other = runs.RunFolder(tmp_path).locked()
-    with runs.RunFolder(tmp_path).locked(), pytest.raises(runs.RunError, match="another process"):
-        other.__enter__()
-
-
 def test_a_file_is_never_half_written(tmp_path, monkeypatch):
     file = tmp_path / "metrics.json"
     runs.write_atomically(file, "old")

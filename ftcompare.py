@@ -104,6 +104,7 @@ def run_cell(
         if found := result_before(cell, run, settings, worker):  # done while this one looked
             return found
         run.guard = claim.check
+        runs.remove_leftovers(run.path, mine=True)
 
         def work(position: train.Position) -> dict:
             again = settings.overwrite and run.sweep() != worker.sweep.id
@@ -606,18 +607,22 @@ def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict, key:
             results[cell] = run_cell(cell, data, weights, settings, worker, tuned.get(fold))
         except (TrialFailed, runs.RunError) as error:
             results[cell] = {"failed": str(error)}
+        except workers.Alike as error:
+            results[cell] = {"failed": error.reason}
+            raise
 
+    ending = ""
     try:
         workers.share(cells, one, progress.line)
         worker.sweep.finish()
     except workers.Alike as error:
-        results[None] = {"failed": str(error)}
-    failed = {cell: result for cell, result in results.items() if "failed" in result}
+        ending = f"; {error}"
+    failed = {cell: result["failed"] for cell, result in results.items() if "failed" in result}
     if failed:
-        progress.line(f"\n{len(failed) - (None in failed)} of {len(cells)} runs failed:")
-    for cell, result in failed.items():
-        progress.line(f"  {cell}: {result['failed']}" if cell else result["failed"])
-    return [{"cell": asdict(cell) if cell else None} | result for cell, result in results.items()]
+        progress.line(f"\n{len(failed)} of {len(cells)} runs failed{ending}")
+    for cell, why in failed.items():
+        progress.line(f"  {cell}: {why}")
+    return [{"cell": asdict(cell)} | result for cell, result in results.items()]
 
 
 def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
@@ -785,12 +790,18 @@ def main(arguments: list[str]) -> int:
         found = [check(name, one.preparation, one.options, places(one)) for name, one in of.items()]
         return int(any(found))
     results = sweep(said)
-    if results:
-        only = {(result["cell"]["data"], result["cell"]["arch"]) for result in results if result["cell"]}
-        with workers.Claims(settings.stale).taken(Path(settings.output_dir), print, "report"):  # the last has all
-            analysis = build(settings.output_dir)
-        print(f"{text(analysis, only=only)}\n\n{written(settings.output_dir)}")
-    return 1 if any("failed" in result for result in results) else 0
+    failed = any("failed" in result for result in results)
+    try:
+        if results:
+            only = {(result["cell"]["data"], result["cell"]["arch"]) for result in results}
+            with workers.Claims(settings.stale).taken(Path(settings.output_dir), print, "report"):  # the last has all
+                analysis = build(settings.output_dir)
+            print(f"{text(analysis, only=only)}\n\n{written(settings.output_dir)}")
+    except ReportError as error:
+        if not failed:
+            raise
+        print(f"no report: {error}", file=sys.stderr)
+    return int(failed)
 
 
 REFUSED = (UsageError, DataError, runs.RunError, images.CacheError, images.ReadError, ReportError)

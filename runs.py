@@ -168,7 +168,7 @@ def create(file: Path, content: str) -> bool:
         temporary.write_text(content, encoding="utf-8")
         os.link(temporary, file)  # unlike rename takes no other's place
         return True
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # or taken for a leftover by who has the folder
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):

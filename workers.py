@@ -71,7 +71,6 @@ class Claims:
         for other in folder.glob(".lock-*"):
             if other != mine:
                 other.unlink(missing_ok=True)
-        runs.remove_leftovers(folder, mine=True)
         return Claim(folder, number + 1, beat, every=min(BEAT, self.stale / 5))
 
     def is_free(self, file: Path) -> bool:
@@ -215,7 +214,7 @@ def join_sweep(output_dir: str | Path, key: str) -> Sweep:
 
 
 def share(
-    items: Iterable[Item], attempt: Callable[[Item], object], say: Callable[[str], None], what: str = "runs"
+    items: Iterable[Item], attempt: Callable[[Item], object], say: Callable[[str], None], what: str = "run"
 ) -> dict[Item, object]:
     """attempt(item) of every item, in order, those that are Busy again after the others, until all are done.
     Returns what it gave for each."""
@@ -232,7 +231,7 @@ def share(
             pause = 1.0
         elif busy:
             if len(busy) != waiting:
-                say(f"waiting for {len(busy)} {what} that other workers have begun ({owner})")
+                say(f"waiting for {len(busy)} {what}{'s' * (len(busy) > 1)} of other workers ({owner})")
             waiting = len(busy)
             time.sleep(pause)
             pause = min(LONGEST_WAIT, 1.5 * pause)
@@ -250,7 +249,11 @@ class MachineFault(Exception):
 
 
 class Alike(Exception):
-    """Several cells in a row failed in the same way."""
+    """Several cells in a row failed in the same way. reason: the last one's."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"the last {ALIKE} runs failed alike ({reason}): the sweep ends here")
+        self.reason = reason
 
 
 @dataclass
@@ -294,7 +297,7 @@ class Worker:
             for _, failed in self.failures:
                 with contextlib.suppress(OSError, runs.RunError):
                     failed.write_json("failed.json", failed.read_json("failed.json") | {"sweep": None})
-            raise Alike(f"the last {ALIKE} runs failed alike ({reason}): the sweep ends here")
+            raise Alike(reason)
         return {"failed": reason, "type": failure["type"]}
 
 

@@ -109,7 +109,8 @@ def run_cell(
         def work(position: train.Position) -> dict:
             again = settings.overwrite and run.sweep() != worker.sweep.id
             run.check(identity, before_settings(), overwrite=again)
-            model, head, note = models.build_model(cell.arch, weights, len(data.index.classes), cell.seed)
+            start = weights if strategies.STRATEGIES[cell.strategy].pretrained else models.Weights("none")
+            model, head, note = models.build_model(cell.arch, start, len(data.index.classes), cell.seed)
             model.to(recipe.device, memory_format=memory_format(settings))
             if run.done():
                 score_again(model, data, run, recipe, worker.progress)
@@ -258,6 +259,18 @@ def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable
     if kernel:
         return kernel, kernel.ran
     return None, f"reference ({'off' if mode == 'off' else loader.obstacle(kind)})"
+
+
+def begin_kernel(device: str, mode: str) -> None:
+    """Begins the kernel's build, so that it is there when the first Auto-RGN cell is; --native on that cannot be had is
+    refused now."""
+    from csrc import loader
+
+    kind = device.partition(":")[0]
+    if mode == "on" and (why := loader.obstacle(kind)):
+        raise UsageError(f"--native on: the native kernels are not available: {why}; --native off goes without")
+    if mode != "off":
+        loader.build_meanwhile(kind)
 
 
 def make_plan(strategy: str, model: nn.Module, head: nn.Module, settings: Settings) -> strategies.Plan:
@@ -469,7 +482,7 @@ def demo_weights(arch: str, settings: Settings) -> str:
         "data": ("demo-source",),
         "arch": (arch,),
         "strategy": ("ft",),
-        "weights": "none",
+        "weights": ("none",),
         "epochs": 5,
         "batch_size": 64,
         "lr": 1e-3,
@@ -478,6 +491,8 @@ def demo_weights(arch: str, settings: Settings) -> str:
         "amp": settings.recipe.amp,
         "workers": settings.workers,
     }
+    if arch.startswith(models.TIMM):  # many take pictures of one size alone
+        said["img_size"] = settings.preparation.img_size
     run = Cell("demo-source", arch, "ft", 0, 0).folder(said["output_dir"])
     if not run.done():
         print(f"pretraining {arch} on demo-source, once", flush=True)
@@ -538,7 +553,7 @@ def sweep(said: dict) -> list[dict]:
     ]
     experiments = list(dict.fromkeys((cell.data, cell.arch) for cell in cells))
     refuse_early(cells, ready)
-    weights_of = {(key, arch): starting_weights(arch, ready[key].settings) for key, arch in experiments}
+    weights_of = starting_weights(experiments, ready)
     said_of_each = [
         f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epochs each"
         for key, r in ((key, one.settings.recipe) for key, one in ready.items())
@@ -556,20 +571,34 @@ def sweep_key(said: dict, cells: list[Cell]) -> str:
     return hashed([json.dumps([same, list(map(asdict, cells))], sort_keys=True, default=str)])
 
 
-def starting_weights(arch: str, settings: Settings) -> models.Weights:
-    """The weights that a backbone starts from, if their tensors are its own: RunError before anything is
-    trained."""
-    source = settings.weights
-    if source == "demo":
-        source = "none" if settings.dry_run else demo_weights(arch, settings)
-    return models.check_weights(models.load_weights(source, arch), arch)
+def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]) -> dict:
+    """(data, arch) -> the weights that its backbone starts from, if their tensors are its own: RunError, with all that
+    are not, before anything is trained. The demo's, which are trained for it, come last."""
+    sources = {(key, arch): flags.weights_of(ready[key].settings)[arch] for key, arch in experiments}
+    loaded, refused = {}, {}
+    for (key, arch), source in sorted(sources.items(), key=lambda entry: entry[1] == "demo"):
+        if source == "demo" and refused:
+            break
+        try:
+            if (arch, source) not in loaded:
+                file = source if source != "demo" else own_weights(arch, ready[key].settings)
+                loaded[arch, source] = models.check_weights(models.load_weights(file, arch), arch)
+        except runs.RunError as error:
+            refused[arch, source] = str(error)
+    if refused:
+        raise runs.RunError("; and ".join(refused.values()))
+    return {place: loaded[place[1], source] for place, source in sources.items()}
+
+
+def own_weights(arch: str, settings: Settings) -> str:
+    return "none" if settings.dry_run else demo_weights(arch, settings)
 
 
 def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> None:
     """A run that would be refused is refused before any is trained."""
     for cell in cells:
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
-        if settings.overwrite or (settings.dry_run and settings.weights == "demo"):
+        if settings.overwrite or (settings.dry_run and flags.weights_of(settings)[cell.arch] == "demo"):
             continue
         data, run = ready[cell.data].data(cell.fold, weights), cell.folder(settings.output_dir)
         run.check(cell_settings(cell, data, weights, settings), before_settings())
@@ -641,7 +670,7 @@ def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
 
 
 def gradcam_file(settings: Settings, data: str, arch: str) -> Path:
-    return Path(settings.output_dir) / "figures" / f"gradcam-{data}-{arch}.png"
+    return Path(settings.output_dir) / "figures" / f"gradcam-{data}-{runs.file_name(arch)}.png"
 
 
 def draw_gradcam(cells: list[Cell], ready: Ready) -> None:
@@ -677,8 +706,8 @@ def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
         plan = make_plan(cell.strategy, model, head, settings)
     except ValueError as error:
         raise UsageError(f"{cell.arch}, {cell.strategy}: {error}") from None
-    if not settings.dry_run:
-        load_kernel(plan, settings.recipe.device, settings.native)
+    if plan.measures_norms() and not settings.dry_run:
+        begin_kernel(settings.recipe.device, settings.native)
 
 
 # ---- the dry run ----

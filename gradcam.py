@@ -28,6 +28,9 @@ POOLINGS = tuple(
 )
 
 
+TO_ONE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
 class NoSpatialMap(ValueError):
     """The model has no map over the picture that Grad-CAM could weigh; the message says why."""
 
@@ -43,8 +46,9 @@ def gradcam(model: nn.Module, images: Tensor, classes: Tensor | None = None) -> 
     pooling; DenseNet: norm5; Swin: norm, whose channels are last).
 
     ViT: the class token reads the patches last in the last encoder layer, behind which the patches have no
-    gradient; A is that layer's ln_1 as a grid without the class token. The paper has convolutions only: this
-    is the usual extension, and its maps are coarser in meaning, for attention has mixed the patches by then.
+    gradient; A is that layer's ln_1 (timm: norm1) as a grid without the class token. The paper has convolutions
+    only: this is the usual extension, and its maps are coarser in meaning, for attention has mixed the patches by
+    then.
 
     The model is run in eval mode and left as it was. NoSpatialMap where there is no such map, or it has one
     position (the message then says which picture size gives more)."""
@@ -89,24 +93,33 @@ def forward_with_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor |
     """(logits, the output to differentiate by or None, what makes (N, C, h, w) of it, its module's name). The
     output hangs in the logits' graph: an operation in place behind its module has changed it, graph and all.
 
-    A map is a 4-D output. The last one is taken before the head and before the first pooling behind the last
-    convolution: squeeze-and-excitation pools inside of blocks, and VGG pools twice at its end."""
-    patches = last_tokens(model)
+    A map is a 4-D output with the picture's ratio of sides, which attention's heads x tokens x width has not. The last
+    one is taken before the head and before the first pooling behind the last convolution: squeeze-and-excitation pools
+    inside of blocks, and VGG pools twice at its end. A convolution of what was pooled to one position is none
+    (MobileNetV3 of timm has one there)."""
+    patches, first, side = last_tokens(model)
+    height, width = images.shape[2:]
+
+    def over_picture(rows: int, columns: int) -> bool:  # a position more or less by rounding
+        return abs(rows * width - columns * height) < 2 * max(height, width)
+
     names = {module: name for name, module in model.named_modules() if module is not model}
     givers: list[nn.Module] = []  # the modules whose output it is, from inner to outer
-    output, closed, ended = None, False, False
+    output, closed, pooled, ended = None, False, False, False
 
     def at_head(module, inputs):
         nonlocal ended
         ended = True
 
     def behind(module, inputs, result):
-        nonlocal output, closed
-        if isinstance(module, nn.Conv2d):
-            closed = False
+        nonlocal output, closed, pooled
+        if isinstance(module, nn.Conv2d) and not (pooled and positions(result) == 1):
+            closed = pooled = False
         elif isinstance(module, POOLINGS):
             closed = True
+            pooled = isinstance(module, TO_ONE) and positions(inputs[0]) > positions(result) == 1
         is_map = isinstance(result, Tensor) and result.dim() == 4 and len(result) == len(images)
+        is_map = is_map and (over_picture(*result.shape[2:]) or over_picture(*result.shape[1:3]))
         if module is patches or (patches is None and is_map and not closed and not ended):
             if output is None or output.data_ptr() != result.data_ptr():
                 givers.clear()  # else it is the same, or a permutation of the same
@@ -124,18 +137,26 @@ def forward_with_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor |
     if output is None:
         return logits, None, nn.Identity(), ""
     if patches is not None:
-        side = images.shape[2] // model.patch_size
-        return logits, output, lambda t: t[:, 1:].unflatten(1, (side, -1)).permute(0, 3, 1, 2), names[patches]
-    channels_last = type(givers[-1]) is nn.LayerNorm  # not torchvision's LayerNorm2d, which permutes
+        grid = (height // side, -1)
+        return logits, output, lambda t: t[:, first:].unflatten(1, grid).permute(0, 3, 1, 2), names[patches]
+    channels_last = type(givers[-1]) is nn.LayerNorm or not over_picture(*output.shape[2:])
     as_map = (lambda t: t.permute(0, 3, 1, 2)) if channels_last else nn.Identity()
     return logits, output, as_map, names[name_giver(model, givers)]
 
 
-def last_tokens(model: nn.Module) -> nn.Module | None:
-    """The ln_1 of the last encoder layer of a torchvision VisionTransformer; None for other models."""
+def positions(output: Tensor) -> int:
+    return output[0, 0].numel()
+
+
+def last_tokens(model: nn.Module) -> tuple[nn.Module | None, int, int]:
+    """Of a vision transformer, torchvision's or timm's: the ln_1 (norm1) of its last encoder layer, how many tokens
+    stand before the patches, pixels a side of a patch. (None, 0, 1) for other models."""
     if any(kind.__name__ == "VisionTransformer" for kind in type(model).__mro__) and hasattr(model, "conv_proj"):
-        return getattr(list(model.encoder.layers)[-1], "ln_1", None)
-    return None
+        return getattr(list(model.encoder.layers)[-1], "ln_1", None), 1, model.patch_size
+    if all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens")):  # timm's ViT, DeiT, EVA
+        norm = getattr(list(model.blocks)[-1], "norm1", None)
+        return norm, model.num_prefix_tokens, model.patch_embed.patch_size[0]
+    return None, 0, 1
 
 
 def name_giver(model: nn.Module, givers: list[nn.Module]) -> nn.Module:

@@ -65,6 +65,28 @@ def cohen_kappa(matrix: np.ndarray) -> np.ndarray:
     return ratio(n * _diagonal(matrix).sum(-1) - chance, n * n - chance)
 
 
+def quadratic_weighted_kappa(matrix: np.ndarray) -> np.ndarray:
+    """Agreement beyond chance where a miss counts by the square of its distance (Cohen 1968), for grades in the order
+    of the classes: 1 - sum(w * observed) / sum(w * chance), w = (i - j)^2. matrix: (..., C, C). Returns (...) float in
+    [-1, 1], nan where labels and predictions are all of one class. Agrees with scikit-learn's
+    cohen_kappa_score(weights="quadratic"). Of two classes it is Cohen's kappa."""
+    grades = np.arange(matrix.shape[-1])
+    weight = (grades[:, None] - grades) ** 2
+    chance = matrix.sum(-1)[..., :, None] * matrix.sum(-2)[..., None, :]
+    return 1 - ratio(matrix.sum((-2, -1)) * (weight * matrix).sum((-2, -1)), (weight * chance).sum((-2, -1)))
+
+
+def matthews_correlation(matrix: np.ndarray) -> np.ndarray:
+    """Correlation of labels and predictions (Gorodkin 2004, R_K; of two classes Matthews 1975). matrix: (..., C, C).
+    Returns (...) float in [-1, 1], 0 where all predictions are of one class, as in scikit-learn's matthews_corrcoef,
+    but nan where all labels are: there is nothing to correlate with."""
+    true, called, n = matrix.sum(-1), matrix.sum(-2), matrix.sum((-2, -1))
+    covariance = n * _diagonal(matrix).sum(-1) - (true * called).sum(-1)
+    of_true, of_called = (n * n - (counts * counts).sum(-1) for counts in (true, called))
+    found = ratio(covariance, np.sqrt(np.float64(of_true)) * np.sqrt(np.float64(of_called)))
+    return np.where((of_called == 0) & (of_true > 0), 0.0, found)[()]
+
+
 def sensitivity(matrix: np.ndarray) -> np.ndarray:
     """tp / (tp + fn) of class 1 of two. matrix: (..., 2, 2). Returns (...) float, nan without a positive."""
     return recall_per_class(matrix)[..., 1]
@@ -155,6 +177,21 @@ def threshold_at_sensitivity(scores: np.ndarray, positive: np.ndarray, sensitivi
         return NAN
     thresholds, tp, _ = _counts_at_thresholds(scores, positive)
     return float(thresholds[np.argmax(tp / tp[-1] >= sensitivity)])
+
+
+def threshold_at_specificity(scores: np.ndarray, positive: np.ndarray, specificity: float) -> float:
+    """The lowest observed score at which the specificity is at least the wished one: its sensitivity is the best that
+    the wish allows. scores: (N,) float. positive: (N,) bool. specificity: in (0, 1]. Returns one of the scores, or the
+    next number above all of them where a negative has the highest; nan without a positive or a negative. ValueError on
+    a specificity outside (0, 1]."""
+    if not 0 < specificity <= 1:
+        raise ValueError(f"specificity must be in (0, 1], got {specificity}")
+    scores, positive = _check_binary(scores, positive)
+    if positive.all() or not positive.any():
+        return NAN
+    thresholds, _, fp = _counts_at_thresholds(scores, positive)
+    enough = np.flatnonzero((fp[-1] - fp) / fp[-1] >= specificity)
+    return float(thresholds[enough[-1]] if len(enough) else np.nextafter(thresholds[0], np.inf))
 
 
 # ---- calibration ----
@@ -377,6 +414,22 @@ METRICS = {
             compute=cohen_kappa,
             label="Cohen's kappa",
             why="labels and predictions are all of one class",
+            bounds=(-1.0, 1.0),
+        ),
+        Metric(
+            name="weighted_kappa",
+            given="matrix",
+            compute=quadratic_weighted_kappa,
+            label="quadratic weighted kappa",
+            why="labels and predictions are all of one class",
+            bounds=(-1.0, 1.0),
+        ),
+        Metric(
+            name="matthews",
+            given="matrix",
+            compute=matthews_correlation,
+            label="Matthews correlation",
+            why="labels are all of one class",
             bounds=(-1.0, 1.0),
         ),
         Metric(

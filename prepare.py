@@ -35,8 +35,8 @@ def flag(default: object, help: str, **more: object) -> object:
 class Preparation:
     """How a dataset is made ready: to what pixels, in what splits, judged by what."""
 
-    img_size: int = flag(224, "pixels a side")
-    resize: int | None = flag(None, "shorter side before the centre is cut out (squeezed to a square)")
+    img_size: int = flag(224, "pixels a side", most=4096)
+    resize: int | None = flag(None, "shorter side before the centre is cut out (squeezed to a square)", most=4096)
     bit_depth: int | None = flag(None, "true depth of 16-bit images", least=9, most=16, metavar="BITS")
     folds: int = flag(1, "folds of a cross-validation; 1: one split", role="data")
     val_fraction: float = flag(0.15, "share of the images cut for validation", role="data")

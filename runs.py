@@ -21,11 +21,11 @@ import io
 import json
 import math
 import os
-import pickle
 import re
 import shutil
 import socket
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -299,12 +299,14 @@ def load_checkpoint(file: Path) -> dict:
     import torch
 
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's remarks on pickle protocols and sparse tensors
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{file}: no such file") from None
     except OSError as error:  # permission, a failing disk: nothing is wrong with the file
         raise RunError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001  a damaged pickle ends in errors of any kind
         what = type(error).__name__
         raise RunError(f"{file}: not a checkpoint of tensors and plain Python ({what})") from None
 
@@ -318,7 +320,12 @@ def run_path(
     """Where a run lies. trial: of --tune."""
     name = f"seed{seed}-fold{fold}"
     inner = name if trial is None else f"tune/{name}-trial{trial}"
-    return Path(output_dir) / data / arch / strategy / inner
+    return Path(output_dir) / data / file_name(arch) / strategy / inner
+
+
+def file_name(arch: str) -> str:
+    """An architecture's name as that of a file or folder: timm:vit_tiny has a colon, which Windows does not take."""
+    return arch.replace(":", "-")
 
 
 def folders_below(output_dir: str | Path) -> Iterator[Path]:

@@ -27,7 +27,9 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import typing
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -37,6 +39,7 @@ import torch
 import torchvision
 
 import datasets
+import models
 import strategies
 from datasets import Options
 from prepare import Preparation
@@ -65,10 +68,17 @@ class Compared:
     data_dir: str | None = flag(
         None, "folder of the dataset, or of the CSV's images; else $FTCOMPARE_DATA, ./data", role="place"
     )
-    arch: tuple[str, ...] = flag(("resnet50",), "torchvision classifiers (demo: resnet18)", metavar="NAME", role="cell")
-    strategy: tuple[str, ...] = flag(("all",), f"all, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell")
-    weights: str = flag(
-        "imagenet", "start of the backbone (demo: demo)", metavar="imagenet|none|demo|FILE", role="data"
+    arch: tuple[str, ...] = flag(
+        ("resnet50",), "torchvision classifiers, or timm:NAME (demo: resnet18)", metavar="NAME", role="cell"
+    )
+    strategy: tuple[str, ...] = flag(
+        ("all",), f"all (the paper's), more, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell"
+    )
+    weights: tuple[str, ...] = flag(
+        ("imagenet",),
+        "start of the backbone: one for every --arch, or ARCH=FILE for each",
+        metavar="imagenet|none|demo|FILE",
+        role="data",
     )
     seed: tuple[int, ...] = flag((0,), "seeds of head, order and augmentation", least=0, role="cell")
     protocol: str | None = flag(None, "settings of a source, see below", choices=("davila",), role="show")
@@ -151,7 +161,7 @@ GROUPS = {  # of --help, in order
     "machine and output": (Machine,),
     "instead of training": (Instead,),
 }
-DEMO = {"arch": ("resnet18",), "weights": "demo", "epochs": 10, "img_size": 32}
+DEMO = {"arch": ("resnet18",), "weights": ("demo",), "epochs": 10, "img_size": 32}
 # The public follow-up code of the paper's authors; the paper's own settings are behind its journal's door.
 DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3}
 DAVILA |= {"weight_decay": 0.0, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224}
@@ -287,6 +297,8 @@ def make(said: dict, data: str | None = None) -> Settings:
     UsageError for settings that cannot go together."""
     values = dict(DEMO) if data in datasets.DEMOS else {}
     values |= PROTOCOLS.get(said.get("protocol"), {}) | said
+    if "img_size" not in values and (size := models.own_size(values.get("arch", Settings.arch))):
+        values["img_size"] = size
     try:
         parts = {
             name: kind(**{f.name: values.pop(f.name) for f in flags_of(kind) if f.name in values})
@@ -302,10 +314,16 @@ def make(said: dict, data: str | None = None) -> Settings:
     return settings
 
 
+NAMED = {
+    name: [key for key, entry in strategies.STRATEGIES.items() if entry.paper is paper]
+    for name, paper in (("all", True), ("more", False))
+}
+
+
 def chosen_strategies(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Their keys, each once, all in place of "all"."""
+    """Their keys, each once; those of NAMED in place of its names."""
     try:
-        keys = [list(strategies.STRATEGIES) if n == "all" else [strategies.strategy_key(n)] for n in names]
+        keys = [NAMED.get(name) or [strategies.strategy_key(name)] for name in names]
     except ValueError as error:
         raise UsageError(f"--strategy: {error}") from None
     return tuple(dict.fromkeys(key for some in keys for key in some))
@@ -330,10 +348,34 @@ def check(settings: Settings) -> None:
     if how.resize and how.resize < how.img_size:
         smaller = f"is smaller than --img-size {how.img_size}, which is cut out of it"
         raise UsageError(f"--resize {how.resize} {smaller}")
-    models = torchvision.models.list_models(module=torchvision.models)
-    if unknown := [a for a in settings.arch if a not in models]:
-        close = [m for m in models if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
+    known = torchvision.models.list_models(module=torchvision.models)
+    for arch in settings.arch:
+        if arch.startswith(models.TIMM):
+            models.timm_config(arch)
+    if unknown := [a for a in settings.arch if a not in known and not a.startswith(models.TIMM)]:
+        close = [m for m in known if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
         raise UsageError(f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close, most=12)}")
+    weights_of(settings)
+
+
+def weights_of(settings: Settings) -> dict[str, str]:
+    """--weights by architecture. UsageError where one has none or two, or is not among --arch."""
+    named, common = [], []
+    all_archs = {*torchvision.models.list_models(module=torchvision.models)}
+    for source in settings.weights:
+        arch, equals, file = source.partition("=")
+        known = equals and (arch in all_archs or arch.startswith(models.TIMM))
+        (named if known else common).append((arch, file) if known else source)  # a file's own name may have a "="
+    if strange := [arch for arch, _ in named if arch not in settings.arch]:
+        raise UsageError(f"--weights {strange[0]}=...: {strange[0]} is not among --arch {' '.join(settings.arch)}")
+    if twice := [arch for arch, n in Counter(arch for arch, _ in named).items() if n > 1]:
+        raise UsageError(f"--weights {twice[0]}=...: given twice")
+    if len(common) > 1:
+        raise UsageError(f"--weights {' '.join(common)}: give one for every --arch, or ARCH=FILE for each")
+    found = dict(named)
+    if lacking := [arch for arch in settings.arch if arch not in found and not common]:
+        raise UsageError(f"--weights says nothing for {', '.join(lacking)}: add {lacking[0]}=FILE, imagenet or none")
+    return {arch: found.get(arch, *common) for arch in settings.arch}
 
 
 # ---- this machine ----
@@ -378,7 +420,8 @@ def environment(device: str) -> dict:
         commit = described.stdout.strip() if described.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired):
         commit = None
-    return {
+    timm = {"timm": getattr(sys.modules["timm"], "__version__", None)} if sys.modules.get("timm") else {}
+    return timm | {
         "ftcompare": VERSION,
         "git": commit,
         "python": platform.python_version(),

@@ -223,6 +223,7 @@ class Hyperparameters:
     bn: str = flag("train", "BatchNorm in the parts that train", choices=("train", "eval"))
     stage_shares: tuple[float, ...] | None = flag(None, "share of the epochs for each stage (equal)", least=0)
     lp_lr: float | None = flag(None, "rate of LP-FT's first part (that of LP)", least=0)
+    llrd_decay: float = flag(0.75, "LLRD: factor on the rate from a block to the one before it", least=0, most=1)
     alpha: float | None = flag(None, "L1-SP, L2-SP: penalty of the backbone (the strategy's own)", least=0)
     beta: float = flag(0.01, "L1-SP, L2-SP: penalty of the head, always quadratic", least=0)
     sp_mode: str = flag("loss", "in the gradient, or after the step", choices=("loss", "proximal"))
@@ -236,13 +237,15 @@ class Hyperparameters:
     def __post_init__(self):
         for known in fields(self):
             value, least = getattr(self, known.name), known.metadata.get("least")
+            most = known.metadata.get("most", math.inf)
             choices = known.metadata.get("choices", (value,))
             if value not in choices:
                 raise ValueError(f"{known.name} is {value!r}; choose from {', '.join(choices)}")
             if least is not None and value is not None:
                 numbers = value if isinstance(value, tuple | list) else (value,)
-                if not all(least <= number < math.inf for number in numbers):
-                    raise ValueError(f"{known.name} is {value}; a finite number of {least} or more is needed")
+                if not all(least <= number <= most and number < math.inf for number in numbers):
+                    reach = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
+                    raise ValueError(f"{known.name} is {value}; a finite number {reach} is needed")
 
 
 @dataclass(frozen=True)
@@ -618,6 +621,50 @@ class StartingPoint(Hooks):
             torch._foreach_div_(head, 1 + lr * self.beta)
 
 
+def top(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
+    """The head and the last block before it train (Yosinski et al., NeurIPS 2014)."""
+    groups = groups_of(blocks[-2:], lr, hyper.weight_decay)
+    return Parts(groups, [Stage("top", names_of(groups))])
+
+
+def llrd(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
+    """Layer-wise decay of the learning rate, by blocks: the head at lr, each block before it at hyper.llrd_decay times
+    the rate of the next (Howard and Ruder, ACL 2018, 3.1, with 1 / 2.6; 0.65 to 0.9 is usual since ELECTRA)."""
+    groups = groups_of(blocks, lr, hyper.weight_decay)
+    for behind, group in enumerate(reversed(groups)):
+        group["lr"] = lr * hyper.llrd_decay**behind
+    return Parts(groups, [Stage("all", names_of(groups))])
+
+
+def norm(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
+    """The head and the scales and shifts of all norm layers train (Frankle, Schwab, Morcos, ICLR 2021)."""
+    norms = {
+        p
+        for block in blocks
+        for part in block.modules
+        for m in part.modules()
+        if isinstance(m, NORMS)
+        for p in m.parameters(recurse=False)
+    }
+    return _head_and(blocks, lambda name, p: p in norms, lr, hyper)
+
+
+def bitfit(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
+    """The head and every bias train, the shifts of norm layers among them (BitFit: Ben Zaken, Goldberg, Ravfogel,
+    ACL 2022)."""
+    return _head_and(blocks, lambda name, p: name.rpartition(".")[2] == "bias", lr, hyper)
+
+
+def _head_and(blocks: list[Block], chosen: Callable, lr: float, hyper: Hyperparameters) -> Parts:
+    """The head, and of the other blocks the parameters for which chosen(name, parameter)."""
+    groups = []
+    for block in blocks[:-1]:
+        if some := [p for name, p in block.parameters.items() if chosen(name, p)]:
+            groups.append(_group(block.name, block.name, some, lr, hyper.weight_decay))
+    groups += groups_of(blocks[-1:], lr, hyper.weight_decay)
+    return Parts(groups, [Stage("chosen", names_of(groups))])
+
+
 # ---- Auto-RGN ----
 
 
@@ -630,22 +677,25 @@ def grad_weight_norms(
     (tensors,) int64, the unit of each tensor, on the weights' device. Returns two (units,) tensors, float64
     where the device has it, with a relative error below 1e-6. No host synchronisation."""
     dtype = torch.float32 if weights[0].device.type == "mps" else torch.float64
-    squares = iter(sum_of_squares([*weights, *(g for g in grads if g is not None)], dtype))
-    zero = torch.zeros((), dtype=dtype, device=weights[0].device)
-    weight_squares = torch.stack([next(squares) for _ in weights])
-    grad_squares = torch.stack([zero if g is None else next(squares) for g in grads])
-    sums = (zero.new_zeros(units).index_add_(0, unit, each) for each in (grad_squares, weight_squares))
-    grad_norms, weight_norms = (sum_of_unit.sqrt_() for sum_of_unit in sums)
+    known = [i for i, g in enumerate(grads) if g is not None]
+    squares = sum_of_squares([*weights, *(grads[i] for i in known)], dtype)
+    unit_of_grad = (
+        unit if len(known) == len(grads) else unit[torch.tensor(known, dtype=torch.int64, device=unit.device)]
+    )
+    zeros = squares.new_zeros(2, units)
+    zeros[0].index_add_(0, unit_of_grad, squares[len(weights) :])
+    zeros[1].index_add_(0, unit, squares[: len(weights)])
+    grad_norms, weight_norms = zeros.sqrt_().unbind()
     return grad_norms, weight_norms
 
 
-def sum_of_squares(tensors: list[Tensor], dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """A 0-d tensor of `dtype` for each tensor. On the CPU torch's float32 norm is wrong by 1 % for the
+def sum_of_squares(tensors: list[Tensor], dtype: torch.dtype = torch.float64) -> Tensor:
+    """(len(tensors),) of `dtype`. On the CPU torch's float32 norm is wrong by 1 % for the
     largest layer of VGG-19 (one running sum over 100 million squares) and its float64 norm is slow: so rows
-    of 4,096 elements in float32, their squares added up in float64. On a GPU foreach norms add up in a tree,
-    which is exact enough."""
+    of 4,096 elements in float32, their squares added up in float64. On a GPU one call takes all, in `dtype`: a square
+    above 3.4e38 would overflow in float32, and float64 tensors would be refused."""
     if tensors[0].device.type != "cpu":
-        return [n.to(dtype).square_() for n in torch._foreach_norm(tensors, 2, dtype=torch.float32)]
+        return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)).square_()
     row, sums, small = 4096, {}, {}
     for i, t in enumerate(tensors):
         if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last):
@@ -662,7 +712,7 @@ def sum_of_squares(tensors: list[Tensor], dtype: torch.dtype = torch.float64) ->
     norms = torch._foreach_norm(list(small.values()), 2, dtype=dtype)
     for i, norm in zip(small, norms, strict=True):
         sums[i] = norm.square_() + sums[i] if i in sums else norm.square_()
-    return [sums[i] for i in range(len(tensors))]
+    return torch.stack([sums[i] for i in range(len(tensors))])
 
 
 def relative_ratios(
@@ -834,6 +884,8 @@ class Strategy:
     alphas: tuple[float, ...] = ()
     alpha: float | None = None
     uses: tuple[str, ...] = ("weight_decay",)
+    paper: bool = True  # one of the paper's, which "all" means; False: one of "more"
+    pretrained: bool = True  # False: from random weights, whatever there is
 
     def rates(self, opt: str) -> tuple[float, ...]:
         if opt not in ("adamw", "adam", "sgd"):
@@ -851,10 +903,18 @@ LPFT_RATES = {"adamw": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4), "sgd": (1e-4, 3e-4, 1e-3,
 # Ratios are at most 1, so about a decade above FT.
 RGN_RATES = {"adamw": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
 
+LLRD_RATES = {"adamw": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3), "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}  # FT's half a decade up
+
 SP_USES = ("alpha", "beta", "sp_mode")
 RGN_USES = ("weight_decay", *(f.name for f in fields(Hyperparameters) if f.name.startswith("rgn_")))
 
 SOURCES = {
+    "Yosinski et al. 2014": "Yosinski J, Clune J, Bengio Y, Lipson H. How transferable are features in deep neural "
+    "networks? NeurIPS 2014.",
+    "Frankle et al. 2021": "Frankle J, Schwab DJ, Morcos AS. Training BatchNorm and only BatchNorm: on the expressive "
+    "power of random features in CNNs. ICLR 2021.",
+    "Ben Zaken et al. 2022": "Ben Zaken E, Goldberg Y, Ravfogel S. BitFit: simple parameter-efficient fine-tuning for "
+    "transformer-based masked language-models. ACL 2022.",
     "Howard and Ruder 2018": "Howard J, Ruder S. Universal language model fine-tuning for text "
     "classification. ACL 2018.",
     "Li et al. 2018": "Li X, Grandvalet Y, Davoine F. Explicit inductive bias for transfer learning with "
@@ -928,6 +988,42 @@ STRATEGIES: dict[str, Strategy] = {
         sentence="all weights trained, each layer's learning rate in proportion to its relative gradient norm",
         source="Lee et al. 2023",
         uses=RGN_USES,
+        **RGN_RATES,
+    ),
+    "scratch": Strategy(
+        "Scratch", ft, sentence="all weights trained from a random start", paper=False, pretrained=False, **RGN_RATES
+    ),
+    "top": Strategy(
+        "Top",
+        top,
+        sentence="the classifier and the last block trained, the rest frozen",
+        source="Yosinski et al. 2014",
+        paper=False,
+        **FT_RATES,
+    ),
+    "llrd": Strategy(
+        "LLRD",
+        llrd,
+        sentence="all weights trained, the learning rate falling by a factor from each block to the one before it",
+        source="Howard and Ruder 2018",
+        uses=("weight_decay", "llrd_decay"),
+        paper=False,
+        **LLRD_RATES,
+    ),
+    "norm": Strategy(
+        "Norm",
+        norm,
+        sentence="the classifier and the scales and shifts of the norm layers trained",
+        source="Frankle et al. 2021",
+        paper=False,
+        **RGN_RATES,
+    ),
+    "bitfit": Strategy(
+        "BitFit",
+        bitfit,
+        sentence="the classifier and all biases trained",
+        source="Ben Zaken et al. 2022",
+        paper=False,
         **RGN_RATES,
     ),
 }

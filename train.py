@@ -22,7 +22,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class Diverged(RuntimeError):
@@ -295,6 +296,99 @@ def infer(
     return scores.numpy(), float(total) / weight if criterion else math.nan
 
 
+# ---- a stage that trains the head alone ----
+
+FEATURE_BYTES = 2**30  # features of more are computed anew each epoch
+
+
+class Features:
+    """Data as the head sees it while nothing else trains: images() gives the backbone's features, computed without
+    autograd. Those of validation, and of training where it is not augmented, once: in the order and the batches of
+    infer, so that a resumed stage has the same."""
+
+    def __init__(self, data: Data, backbone: nn.Module, recipe: Recipe, after_batch: Callable[[], None] = lambda: None):
+        self.after_batch = after_batch
+        self.task, self.classes, self.labels, self.rows = data.task, data.classes, data.labels, data.rows
+        self._data, self._backbone, self._recipe = data, backbone, recipe
+        self._place, self._table = np.full(len(data.labels), -1), None
+        for side in ("val", "train") if recipe.augment == "none" else ("val",):
+            self._keep(data.rows[side])
+
+    def _keep(self, rows: np.ndarray) -> None:
+        size, device = self._recipe.batch_size, self._recipe.where
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            found = self._features(part, device)
+            if self._table is None:
+                many = sum(map(len, self.rows.values())) if self._recipe.augment == "none" else len(self.rows["val"])
+                if many * found[0].nbytes > FEATURE_BYTES:
+                    return
+                self._table, self._kept = found.new_empty(many, *found.shape[1:]), 0
+            places = np.arange(self._kept, self._kept + len(part))
+            self._table[self._kept : self._kept + len(part)] = found
+            self._place[part], self._kept = places, self._kept + len(part)
+            self.after_batch()
+
+    @torch.no_grad()
+    def _features(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
+        with self._recipe.autocast():
+            return self._backbone(self._data.images(rows, device, **augmentation))
+
+    def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
+        """(B, ...) features of images, as the head takes them."""
+        places = self._place[rows]
+        if augmentation.get("augment", "none") != "none" or (places < 0).any():
+            return self._features(rows, device, **augmentation)
+        return self._table[torch.as_tensor(places, device=device)]
+
+
+def split_at_head(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """(backbone, head) of a model in which only a last layer trains, the backbone in eval mode with BatchNorm folded
+    into the convolution before it: the same function to rounding. None where more trains, where a layer comes after
+    what trains, or where torch.fx cannot follow the model: such a stage runs as any other."""
+    trained = {p for p in model.parameters() if p.requires_grad}
+    heads = [name for name, m in model.named_modules() if trained and set(m.parameters()) == trained]
+    drops = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    if not heads or heads[-1] == "" or any(m.training and isinstance(m, drops) for m in model.modules()):
+        return None
+    head, modes = model.get_submodule(heads[-1]), {m: m.training for m in model.modules()}
+    try:
+        model.eval()
+        traced = fx.symbolic_trace(model)
+    except Exception:  # noqa: BLE001  a model that branches on its input, in one of many ways
+        return None
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    (out,) = (node for node in traced.graph.nodes if node.op == "output")
+    last = out.args[0]
+    if not isinstance(last, fx.Node) or last.target != heads[-1] or len(last.users) > 1:
+        return None
+    out.args = (last.args[0],)
+    traced.graph.erase_node(last)
+    fold_batch_norms(traced)
+    return traced, head
+
+
+def fold_batch_norms(traced: fx.GraphModule) -> None:
+    """In eval mode a BatchNorm is one factor and one shift a channel: those of the convolution before it, if nothing
+    else reads that."""
+    modules = dict(traced.named_modules())
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        conv = modules.get(before.target) if before.op == "call_module" else None
+        alone = isinstance(conv, nn.Conv2d) and len(before.users) == 1 and calls.count(before.target) == 1
+        if alone and modules[node.target].track_running_stats:
+            traced.add_submodule(before.target, fuse_conv_bn_eval(conv.eval(), modules[node.target].eval()))
+            node.replace_all_uses_with(before)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+
+
 # ---- what a run goes on from ----
 
 
@@ -425,31 +519,35 @@ def run(
     begins(epoch, resumed): before the first step, in which epoch, from 1. after_epoch(row): what went into log.csv.
     progress(step, steps, images_per_second). Raises Diverged, UndefinedMetric, Stopped."""
     device, at = recipe.where, position or Position()
-    net = torch.compile(model) if recipe.compile else model
+    whole = torch.compile(model) if recipe.compile else model
     known = data.labels[torch.from_numpy(data.rows["train"])].numpy()
     criterion = make_criterion(recipe, data.task, known, data.classes)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
     kept = Checkpoint(folder, saving, device, {"model": model, "plan": plan, "scaler": scaler})
-    resumed, state = kept.restore(), kept.state
+    resumed, state, stage = kept.restore(), kept.state, None
     if not kept.finished:
         begins(state["epoch"] + 1, resumed)
 
     for number in range(state["epoch"], recipe.epochs):
         if kept.finished or (recipe.patience and state["waited"] >= recipe.patience):
             break
-        stage_before = plan.stage
-        begin_epoch(kept, plan, recipe, number, partial(probe_losses, net, data, recipe, criterion, number))
+        begin_epoch(kept, plan, recipe, number, partial(probe_losses, whole, data, recipe, criterion, number))
         optimizer, part = kept.optimizer, kept.part
         at.epoch, at.stage, at.step, at.groups = number + 1, plan.stage.name, part.steps, optimizer.param_groups
-        if recipe.compile and plan.stage is not stage_before:
-            torch.compiler.reset()  # the graphs of the stage before hold other gradients
 
         def after_step(part=part):
             at.step = part.steps
             kept.pause()
 
-        loss, steps = epoch(net, plan, optimizer, scaler, data, recipe, criterion, number, progress, part, after_step)
-        scores, val_loss = infer(net, data, data.rows["val"], recipe, criterion, kept.pause)
+        if plan.stage is not stage:
+            if recipe.compile and stage:
+                torch.compiler.reset()  # the graphs of the stage before hold other gradients
+            stage, net, seen, started = plan.stage, whole, data, time.perf_counter()
+            if split := split_at_head(model):
+                net, seen = split[1], Features(data, split[0], recipe, kept.pause)
+            part.seconds += time.perf_counter() - started
+        loss, steps = epoch(net, plan, optimizer, scaler, seen, recipe, criterion, number, progress, part, after_step)
+        scores, val_loss = infer(net, seen, data.rows["val"], recipe, criterion, kept.pause)
         check_finite(loss, scores, f"epoch {number + 1}, stage {plan.stage.name}")
         value = judge(data.rows["val"], scores)
         if math.isnan(value):

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class Native:
 
 _loaded: set[str] = set()  # names of libraries in this process
 _told: set[str] = set()  # reasons that were printed
+_builders: dict[str, threading.Thread] = {}  # by device, of build_meanwhile
 
 
 def load(mode: str = "auto", device_type: str = "cpu") -> Native | None:
@@ -89,6 +91,22 @@ def load(mode: str = "auto", device_type: str = "cpu") -> Native | None:
             _loaded.add(library.name)
         digests.append(library.stem.rpartition("-")[2])
     return Native(f"csrc {device_type} {' '.join(digests)}")
+
+
+def build_meanwhile(device_type: str) -> threading.Thread | None:
+    """Starts to build what load() will want, in a thread: it takes ten seconds on a CPU, and the caller has other work.
+    load() waits for it, and says what went wrong. None where there is nothing to build, or no way to."""
+    if device_type in _builders or obstacle(device_type) or all(map(_existing, LIBRARIES[device_type])):
+        return _builders.get(device_type)
+
+    def build() -> None:
+        with contextlib.suppress(RuntimeError):
+            for source in LIBRARIES[device_type]:
+                find_or_build(source)
+
+    _builders[device_type] = threading.Thread(target=build, name="native kernels")
+    _builders[device_type].start()
+    return _builders[device_type]
 
 
 def obstacle(device_type: str) -> str | None:

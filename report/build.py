@@ -21,7 +21,7 @@ from report import figures, page, tables
 from report.analysis import ReportError, analyse_runs
 from report.experiment import Analysis, Experiment
 from report.wording import counted, distinct, estimate, lost_runs, problems
-from runs import Run, read_runs, to_csv, write_atomically
+from runs import Run, file_name, read_runs, to_csv, write_atomically
 
 SETTINGS = "epochs batch_size grad_accum opt img_size augment tune weights_sha256 data_hash".split()
 BUDGET = "best_epoch best_stage epochs optimizer_steps minutes peak_memory_bytes trainable_parameters".split()
@@ -70,7 +70,7 @@ def with_gradcam(
     """The analysis and its figures with the panels that --gradcam left in figures/."""
     experiments = []
     for experiment in analysis.experiments:
-        panel = folder / f"gradcam-{experiment.data}-{experiment.arch}.png"
+        panel = folder / f"gradcam-{experiment.data}-{file_name(experiment.arch)}.png"
         if panel.is_file():
             picture = figures.Picture("gradcam", "Grad-CAM", panel.read_bytes())
             drawn.setdefault(experiment.key, []).append(picture)

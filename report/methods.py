@@ -175,7 +175,10 @@ def model_text(experiment: Experiment) -> str:
     }
     start = known_weights.get(weights, f"pretrained weights ({file})")
     head = f"its classifier layer was replaced by a new one with {len(experiment.classes)} outputs"
-    return f"The backbone was {experiment.arch} from torchvision, initialised with {start}; {head}."
+    library, name = (
+        ("timm", experiment.arch[5:]) if experiment.arch.startswith("timm:") else ("torchvision", experiment.arch)
+    )
+    return f"The backbone was {name} from {library}, initialised with {start}; {head}."
 
 
 def preprocessing_text(experiment: Experiment) -> str:

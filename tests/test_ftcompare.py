@@ -20,6 +20,8 @@ import runs
 import strategies
 from report import analysis
 
+PAPER = {key: entry for key, entry in strategies.STRATEGIES.items() if entry.paper}  # what "all" means
+
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
@@ -41,7 +43,7 @@ def swept(tmp_path_factory):
     return out, done.stdout
 
 
-@pytest.mark.parametrize("key", strategies.STRATEGIES)
+@pytest.mark.parametrize("key", PAPER)
 def test_a_run_folder_is_complete_and_its_numbers_follow_from_its_predictions(swept, key):
     pytest.importorskip("sklearn")
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
@@ -130,7 +132,7 @@ def test_two_classes_of_a_medmnist_file_are_on_the_page_as_scikit_learn_counts_t
 
 def test_every_strategy_has_the_same_data_steps_and_head(swept):
     configs, results, lists = {}, {}, set()
-    for key in strategies.STRATEGIES:
+    for key in PAPER:
         folder = swept[0] / "demo-tiny" / ARCH / key / "seed0-fold0"
         settings = json.loads((folder / "config.json").read_text())["settings"]
         configs[key] = {
@@ -144,11 +146,11 @@ def test_every_strategy_has_the_same_data_steps_and_head(swept):
 
 def test_the_table_names_every_strategy_with_its_trainable_parameters(swept):
     table = swept[1][swept[1].index("strategy ") :]
-    for entry in strategies.STRATEGIES.values():
+    for entry in PAPER.values():
         assert re.search(rf"^{re.escape(entry.name)}[ *]+1  0\.\d{{3}} \[", table, re.MULTILINE), table
     assert re.search(r"^LP .* 4,100 ", table, re.MULTILINE)  # 1024 features x 4 classes + 4
     rows = read(swept[0] / "results.csv")
-    assert [r["strategy"] for r in rows] == list(strategies.STRATEGIES)
+    assert [r["strategy"] for r in rows] == list(PAPER)
 
 
 def test_what_is_printed_before_training_proves_that_no_patient_is_on_two_sides(swept):
@@ -297,13 +299,13 @@ def test_a_sweep_ends_with_the_report_of_all_strategies(swept):
     out, said = swept
     assert {"report.html", "report.md", "results.csv", "comparisons.csv", "tables"} <= {f.name for f in out.iterdir()}
     page = (out / "report.html").read_text()
-    for entry in strategies.STRATEGIES.values():
+    for entry in PAPER.values():
         assert f">{entry.name}<" in page and f"\n{entry.name}" in said
     n, one_class = (
-        len(strategies.STRATEGIES),
+        len(PAPER),
         set(),
     )  # two epochs from random weights are few: what calls one class of every image is no best
-    for key, entry in strategies.STRATEGIES.items():
+    for key, entry in PAPER.items():
         rows = [r for r in predictions(out / "demo-tiny" / ARCH / key / "seed0-fold0") if r["split"] == "test"]
         called = {max((c for c in r if c.startswith("score_")), key=lambda c, r=r: float(r[c])) for r in rows}
         one_class |= {entry.name} if len(called) == 1 else set()
@@ -311,7 +313,7 @@ def test_a_sweep_ends_with_the_report_of_all_strategies(swept):
     assert expected in said and str(out / "report.html") in said
     assert all(
         (f"{entry.name}: 1 of 1 run calls every test image" in said) == (entry.name in one_class)
-        for entry in strategies.STRATEGIES.values()
+        for entry in PAPER.values()
     )
     assert len(read(out / "results.csv")) == n and len(read(out / "comparisons.csv")) == n * (n - 1) / 2
     verdicts = {r["verdict"] for r in read(out / "comparisons.csv")}
@@ -362,3 +364,34 @@ def test_an_export_does_not_overwrite_a_json_of_something_else(swept, tmp_path, 
     code, _, err = run("--export", tmp_path / "m.pt2", "--run", done)
     assert code == 2 and "not from an export" in err and (tmp_path / "m.json").read_text() == '{"mine": 1}'
     assert not (tmp_path / "m.pt2").exists()
+
+
+def test_more_strategies_than_the_paper_s_are_asked_for_by_name(folder, tmp_path, run):
+    out = tmp_path / "runs"
+    arguments = ["--data", folder, *SMALL, "--epochs", "1", "--strategy", "ft", "more", "--output-dir", out]
+    code, _, err = run(*arguments)
+    assert code == 0, err
+    more = [key for key, entry in strategies.STRATEGIES.items() if not entry.paper]
+    assert [row["strategy"] for row in read(out / "results.csv")] == ["ft", *more]
+    page = (out / "report.md").read_text()
+    for key in more:
+        assert strategies.STRATEGIES[key].sentence in page.replace("\\", ""), key
+    assert set(PAPER) == set(settings_of("--data", "demo").strategy)
+
+
+def test_scratch_starts_from_random_weights_whatever_is_there(folder, tmp_path, run):
+    torch.manual_seed(5)
+    file = tmp_path / "weights.pth"
+    torch.save(models.new_model(ARCH).state_dict(), file)
+    small = [file if part == "none" else part for part in SMALL]
+    arguments = ["--data", folder, *small, "--epochs", "1", "--strategy", "ft", "scratch", "--lr", "0"]
+    code, _, err = run(*arguments, "--output-dir", tmp_path / "runs")
+    assert code == 0, err
+    held = {}
+    for key in ("ft", "scratch"):
+        (best,) = (tmp_path / "runs").glob(f"*/*/{key}/*/best.pt")
+        held[key] = torch.load(best, weights_only=True)["model"]["conv1.0.weight"]
+    pretrained = torch.load(file, weights_only=True)["conv1.0.weight"]
+    torch.manual_seed(0)
+    assert torch.equal(held["ft"], pretrained)
+    assert torch.equal(held["scratch"], models.new_model(ARCH).state_dict()["conv1.0.weight"])

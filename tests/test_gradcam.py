@@ -92,6 +92,99 @@ class ChannelsLast(nn.Module):
         return self.classifier(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
 
 
+class Attention(nn.Module):
+    """As timm's: its norm of the queries gives heads x tokens x width, which is no map."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.q_norm = nn.Linear(6, 18), nn.LayerNorm(3)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, 3)).permute(2, 0, 3, 1, 4)
+        return (self.q_norm(q) @ k.transpose(2, 3)).softmax(dim=3).matmul(v).transpose(1, 2).flatten(2)
+
+
+class Patches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj, self.patch_size = nn.Conv2d(3, 6, 4, stride=4), (4, 4)
+
+    def forward(self, x):
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class TimmViT(nn.Module):
+    """Two tokens (class and register) before the patches; the class token goes to the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch_embed, self.num_prefix_tokens = Patches(), 2
+        self.tokens = nn.Parameter(torch.randn(1, 2, 6))
+        self.blocks = nn.Sequential(nn.ModuleDict({"norm1": nn.LayerNorm(6), "attn": Attention()}))
+        self.head = nn.Linear(6, 3)
+
+    def before(self, x):
+        x = self.patch_embed(x)
+        return torch.cat([self.tokens.expand(len(x), -1, -1), x], dim=1)
+
+    def behind(self, x, normed):
+        return self.head((x + self.blocks[0]["attn"](normed))[:, 0])
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.behind(x, self.blocks[0]["norm1"](x))
+
+
+def test_a_vit_of_timm_s_is_explained_by_the_patches_of_its_last_norm1():
+    torch.manual_seed(2)
+    model, x, c = TimmViT(), torch.randn(4, 3, 12, 12), torch.tensor([0, 1, 2, 1])
+    tokens = model.before(x).detach()
+    normed = model.blocks[0]["norm1"](tokens).detach().requires_grad_()
+    logits = model.behind(tokens, normed)
+    (gradient,) = torch.autograd.grad(logits[torch.arange(4), c].sum(), normed)
+    weights = gradient[:, 2:].mean(dim=1)  # over the nine patches
+    expected = torch.einsum("npk,nk->np", normed[:, 2:].detach(), weights).view(4, 1, 3, 3).relu()
+    expected = functional.interpolate(expected, (12, 12), mode="bilinear", align_corners=False)[:, 0]
+    maps, name = gradcam.gradcam(model, x, c)
+    assert name == "blocks.0.norm1"
+    torch.testing.assert_close(maps, scaled(expected), atol=1e-5, rtol=1e-5)
+    assert maps.amax() == 1
+
+
+class PooledThenConvolved(nn.Module):
+    """As timm's MobileNetV3: a convolution behind the pooling over the whole picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 6, 3, padding=1), nn.AdaptiveAvgPool2d(1)
+        self.conv_head, self.classifier = nn.Conv2d(6, 5, 1, bias=False), nn.Linear(5, 3, bias=False)
+
+    def forward(self, x):
+        return self.classifier(self.conv_head(self.pool(self.conv(x))).flatten(1))
+
+
+def test_a_convolution_behind_the_pooling_over_the_whole_picture_is_no_map():
+    torch.manual_seed(3)
+    model, x, c = PooledThenConvolved(), torch.randn(3, 3, 8, 8), torch.tensor([0, 1, 2])
+    weights = (model.classifier.weight @ model.conv_head.weight.flatten(1))[c]  # both are linear
+    expected = scaled(torch.einsum("nkhw,nk->nhw", model.conv(x), weights))
+    maps, name = gradcam.gradcam(model, x, c)
+    assert name == "conv"
+    torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-5)
+
+
+class OwnNorm(nn.LayerNorm):
+    """As timm's: a class of its own."""
+
+
+def test_channels_last_are_told_by_their_shape(monkeypatch):
+    torch.manual_seed(0)
+    model, x, c = ChannelsLast(), torch.randn(4, 3, 8, 10), torch.tensor([0, 1, 2, 1])
+    expected, _ = gradcam.gradcam(model, x, c)
+    model.norm.__class__ = OwnNorm
+    torch.testing.assert_close(gradcam.gradcam(model, x, c)[0], expected)
+
+
 def scaled(maps):
     maps = maps.detach().relu()
     return maps / maps.amax(dim=(1, 2), keepdim=True)

@@ -117,6 +117,38 @@ def test_kappa_by_hand(matrix, kappa):
     assert metrics.cohen_kappa(np.array(matrix)) == close(kappa)
 
 
+@pytest.mark.parametrize(
+    "matrix, kappa, matthews",
+    [
+        ([[2, 0, 1], [1, 1, 0], [0, 0, 1]], 1 - 6 * 5 / 50, (6 * 4 - 13) / (36 - 14)),
+        ([[0, 0, 3], [0, 0, 0], [3, 0, 0]], -1.0, -18 / 18),
+        ([[4, 0], [3, 0]], 0.0, 0.0),  # always class 0
+        ([[4, 1], [0, 0]], 0.0, NAN),  # no case of class 1: nothing to correlate with
+        ([[4, 0], [0, 0]], NAN, NAN),
+        ([[3, 0], [0, 4]], 1.0, 1.0),
+    ],
+)
+def test_weighted_kappa_and_matthews_by_hand(matrix, kappa, matthews):
+    """Of the first: rows 3, 2, 1, columns 3, 1, 2; misses weigh 4 + 1, by chance 3 + 24 + 6 + 4 + 12 + 1."""
+    assert metrics.quadratic_weighted_kappa(np.array(matrix)) == close(kappa)
+    assert metrics.matthews_correlation(np.array(matrix)) == close(matthews)
+
+
+def test_threshold_at_specificity_by_hand():
+    scores, positive = np.array([0.9, 0.7, 0.6, 0.4, 0.2]), np.array([True, False, True, False, False])
+    assert metrics.threshold_at_specificity(scores, positive, 0.6) == 0.6  # one of three negatives above
+    assert metrics.threshold_at_specificity(scores, positive, 2 / 3) == 0.6
+    assert metrics.threshold_at_specificity(scores, positive, 0.7) == 0.9
+    assert metrics.threshold_at_specificity(scores, positive, 0.3) == 0.4
+    above = metrics.threshold_at_specificity(1 - scores, positive, 0.9)  # a negative has the highest score
+    assert 0.8 < above < 0.8 + 1e-12
+    for one_class in (True, False):
+        assert np.isnan(metrics.threshold_at_specificity(scores, np.full(5, one_class), 0.9))
+    for wish in (0.0, 1.5):
+        with pytest.raises(ValueError, match="specificity must be in"):
+            metrics.threshold_at_specificity(scores, positive, wish)
+
+
 def test_classes_without_cases_are_nan_and_left_out_of_means():
     matrix = metrics.confusion_matrix(np.array([0, 2, 1]), np.array([0, 0, 1]), 4)
     assert metrics.recall_per_class(matrix) == close([1 / 2, 1, NAN, NAN])
@@ -456,6 +488,10 @@ def test_multiclass_equals_sklearn(sklearn_metrics, kind, n_classes, seed):
     if len(set(labels) | set(predicted)) > 1:
         kappa = sk.cohen_kappa_score(labels, predicted)
     assert values["kappa"] == close(kappa)
+    weighted = sk.cohen_kappa_score(labels, predicted, weights="quadratic") if not np.isnan(kappa) else NAN
+    assert values["weighted_kappa"] == close(weighted)
+    matthews = sk.matthews_corrcoef(labels, predicted) if len(set(labels)) > 1 else NAN
+    assert values["matthews"] == close(matthews)
     predictions, positive = (scores[:, 1], 1) if n_classes == 2 else (scores, None)
     brier = sk.brier_score_loss(labels, predictions, labels=classes, pos_label=positive)
     assert values["brier"] == close(brier)
@@ -549,7 +585,9 @@ def test_evaluate_returns_plain_python_with_a_reason_for_every_nan(task, kind):
     assert all(result["reasons"].values())
 
 
-MULTICLASS_VALUES = "accuracy balanced_accuracy macro_f1 kappa auroc average_precision ece brier".split()
+MULTICLASS_VALUES = (
+    "accuracy balanced_accuracy macro_f1 kappa weighted_kappa matthews auroc average_precision ece brier".split()
+)
 
 
 def test_evaluate_binary_by_hand():
@@ -563,6 +601,8 @@ def test_evaluate_binary_by_hand():
             "balanced_accuracy": (1 / 2 + 1 / 3) / 2,
             "macro_f1": (2 / 5 + 2 / 5) / 2,
             "kappa": (10 - 12) / (25 - 12),  # 25 * observed = 5 * 2, 25 * chance = 2*3 + 3*2
+            "weighted_kappa": (10 - 12) / (25 - 12),  # two grades have one distance
+            "matthews": (1 * 1 - 1 * 2) / 6,  # (tp tn - fp fn) / sqrt(2 * 3 * 2 * 3)
             "auroc": 4 / 6,  # 0.8 wins twice, 0.3 and 0.4 once each
             "average_precision": (1 + 2 / 3 + 3 / 4) / 3,
             # (8/15, 9/15]: 0.6 wrong, 0.6 wrong; (10/15, 11/15]: 0.7 wrong; 0.8 and 0.9 right, each alone
@@ -603,9 +643,11 @@ def test_evaluate_says_over_how_many_classes_a_mean_runs():
 def test_evaluate_of_one_class_only_is_nan_with_reasons():
     result = metrics.evaluate("multiclass", two_columns([0.2, 0.3]), np.array([0, 0]), ["no", "yes"])
     nans = {key for key, value in result["values"].items() if np.isnan(value)}
-    assert nans == {"kappa", "auroc", "average_precision", "sensitivity", "ppv"}
+    assert nans == {"kappa", "weighted_kappa", "matthews", "auroc", "average_precision", "sensitivity", "ppv"}
     assert {key: result["reasons"][key] for key in nans} == {
         "kappa": "labels and predictions are all of one class",
+        "weighted_kappa": "labels and predictions are all of one class",
+        "matthews": "labels are all of one class",
         "auroc": "needs both a positive and a negative",
         "average_precision": "needs a positive",
         "sensitivity": "no positive",
@@ -685,7 +727,7 @@ def which(query):
 
 
 def test_what_is_asked_of_the_table():
-    of_calls = {"accuracy", "balanced_accuracy", "macro_f1", "kappa", "precision"}
+    of_calls = {"accuracy", "balanced_accuracy", "macro_f1", "kappa", "weighted_kappa", "matthews", "precision"}
     assert which(lambda metric: metric.of_calls) == of_calls
     assert which(lambda metric: metric.needs_threshold) == {"f1", "sensitivity", "specificity", "ppv", "npv"}
     assert which(lambda metric: metric.needs_videos) == {"video_map"}

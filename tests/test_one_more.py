@@ -24,20 +24,12 @@ STRATEGIES["top2"] = Strategy("Top-2", top2, sentence=SENTENCE, **FT_RATES)
 """
 METRIC = """
 
-def matthews(matrix: np.ndarray) -> np.ndarray:
-    true, called, n = matrix.sum(axis=-1), matrix.sum(axis=-2), matrix.sum(axis=(-2, -1))
-    right = np.trace(matrix, axis1=-2, axis2=-1)
-    covariance = right * n - (true * called).sum(axis=-1)
-    spread = np.sqrt((n**2 - (true**2).sum(axis=-1)) * (n**2 - (called**2).sum(axis=-1)))
-    return np.nan_to_num(ratio(covariance, spread))  # all of one class: 0, as in scikit-learn
+def worst_recall(matrix: np.ndarray) -> np.ndarray:
+    return recall_per_class(matrix).min(axis=-1)
 
 
-METRICS["matthews"] = Metric(
-    name="matthews",
-    given="matrix",
-    compute=matthews,
-    label="Matthews correlation",
-    bounds=(-1.0, 1.0),
+METRICS["worst_recall"] = Metric(
+    name="worst_recall", given="matrix", compute=worst_recall, label="recall of the worst class"
 )
 """
 FIELD = '    label_smoothing: float = flag(0.0, "share of the label on all classes", most=1)\n'
@@ -74,19 +66,19 @@ def test_a_strategy_and_a_metric_are_an_entry_each_and_reach_the_page(project, f
     sk = pytest.importorskip("sklearn.metrics")
     add(project / "strategies.py", STRATEGY)
     add(project / "metrics.py", METRIC)
-    how = ["--metric", "matthews", "--strategy", "lp", "top2"]
+    how = ["--metric", "worst_recall", "--strategy", "lp", "top2"]
     done = sweep(project, folder, tmp_path, *how)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     (run,) = tmp_path.glob("*/*/top2/seed0-fold0")
     rows = [row for row in predictions(run) if row["split"] == "test"]
     called = ["light" if float(row["score_light"]) > 0.5 else "dark" for row in rows]
-    expected = sk.matthews_corrcoef([row["label"] for row in rows], called)
+    expected = min(sk.recall_score([row["label"] for row in rows], called, average=None))
     (row,) = (row for row in read(tmp_path / "results.csv") if row["strategy"] == "top2")
-    assert float(row["test_matthews"]) == pytest.approx(expected, abs=1e-12)
+    assert float(row["test_worst_recall"]) == pytest.approx(expected, abs=1e-12)
     trained = {r["strategy"]: int(r["trainable_parameters"]) for r in read(tmp_path / "results.csv")}
     assert trained["lp"] < trained["top2"]
     page = (tmp_path / "report.md").read_text()
-    assert "Top-2" in page and "Matthews correlation" in page
+    assert "Top-2" in page and "recall of the worst class" in page.lower()
     assert "the last two blocks and the classifier trained" in page
     assert sweep(project, folder, tmp_path, *how).stdout.count("done before") == 2
 

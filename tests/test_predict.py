@@ -228,7 +228,8 @@ def test_a_reader_of_the_json_alone_gets_the_scores_of_predict(request, tmp_path
     [
         (lambda r: r.rename(r.with_name("gone")), "no such run folder"),
         (lambda r: (r / "best.pt").unlink(), "no best.pt in it"),
-        (lambda r: (r / "best.pt").write_bytes(b"PK no"), "not a checkpoint"),
+        (lambda r: (r / "best.pt").write_bytes(b"PK no"), "best.pt: is text, not tensors"),
+        (lambda r: (r / "best.pt").write_bytes(b"\x80\x02no"), "not a checkpoint"),
         (lambda r: torch.save({"weight": torch.ones(1)}, r / "best.pt"), "holds no model and meta"),
         (lambda r: change_meta(r, lambda m: m.pop("std")), "its meta lacks std"),
         (lambda r: change_meta(r, lambda m: m.update(classes=list("abcd"))), "do not fit tiny with 4 classes.*fc"),

@@ -381,6 +381,7 @@ def stub(tmp_path, monkeypatch):
     (folder / "rgn.cpp").write_text(f"int stub() {{ return 42; }}  // {tmp_path}\n")
     monkeypatch.setattr(loader, "SOURCES", folder)
     monkeypatch.setattr(loader, "_told", set())
+    monkeypatch.setattr(loader, "_builders", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("FTCOMPARE_CACHE", raising=False)
     return folder
@@ -522,6 +523,27 @@ def test_two_processes_that_build_at_once_build_once(stub):
     outputs = [process.communicate()[0].splitlines()[-1] for process in running]
     assert [process.returncode for process in running] == [0, 0] and outputs[0] == outputs[1]
     assert len((stub / "compiled").read_text().splitlines()) == 1 and len(libraries(stub)) == 1
+
+
+def test_a_build_goes_on_meanwhile_and_is_waited_for(stub):
+    builder = loader.build_meanwhile("cpu")
+    assert builder is loader.build_meanwhile("cpu")  # one, however often it is asked for
+    native = loader.load("on")  # waits
+    builder.join()
+    (built,) = libraries(stub)
+    assert native.ran.rpartition(" ")[2] in built
+    loader._builders.clear()
+    assert loader.build_meanwhile("cpu") is None  # it is there
+
+
+def test_a_build_that_fails_meanwhile_is_told_by_load(stub, monkeypatch):
+    (stub / "rgn.cpp").write_text('#error "of the test"\n')
+    loader.build_meanwhile("cpu").join()
+    with pytest.raises(RuntimeError, match="of the test"):
+        loader.load("auto")
+    monkeypatch.setattr(loader, "_builders", {})
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert loader.build_meanwhile("cpu") is None
 
 
 # ---- CUDA ----

@@ -117,6 +117,7 @@ def small_mobilenet():
     return torchvision.models.MobileNetV2(width_mult=0.1)
 
 
+PAPER = [key for key, entry in STRATEGIES.items() if entry.paper]
 NETS = {"toy": toy, "resnet": small_resnet, "vgg": small_vgg, "mobilenet": small_mobilenet}
 
 
@@ -222,7 +223,7 @@ def blocks_that_train(key, names, epochs, epoch):
 
 
 @pytest.mark.parametrize(
-    "key, net", [(key, net) for key in STRATEGIES for net in NETS if net != "mobilenet" or key in GRADUAL]
+    "key, net", [(key, net) for key in PAPER for net in NETS if net != "mobilenet" or key in GRADUAL]
 )
 def test_exactly_the_stated_parameters_and_buffers_change(key, net):
     """AdamW with weight decay, a stale gradient on every tensor: whatever is frozen and has a gradient would
@@ -293,7 +294,7 @@ def test_frozen_modes_survive_model_train():
     assert all(m.training for m in model.modules())
 
 
-@pytest.mark.parametrize("key", STRATEGIES)
+@pytest.mark.parametrize("key", PAPER)
 def test_bn_eval_keeps_running_statistics_and_trains_the_rest(key):
     model = toy()
     plan = make_plan(key, model, epochs=5, lr=1e-2, hyper=Hyperparameters(bn="eval"))
@@ -309,11 +310,71 @@ def test_bn_eval_keeps_running_statistics_and_trains_the_rest(key):
     assert model.drop4.training == (plan.trainable_parameters() == sum(TOY_PARAMETERS))
 
 
+# ---- more strategies than the paper's ----
+
+
+def moved(key, net, **hyper):
+    """(names of the parameters that three steps moved, all names by block, plan)."""
+    model = NETS[net]()
+    head = replace_head(model, CLASSES)
+    plan = make_plan(key, model, head, epochs=1, lr=1e-2, hyper=Hyperparameters(**hyper))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)  # what is frozen and has a gradient would move under AdamW
+    before = snapshot(model)
+    fit(model, plan, [0], steps=3, factor=1.0)
+    after = snapshot(model)
+    changed = {name for name, _ in model.named_parameters() if not same_bits(before[name], after[name])}
+    return changed, {block.name: set(block.parameters) for block in blocks_of(model, head)}, model
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_top_trains_the_head_and_the_block_before_it(net):
+    changed, blocks, _ = moved("top", net)
+    assert changed == set().union(*list(blocks.values())[-2:])
+
+
+@pytest.mark.parametrize("net", ["toy", "resnet", "mobilenet"])
+def test_norm_trains_the_head_and_the_norms(net):
+    changed, blocks, model = moved("norm", net)
+    norms = {
+        f"{name}.{leaf}"
+        for name, m in model.named_modules()
+        if "Norm" in type(m).__name__ and not list(m.children())
+        for leaf in ("weight", "bias")
+    }
+    assert norms and changed == norms | blocks["head"]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_bitfit_trains_the_head_and_every_bias(net):
+    changed, blocks, model = moved("bitfit", net)
+    assert changed == {n for n, _ in model.named_parameters() if n.endswith("bias")} | blocks["head"]
+
+
+def test_the_rates_of_llrd_fall_by_its_factor_from_block_to_block():
+    model = toy()
+    plan = make_plan("llrd", model, epochs=1, lr=0.8, hyper=Hyperparameters(llrd_decay=0.5))
+    assert [group["block"] for group in plan.groups] == TOY_BLOCKS
+    assert [group["lr"] for group in plan.groups] == [0.05, 0.1, 0.2, 0.4, 0.8]
+    plan.begin_epoch(0)
+    optimizer = sgd(plan.groups)
+    plan.set_rates(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.05, 0.1, 0.2, 0.4]
+    assert moved("llrd", "toy")[0] == {name for name, _ in toy().named_parameters()}
+    with pytest.raises(ValueError, match="llrd_decay is 1.5; a finite number from 0 to 1 is needed"):
+        Hyperparameters(llrd_decay=1.5)
+
+
+def test_scratch_is_ft_from_random_weights():
+    assert STRATEGIES["scratch"].build is STRATEGIES["ft"].build and not STRATEGIES["scratch"].pretrained
+    assert [key for key, entry in STRATEGIES.items() if not entry.pretrained] == ["scratch"]
+
+
 # ---- groups ----
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
-@pytest.mark.parametrize("key", STRATEGIES)
+@pytest.mark.parametrize("key", PAPER)
 def test_every_parameter_is_in_one_group_or_frozen(key, name):
     model = weightless(name)
     plan = make_plan(key, model, replace_head(model, CLASSES), epochs=9, lr=0.5)
@@ -350,7 +411,7 @@ def test_auto_rgn_groups_are_layers_tensors_or_blocks():
     assert sizes["block"] == {3: 1, 39: 1, 75: 1, 147: 1, 98: 1, 2: 1}
 
 
-@pytest.mark.parametrize("key", STRATEGIES)
+@pytest.mark.parametrize("key", PAPER)
 def test_groups_do_not_change_under_an_optimizer(key):
     """torch's optimizers keep the dicts they are given: rates written there must not come back as base
     rates."""
@@ -490,7 +551,7 @@ def test_new_optimizers():
 # ---- rates ----
 
 
-@pytest.mark.parametrize("key", STRATEGIES)
+@pytest.mark.parametrize("key", PAPER)
 def test_rates_are_closed_form(key):
     """Rate 0.3 times the schedule's 1, 1/2, 1/4, 1: each step's own, not multiplied up."""
     model = chain(1.0, 2.0, 4.0, 1.0)  # gradients of 1: RGN 1, 1/2, 1/4; the head's ratio is 1
@@ -1042,6 +1103,21 @@ class Recorder(TorchDispatchMode):
         return result
 
 
+def test_on_a_gpu_all_norms_come_from_one_call_in_float64():
+    """Two tensors of each dtype: float64 is taken as it is, and no square is made in float32."""
+    with FakeTensorMode():
+        dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        weights = [torch.ones(3, 2, dtype=dtype, device="cuda") for dtype in dtypes]
+        grads = [torch.ones(3, 2, dtype=dtype, device="cuda") for dtype in dtypes]
+        unit = torch.zeros(len(weights), dtype=torch.int64, device="cuda")
+        with Recorder() as recorder:
+            grad, weight = grad_weight_norms(weights, grads, unit, 1)
+        assert [(x.dtype, x.shape, x.device.type) for x in (grad, weight)] == [(torch.float64, (1,), "cuda")] * 2
+        assert sum("_foreach_norm" in name for name in recorder.ran) == 1
+        launches = [name for name in recorder.ran if name.startswith("aten") and "view" not in name]
+        assert len(launches) < 24 and recorder.on_cpu == []  # of 8 tensors; more tensors are no more launches
+
+
 @pytest.mark.parametrize(
     "every, norm, unit",
     [(0, "backbone", "layer"), (0, "all", "tensor"), (1, "backbone", "tensor"), (1, "all", "block")],
@@ -1568,7 +1644,7 @@ def test_every_hyperparameter_is_a_flag(known):
     assert ("least" in about) is (known.type in numbers)
     assert ("choices" in about) is (known.type == "str")
     assert known.type == "bool" or "least" in about or known.default in about["choices"]
-    assert set(about) <= {"help", "least", "choices", "short"}
+    assert set(about) <= {"help", "least", "most", "choices", "short"}
 
 
 @pytest.mark.parametrize(

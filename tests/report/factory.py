@@ -25,7 +25,7 @@ from report import stats
 from report.analysis import analyse
 
 NAN = math.nan
-KEYS = {entry.name: key for key, entry in strategies.STRATEGIES.items()}  # paper's name -> key
+KEYS = {entry.name: key for key, entry in strategies.STRATEGIES.items() if entry.paper}  # paper's name -> key
 NAMES = list(KEYS)
 STAGED = ("G-LF", "G-FL", "LP-FT")
 CLASSES = ["benign", "malignant"]

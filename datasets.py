@@ -171,12 +171,16 @@ def flag(default: object, help: str, *, data: str, **more: object) -> object:
 class Options:
     """What the command line may say about the files. DataError for a value that is not among its choices."""
 
-    path_col: str = flag("path", "column with the image's path", data="a CSV")
-    label_col: tuple[str, ...] = flag(("label",), "column with the label, or 0/1 columns", data="a CSV")
-    group_col: str | None = flag(None, "column with the patient or video (group, if any)", data="a CSV")
-    split_col: str | None = flag(None, "column with train, val or test (split, if any)", data="a CSV")
+    path_col: str = flag("path", "column of the image's path", data="a CSV")
+    label_col: tuple[str, ...] = flag(
+        ("label",), "label column, or 0/1 columns", data="a CSV", metavar="COL", basic=True
+    )
+    group_col: str | None = flag(
+        None, "column of the patient (default: group, if any)", data="a CSV", metavar="COL", basic=True
+    )
+    split_col: str | None = flag(None, "column of train, val or test (default: split, if any)", data="a CSV")
     group_regex: str | None = flag(
-        None, r"the group in a file's name, as in '^(\d+)_', or in its path", data="a folder, a CSV, t1w"
+        None, r"the patient in a file's name, as in '^(\d+)_', or its path", data="a folder, a CSV, t1w", basic=True
     )
     keep_masks: bool = flag(False, "use name_mask.png beside name.png, too", data="a folder, t1w")
     exact_ids: bool = flag(
@@ -187,7 +191,7 @@ class Options:
     )
     uncertain: str = flag(
         "default",
-        "what -1 means; default: 1 for Atelectasis and Edema, else 0; ignore masks it out",
+        "-1 is 1 (ones), 0 (zeros), unknown (ignore), or 1 for Atelectasis and Edema alone (default)",
         data="chexpert",
         choices=("default", "ones", "zeros", "ignore"),
     )

@@ -5,19 +5,18 @@
     python ftcompare.py --data cholect50 --arch resnet50 --strategy autorgn
 
 Every cell (data, arch, strategy, seed, fold) becomes a folder below runs/; run the same command again and it
-goes on where it was. Order of this file: one cell, tuning, the sweep, the dry run, the command line. The
-flags are the fields of settings.py, the training loop is train.py."""
+goes on where it was. Order of this file: one cell, tuning, the sweep, the command line. The flags are the
+fields of settings.py, the training loop is train.py, --dry-run is dryrun.py."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import workers
@@ -30,6 +29,7 @@ import torch
 from torch import nn
 
 import datasets
+import dryrun
 import gradcam
 import images
 import metrics
@@ -56,7 +56,7 @@ from prepare import (
 from report.analysis import ReportError
 from report.build import build, text, written
 from settings import VERSION, Settings, UsageError
-from workers import Progress, Worker, duration, shown_value
+from workers import Progress, Worker, shown_value
 
 # ---- one cell ----
 
@@ -78,6 +78,10 @@ class Cell:
     def shared_by_seeds(self) -> Cell:
         """What --tune runs once for all seeds, as a key."""
         return replace(self, seed=0)
+
+    def tried(self, number: int, settings: Settings) -> Cell:
+        """A trial of --tune."""
+        return replace(self, seed=settings.preparation.split_seed, trial=number)
 
     def __str__(self) -> str:
         name = strategies.STRATEGIES[self.strategy].name
@@ -110,12 +114,10 @@ def run_cell(
             again = settings.overwrite and run.sweep() != worker.sweep.id
             run.check(identity, before_settings(), overwrite=again)
             start = weights if strategies.STRATEGIES[cell.strategy].pretrained else models.Weights("none")
-            model, head, note = models.build_model(cell.arch, start, len(data.index.classes), cell.seed)
-            model.to(recipe.device, memory_format=memory_format(settings))
+            model, plan, note = build_cell(cell, start, len(data.index.classes), settings)
             if run.done():
                 score_again(model, data, run, recipe, worker.progress)
                 return run.result()
-            plan = make_plan(cell.strategy, model, head, settings)
             kernel, ran = load_kernel(plan, recipe.device, settings.native)
             if kernel:
                 plan.use_kernel(kernel)
@@ -138,46 +140,18 @@ def run_cell(
                 raise train.Diverged(tuned["failed"])
             train.reset_peak_memory(torch.device(recipe.device))
             train_cell(cell, model, plan, data, run, recipe, worker.progress, settings, record, position)
-            result = score(cell, model, plan, data, run, recipe, settings.threshold)
+            result = score(cell, model, plan, data, run, recipe, settings.threshold, settings.keep_last)
             worker.progress.result(result)
             return result
 
-        position = train.Position()
-        return worker.attempt(
-            str(cell), run, lambda: work(position), lambda error: describe_failure(error, cell, recipe, position)
-        )
+        position, describe = train.Position(), partial(workers.describe, name=str(cell), recipe=recipe)
+        describe = partial(describe, position=position, peak_memory=train.peak_memory)
+        return worker.attempt(str(cell), run, partial(work, position), describe)
 
 
 def result_before(cell: Cell, run: runs.RunFolder, settings: Settings, worker: Worker) -> dict | None:
     """The result of a cell that is done, or how it failed in this sweep; None where there is work left."""
-    if failure := run.failed_in(worker.sweep.id):
-        return {"failed": failure["reason"], "type": failure.get("type")}
-    if not run.done() or (settings.overwrite and run.sweep() != worker.sweep.id):
-        return None
-    if cell.trial is None and run.best.is_file() and not run.has("predictions.csv"):
-        return None  # lost: made again from best.pt
-    if run.path not in worker.told:
-        worker.progress.line(f"{cell}: done before")
-        worker.told.add(run.path)
-    result = run.result()
-    run.complete_logs(result["epochs"])
-    return result
-
-
-def describe_failure(error: Exception, cell: Cell, recipe: train.Recipe, position: train.Position) -> dict:
-    """failed.json."""
-    rate = memory = None
-    with contextlib.suppress(Exception):  # on a GPU that has gone nothing can be read
-        rate = max((float(group["lr"]) for group in position.groups), default=None)
-        memory = train.peak_memory(torch.device(recipe.device))
-    reason = workers.reason_of(error)
-    if workers.is_memory(error):
-        size, stage = recipe.batch_size, position.stage
-        smaller = f"-b {max(2, size // 2)} --grad-accum {2 * recipe.grad_accum}"
-        where = f"out of memory: {cell}, stage {stage}, batch {size}"
-        reason = f"{where}: {reason}; for all strategies alike, try {smaller}"
-    where = {"epoch": position.epoch or None, "stage": position.stage or None, "step": position.step}
-    return {"reason": reason, "type": type(error).__name__} | where | {"lr": rate, "peak_memory_bytes": memory}
+    return worker.result_before(str(cell), run, settings.overwrite, scored=cell.trial is None)
 
 
 def train_cell(
@@ -194,13 +168,6 @@ def train_cell(
 ) -> None:
     metric = data.index.metric
 
-    def begins(epoch: int, resumed: bool) -> None:
-        if resumed:
-            progress.line(f"  goes on with epoch {epoch}")
-            for line in runs.record_resumption(record, run.config(), epoch):
-                progress.line(f"  {line}")
-        run.begin(record)
-
     with workers.told.training():
         train.run(
             model,
@@ -211,10 +178,10 @@ def train_cell(
             metric=metric,
             judge=lambda rows, scores: judge_scores(data.index, rows, scores)["values"][metric],
             higher_is_better=metrics.higher_is_better(metric),
-            meta=checkpoint_meta(cell, model, data, settings),
+            meta=models.checkpoint_meta(cell.arch, model, data, settings.preparation) | {"version": VERSION},
             saving=train.Saving(settings.save_every, workers.told.to_stop),
             position=position,
-            begins=begins,
+            begins=partial(run.go_on, record),
             after_epoch=progress.epoch,
             progress=progress.step,
         )
@@ -226,22 +193,6 @@ def memory_format(settings: Settings) -> torch.memory_format:
     large = settings.recipe.batch_size >= 32 and settings.preparation.img_size >= 128
     nhwc = settings.recipe.device.startswith("cuda") or large
     return torch.channels_last if nhwc else torch.contiguous_format
-
-
-def checkpoint_meta(cell: Cell, model: nn.Module, data: Data, settings: Settings) -> dict:
-    """What goes into best.pt beside the weights, so that the file can be used alone."""
-    return {
-        "arch": cell.arch,
-        "classes": data.index.classes,
-        "task": data.index.task,
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "img_size": settings.preparation.img_size,
-        "resize": settings.preparation.resize,
-        "bit_depth": settings.preparation.bit_depth,
-        "transform_input": getattr(model, "transform_input", None),
-        "version": VERSION,
-    }
 
 
 def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable | None, str]:
@@ -273,6 +224,15 @@ def begin_kernel(device: str, mode: str) -> None:
         loader.build_meanwhile(kind)
 
 
+def build_cell(
+    cell: Cell, weights: models.Weights, classes: int, settings: Settings
+) -> tuple[nn.Module, strategies.Plan, str]:
+    """(model on its device, plan, what was loaded)."""
+    model, head, note = models.build_model(cell.arch, weights, classes, cell.seed)
+    model.to(settings.recipe.device, memory_format=memory_format(settings))
+    return model, make_plan(cell.strategy, model, head, settings), note
+
+
 def make_plan(strategy: str, model: nn.Module, head: nn.Module, settings: Settings) -> strategies.Plan:
     rates = {"lr": settings.lr, "opt": settings.recipe.opt, "hyper": settings.hyper}
     return strategies.make_plan(strategy, model, head, epochs=settings.recipe.epochs, **rates)
@@ -286,6 +246,7 @@ def score(
     run: runs.RunFolder,
     recipe: train.Recipe,
     rule: str,
+    keep_last: bool,
 ) -> dict:
     """Validation and test scored once with the checkpoint that validation chose; writes the run's last
     files."""
@@ -316,6 +277,8 @@ def score(
         **judged,
     }
     run.finish(result)
+    if not keep_last:
+        run.drop("last.pt")
     return result
 
 
@@ -431,8 +394,9 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, wo
     worker.progress.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}")
     tuning = summary | chosen | {"value": best["value"]}
     if ends := runs.at_an_end(tuning):
-        warning = "at an end of what was tried; the best may lie beyond it"
-        worker.progress.line(f"  WARNING: {' and '.join(ends)} {warning}")
+        beyond = "at an end of what was tried, and a better value may lie beyond it"
+        lie = "lie" if len(ends) > 1 else "lies"
+        worker.progress.line(f"  WARNING: the chosen {' and '.join(ends)} {lie} {beyond}")
     return tuning
 
 
@@ -445,8 +409,7 @@ def nested_data(data: Data, settings: Settings) -> Data:
 def trials_of(cell: Cell, settings: Settings) -> list[tuple[Cell, dict]]:
     """The trials before a cell, each with its rate and alpha."""
     trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
-    seed = settings.preparation.split_seed
-    return [(replace(cell, seed=seed, trial=number), trial) for number, trial in enumerate(trials)]
+    return [(cell.tried(number, settings), trial) for number, trial in enumerate(trials)]
 
 
 def run_trial(cell: Cell, trial: dict, data: Data, weights: models.Weights, settings: Settings, worker: Worker) -> dict:
@@ -464,7 +427,7 @@ def run_trial(cell: Cell, trial: dict, data: Data, weights: models.Weights, sett
         spent["optimizer_steps"] = sum(row["steps"] for row in epochs)
         spent["minutes"] = sum(row["seconds"] for row in epochs) / 60
         return trial | {"value": None} | spent
-    run.drop_checkpoints()  # its numbers are kept; checkpoints of all trials would fill a disk
+    run.drop("best.pt", "last.pt")  # its numbers are kept; checkpoints of all trials would fill a disk
     return trial | {"value": result["val"]["values"][data.index.metric]} | spent
 
 
@@ -558,17 +521,16 @@ def sweep(said: dict) -> list[dict]:
         f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epochs each"
         for key, r in ((key, one.settings.recipe) for key, one in ready.items())
     ]
-    print("".join(said_of_each) + f"; {len(cells)} runs on {flags.device_line(common.recipe)}", flush=True)
+    many = f"{len(cells)} run{'s' * (len(cells) != 1)}"
+    print("".join(said_of_each) + f"; {many} on {flags.device_line(common.recipe)}", flush=True)
     refuse_other_settings(cells, ready, weights_of)
     if common.dry_run:
-        return dry_run(cells, ready)
-    return run_cells(cells, ready, weights_of, sweep_key(said, cells))
-
-
-def sweep_key(said: dict, cells: list[Cell]) -> str:
-    """The same for all workers of a sweep, wherever they run."""
+        dryrun.report(cells, ready, build_cell, inner_split)
+        return []
+    dryrun.refuse_full_disk(cells, ready)
     same = {name: value for name, value in said.items() if name not in flags.places()}
-    return hashed([json.dumps([same, list(map(asdict, cells))], sort_keys=True, default=str)])
+    key = hashed([json.dumps([same, list(map(asdict, cells))], sort_keys=True)])  # of all workers of this sweep
+    return run_cells(cells, ready, weights_of, key)
 
 
 def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]) -> dict:
@@ -581,8 +543,7 @@ def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]
             break
         try:
             if (arch, source) not in loaded:
-                file = source if source != "demo" else own_weights(arch, ready[key].settings)
-                loaded[arch, source] = models.check_weights(models.load_weights(file, arch), arch)
+                loaded[arch, source] = weights_from(source, arch, ready[key].settings)
         except runs.RunError as error:
             refused[arch, source] = str(error)
     if refused:
@@ -590,20 +551,30 @@ def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]
     return {place: loaded[place[1], source] for place, source in sources.items()}
 
 
-def own_weights(arch: str, settings: Settings) -> str:
-    return "none" if settings.dry_run else demo_weights(arch, settings)
+ABSENT = "not here"  # the source of weights that a dry run goes without
+
+
+def weights_from(source: str, arch: str, settings: Settings) -> models.Weights:
+    if settings.dry_run and (why := models.absent(source, arch)):
+        print(f"weights of {arch}: {why}")
+        return replace(models.load_weights("none", arch), source=ABSENT)
+    file = demo_weights(arch, settings) if source == "demo" else source
+    return models.check_weights(models.load_weights(file, arch), arch)
 
 
 def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> None:
     """A run that would be refused is refused before any is trained."""
     for cell in cells:
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
-        if settings.overwrite or (settings.dry_run and flags.weights_of(settings)[cell.arch] == "demo"):
+        if settings.overwrite:
             continue
         data, run = ready[cell.data].data(cell.fold, weights), cell.folder(settings.output_dir)
-        run.check(cell_settings(cell, data, weights, settings), before_settings())
+        identity = cell_settings(cell, data, weights, settings)
+        if weights.source == ABSENT and run.has("config.json"):
+            identity["weights_sha256"] = run.config().get("settings", {}).get("weights_sha256")
+        run.check(identity, before_settings())
         for tried, trial in trials_of(cell, settings) if settings.tune and not run.done() else ():
-            if (begun := tried.folder(settings.output_dir)).has("config.json"):
+            if (begun := tried.folder(settings.output_dir)).has("config.json") and weights.source != ABSENT:
                 chosen, nested = with_trial(settings, trial["lr"], trial["alpha"]), nested_data(data, settings)
                 begun.check(cell_settings(tried, nested, weights, chosen), before_settings())
 
@@ -684,18 +655,17 @@ def draw_gradcam(cells: list[Cell], ready: Ready) -> None:
     }
     if not folders:
         return
-    index, file = prepared.index, gradcam_file(settings, first.data, first.arch)
-    test = np.flatnonzero(prepared.folds[first.fold] == "test")
-    labels = {i: index.label_text(i) for i in test.tolist()}
-    rows = gradcam.choose_images(test, labels, settings.gradcam, seed=settings.preparation.split_seed)
-    pixels = prepared.pixels[torch.as_tensor(prepared.lookup[rows], device=prepared.pixels.device)].cpu()
-    names = [index.paths[i] for i in rows]
-    shown = [labels[i] for i in rows.tolist()]
-    notes = gradcam.gradcam_panel(folders, pixels, shown, names, file, device=settings.recipe.device)
-    fewer = f" (there are no more in fold {first.fold})" if len(rows) < settings.gradcam else ""
-    print(f"\nGrad-CAM of {len(rows)} test images{fewer}: {file}")
-    for note in notes:
-        print(f"  note: {note}")
+    file = gradcam_file(settings, first.data, first.arch)
+    lines = gradcam.test_panel(
+        folders,
+        prepared,
+        file,
+        fold=first.fold,
+        count=settings.gradcam,
+        seed=settings.preparation.split_seed,
+        device=settings.recipe.device,
+    )
+    print("\n" + "\n".join(lines))
 
 
 def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
@@ -708,50 +678,6 @@ def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
         raise UsageError(f"{cell.arch}, {cell.strategy}: {error}") from None
     if plan.measures_norms() and not settings.dry_run:
         begin_kernel(settings.recipe.device, settings.native)
-
-
-# ---- the dry run ----
-
-
-def dry_run(cells: list[Cell], ready: dict[str, Ready]) -> list[dict]:
-    """Prints the cells, with hours from two timed steps of FT, the slowest strategy, and gigabytes of
-    checkpoints."""
-    hours, gigabytes, timed, seen = 0.0, 0.0, {}, set()
-    for cell in cells:
-        prepared, settings = ready[cell.data].prepared, ready[cell.data].settings
-        if (key := (cell.data, cell.arch)) not in timed:
-            timed[key] = time_a_step(cell.arch, len(prepared.index.classes), settings)
-        seconds, size = timed[key]
-        done, recipe = cell.folder(settings.output_dir).done(), settings.recipe
-        steps = math.ceil((prepared.folds[cell.fold] == "train").sum() / recipe.batch_size) * recipe.epochs
-        trials = 0 if cell.shared_by_seeds() in seen else settings.tune
-        seen.add(cell.shared_by_seeds())
-        cost = 0.0 if done else (1 + trials) * seconds * steps / 3600
-        hours, gigabytes = hours + cost, gigabytes + 2 * (1 + trials) * size / 1e9
-        more = f", {trials} trials of --tune among it" if trials and not done else ""
-        print(f"  {cell}: {'done before' if done else 'at most ' + duration(cost * 3600)}{more}")
-    total = f"{len(cells)} runs: at most {hours:.2f} h and {gigabytes:.2f} GB of checkpoints"
-    print(f"{total}; nothing was trained")
-    return []
-
-
-def time_a_step(arch: str, classes: int, settings: Settings) -> tuple[float, int]:
-    """(seconds of an FT step, bytes of the model)."""
-    recipe, size = settings.recipe, settings.preparation.img_size
-    device = torch.device(recipe.device)
-    model = models.build_model(arch, models.Weights("none"), classes, 0)[0].to(device).train()
-    groups = [{"params": list(model.parameters()), "lr": 1e-5}]
-    optimizer = train.make_optimizer(recipe.opt, groups, device)
-    x = torch.rand(recipe.batch_size, 3, size, size, device=device)
-    for _ in range(2):  # the first warms up
-        started = time.perf_counter()
-        with recipe.autocast():
-            loss = model(x).float().logsumexp(dim=1).mean()
-        loss.backward()
-        optimizer.step()
-        loss.item()
-    seconds = time.perf_counter() - started
-    return seconds, sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 
 # ---- the command line ----
@@ -788,7 +714,7 @@ def refuse_actions(settings: Settings) -> None:
     """Actions that exclude each other."""
     uses = [f"--{name}" for name in ("report", "predict", "export") if getattr(settings, name)]
     if settings.report and (len(uses) > 1 or settings.run or settings.data or settings.gradcam):
-        raise UsageError("--report stands alone: it makes the report of finished runs anew")
+        raise UsageError("--report stands alone: it writes the report of finished runs anew")
     if uses and settings.data:
         raise UsageError(f"{' and '.join(uses)} use a finished run (--run), not --data")
     if (settings.run or settings.out) and not uses:
@@ -815,8 +741,8 @@ def main(arguments: list[str]) -> int:
         raise UsageError("say what to train on: --data demo, --data FOLDER or --data NAME (see --help)")
     torch.set_flush_denormal(True)  # vanishing gradients otherwise slow AdamW on a CPU several times
     if settings.check_data:
-        of = {name: flags.make(said, name) for name in settings.data}
-        found = [check(name, one.preparation, one.options, places(one)) for name, one in of.items()]
+        own = {name: flags.make(said, name) for name in settings.data}
+        found = [check(name, one.preparation, one.options, places(one)) for name, one in own.items()]
         return int(any(found))
     results = sweep(said)
     failed = any("failed" in result for result in results)

@@ -199,7 +199,7 @@ def why_not_written(error: OSError, folder: Path, needed: int) -> str:
 
 def size_text(count: int) -> str:
     """Bytes in MB or GB."""
-    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+    return f"{max(count / 1e6, 0.1):.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def sync_folder(folder: Path) -> None:
@@ -472,6 +472,14 @@ class RunFolder:
             return failure if failure.get("sweep") == sweep and "reason" in failure else None
         return None
 
+    def go_on(self, record: dict, epoch: int, resumed: bool) -> None:
+        """config.json of a run that begins, or goes on with that epoch: said, and what is another version."""
+        if resumed:
+            self.say(f"  goes on with epoch {epoch}")
+            for line in record_resumption(record, self.config(), epoch):
+                self.say(f"  {line}")
+        self.begin(record)
+
     def begin(self, config: dict) -> None:
         """config.json."""
         self.write_json("config.json", config)
@@ -574,8 +582,8 @@ class RunFolder:
             self.say(f"WARNING: {'; '.join(damaged)}: trained again from the beginning")
         return None
 
-    def drop_checkpoints(self) -> None:
-        for name in ("best.pt", "last.pt", "previous.pt"):
+    def drop(self, *names: str) -> None:
+        for name in names:
             self.file(name).unlink(missing_ok=True)
 
     def write_predictions(

@@ -219,20 +219,42 @@ class Hyperparameters:
     """What a strategy may be told besides its learning rate. None: the strategy's default from STRATEGIES.
     ValueError for a value that is not among the choices, or not a finite number of at least `least`."""
 
-    weight_decay: float = flag(0.01, "on all that no SP penalty holds", least=0, short="--wd")
-    bn: str = flag("train", "BatchNorm in the parts that train", choices=("train", "eval"))
-    stage_shares: tuple[float, ...] | None = flag(None, "share of the epochs for each stage (equal)", least=0)
-    lp_lr: float | None = flag(None, "rate of LP-FT's first part (that of LP)", least=0)
-    llrd_decay: float = flag(0.75, "LLRD: factor on the rate from a block to the one before it", least=0, most=1)
-    alpha: float | None = flag(None, "L1-SP, L2-SP: penalty of the backbone (the strategy's own)", least=0)
-    beta: float = flag(0.01, "L1-SP, L2-SP: penalty of the head, always quadratic", least=0)
-    sp_mode: str = flag("loss", "in the gradient, or after the step", choices=("loss", "proximal"))
-    rgn_source: str = flag("backward", "Auto-RGN: whose gradients", choices=("backward", "probe"))
-    rgn_every: int = flag(0, "Auto-RGN: steps between new ratios; 0: an epoch", least=0)
-    rgn_batches: int = flag(5, "Auto-RGN: batches of a probe", least=1)
-    rgn_unit: str = flag("layer", "Auto-RGN: what has a rate", choices=("layer", "tensor", "block"))
-    rgn_norm: str = flag("backbone", "Auto-RGN: of what maximum", choices=("backbone", "all"))
-    rgn_reset: bool = flag(False, "Auto-RGN: a new optimizer each epoch")
+    weight_decay: float = flag(
+        0.01, "weight decay; not on what L1-SP and L2-SP pull to the pretrained weights", least=0, short="--wd"
+    )
+    bn: str = flag(
+        "train", "BatchNorm where it trains; eval: with its pretrained mean and variance", choices=("train", "eval")
+    )
+    stage_shares: tuple[float, ...] | None = flag(None, "share of the epochs of each stage (default: equal)", least=0)
+    lp_lr: float | None = flag(
+        None, "LP-FT: learning rate of the first part; --lr is that of the second (default: that of LP)", least=0
+    )
+    llrd_decay: float = flag(
+        0.75, "LLRD: factor on the learning rate from a block to the one before it", least=0, most=1
+    )
+    alpha: float | None = flag(
+        None, "L1-SP, L2-SP: factor of the penalty on the backbone (default: each strategy's own)", least=0
+    )
+    beta: float = flag(0.01, "L1-SP, L2-SP: factor of the penalty on the head, which is always quadratic", least=0)
+    sp_mode: str = flag(
+        "loss",
+        "L1-SP, L2-SP: the penalty is part of the loss, or moves the weights after the step",
+        choices=("loss", "proximal"),
+    )
+    rgn_source: str = flag(
+        "backward",
+        "Auto-RGN: norms of the training steps' gradients, or of extra batches before each epoch (probe)",
+        choices=("backward", "probe"),
+    )
+    rgn_every: int = flag(0, "Auto-RGN: steps after which the ratios are new; 0: an epoch", least=0)
+    rgn_batches: int = flag(5, "Auto-RGN: extra batches of a probe", least=1)
+    rgn_unit: str = flag("layer", "Auto-RGN: what has a learning rate of its own", choices=("layer", "tensor", "block"))
+    rgn_norm: str = flag(
+        "backbone",
+        "Auto-RGN: ratios are divided by the largest of the backbone, or of all",
+        choices=("backbone", "all"),
+    )
+    rgn_reset: bool = flag(False, "Auto-RGN: a new optimizer in each epoch")
 
     def __post_init__(self):
         for known in fields(self):

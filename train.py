@@ -83,19 +83,19 @@ def flag(default: object, help: str, **more: object) -> object:
 class Recipe:
     """How to train, the same for every strategy."""
 
-    epochs: int = flag(30, "in all, every stage of a strategy counted in")
-    batch_size: int = flag(32, "images a batch", short="-b")
-    grad_accum: int = flag(1, "batches an optimizer step")
+    epochs: int = flag(30, "epochs of a whole run", basic=True)
+    batch_size: int = flag(32, "images in a batch", short="-b", basic=True)
+    grad_accum: int = flag(1, "batches that make one optimizer step")
     opt: str = flag("adamw", "optimizer; sgd has momentum 0.9", choices=tuple(OPTIMIZERS))
-    warmup: float = flag(0.05, "share of steps before the cosine to 0", most=1)
-    schedule_epochs: int | None = flag(None, "length of the cosine in epochs (that of --epochs)")
-    patience: int = flag(0, "epochs without a better validation metric before the end; 0: no early stop", least=0)
-    clip_grad: float = flag(0.0, "largest norm of the gradient; 0: off")
-    class_weights: str = flag("none", "in the loss", choices=("none", "balanced"))
+    warmup: float = flag(0.05, "share of the steps in which the learning rate rises; then it falls to 0", most=1)
+    schedule_epochs: int | None = flag(None, "epochs in which the learning rate would fall to 0 (default: --epochs)")
+    patience: int = flag(0, "epochs without a better validation value after which a run ends; 0: never", least=0)
+    clip_grad: float = flag(0.0, "largest norm of the gradient; 0: any")
+    class_weights: str = flag("none", "weights of the classes in the loss", choices=("none", "balanced"))
     augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
-    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", role="place")
-    amp: str = flag("auto", "bf16 on CUDA where it has it, else off", choices=("auto", *AMP))
-    compile: bool = flag(False, "torch.compile")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps", metavar="NAME", role="place")
+    amp: str = flag("auto", "precision; auto: bf16 on a GPU that has it, else off (float32)", choices=("auto", *AMP))
+    compile: bool = flag(False, "train through torch.compile")
     seed: int = 0  # of this run: head, order, augmentation, dropout
 
     @property

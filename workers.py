@@ -267,6 +267,22 @@ class Worker:
     failures: list[tuple[str, runs.RunFolder]] = field(default_factory=list)
     told: set[Path] = field(default_factory=set)
 
+    def result_before(self, name: str, run: runs.RunFolder, overwrite: bool, scored: bool) -> dict | None:
+        """The result of a run that is done, or how it failed in this sweep; None where there is work left.
+        scored: predictions.csv is to be there, and is made again from best.pt where it was lost."""
+        if failure := run.failed_in(self.sweep.id):
+            return {"failed": failure["reason"], "type": failure.get("type")}
+        if not run.done() or (overwrite and run.sweep() != self.sweep.id):
+            return None
+        if scored and run.has("best.pt") and not run.has("predictions.csv"):
+            return None
+        if run.path not in self.told:
+            self.progress.line(f"{name}: done before")
+            self.told.add(run.path)
+        result = run.result()
+        run.complete_logs(result["epochs"])
+        return result
+
     def attempt(
         self, name: str, run: runs.RunFolder, work: Callable[[], dict], describe: Callable[[Exception], dict]
     ) -> dict:
@@ -299,6 +315,22 @@ class Worker:
                     failed.write_json("failed.json", failed.read_json("failed.json") | {"sweep": None})
             raise Alike(reason)
         return {"failed": reason, "type": failure["type"]}
+
+
+def describe(error: Exception, name: str, position, recipe, peak_memory: Callable) -> dict:
+    """What failed.json says. position, recipe: train.Position, train.Recipe; peak_memory: train's."""
+    rate = memory = None
+    with contextlib.suppress(Exception):  # on a GPU that has gone nothing can be read
+        rate = max((float(group["lr"]) for group in position.groups), default=None)
+        memory = peak_memory(recipe.where)
+    reason = reason_of(error)
+    if is_memory(error):
+        size = recipe.batch_size
+        smaller = f"-b {max(2, size // 2)} --grad-accum {2 * recipe.grad_accum}"
+        where = f"out of memory: {name}, stage {position.stage or 'none yet'}, batch {size}"
+        reason = f"{where}: {reason}; for all strategies alike, try {smaller}"
+    at = {"epoch": position.epoch or None, "stage": position.stage or None, "step": position.step}
+    return {"reason": reason, "type": type(error).__name__} | at | {"lr": rate, "peak_memory_bytes": memory}
 
 
 OURS = ("RunError", "DataError", "UsageError", "UndefinedMetric", "CacheError", "ReadError")
@@ -449,12 +481,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+LONG_EPOCH = 60  # seconds without a line
+
+
 class Progress:
-    """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's
+    """What is said while it runs: a moving line on a terminal, a line an epoch and a minute otherwise. The sweep's
     remaining time is the mean of the epochs so far times those that are left."""
 
     def __init__(self, cells: int, epochs: int):  # epochs of all cells together
         self.live, self.started = sys.stderr.isatty(), time.perf_counter()
+        self.said = self.started  # when the last line was
         self.epochs_left, self.epochs_seen, self.cells, self.number = epochs, 0, cells, 0
         self.total_epochs = epochs
 
@@ -465,6 +501,7 @@ class Progress:
     def line(self, text: str) -> None:
         self.moving("")
         print(text, flush=True)
+        self.said = time.perf_counter()
 
     def cell(self, cell: object, epochs: int, description: list[str]) -> None:
         self.total_epochs = epochs
@@ -482,7 +519,10 @@ class Progress:
         return f", {duration(seconds_an_epoch * self.epochs_left)} left in all"
 
     def step(self, step: int, steps: int, rate: float) -> None:
-        self.moving(f"    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}")
+        text = f"    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}"
+        self.moving(text)
+        if not self.live and time.perf_counter() - self.said >= LONG_EPOCH:
+            self.line(text)
 
     def epoch(self, row: dict) -> None:
         self.epochs_seen, self.epochs_left = self.epochs_seen + 1, self.epochs_left - 1
@@ -500,8 +540,8 @@ class Progress:
                 over = judged["averaged_over"].get(name, whole)
                 some = f" (mean over {over} of {whole})" if over < whole else ""
                 shown.append(f"{name} {shown_value(judged['values'][name])}{some}")
-            at = f"n = {judged['n']}, checkpoint of epoch {result['best_epoch']}"
-            self.line(f"  {side:<4} {', '.join(shown)} ({at})")
+            basis = f"n = {judged['n']}, checkpoint of epoch {result['best_epoch']}"
+            self.line(f"  {side:<4} {', '.join(shown)} ({basis})")
 
 
 def shown_value(value: float | None) -> str:

@@ -326,7 +326,7 @@ def test_out_of_memory_in_the_second_of_three_cells(tmp_path, run, monkeypatch):
     failure = json.loads((folder / "failed.json").read_text())
     assert failure["type"] == "OutOfMemoryError" and (failure["epoch"], failure["step"]) == (2, 7)
     assert failure["peak_memory_bytes"] > 1e6 and failure["sweep"]
-    why = "out of memory: demo-tiny shufflenet_v2_x0_5 LP seed 0 fold 0, stage , batch 16: CUDA out of memory."
+    why = "out of memory: demo-tiny shufflenet_v2_x0_5 LP seed 0 fold 0, stage none yet, batch 16: CUDA out of memory."
     assert failure["reason"].startswith(why) and "try -b 8 --grad-accum 2" in failure["reason"]
     trace = (folder / "traceback.txt").read_text()
     assert trace.startswith("Traceback") and "in train_cell" in trace

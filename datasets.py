@@ -16,11 +16,11 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 import os
 import re
 import unicodedata
 import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import Field, dataclass, field, fields, replace
@@ -49,6 +49,13 @@ def refuse(where: object, bad: Iterable, what: str) -> None:
     """DataError 'where: 3 what: a, b, c', if there is anything bad."""
     if bad := list(bad):
         raise DataError(f"{where}: {len(bad)} {what}: {listing(bad)}")
+
+
+def no_pipe(file: Path) -> Path:
+    """The file. DataError for a pipe, a socket or a device, which could be waited for without end."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise DataError(f"{file}: no file but a pipe, a socket or a device")
+    return file
 
 
 def duplicates(items: Iterable[str]) -> list[str]:
@@ -627,7 +634,7 @@ class MatSlice(os.PathLike):
     def values(self, *names: str) -> list[np.ndarray]:
         import h5py
 
-        with h5py.File(self.path, "r") as file:
+        with h5py.File(no_pipe(self.path), "r") as file:
             return [file[name][()] for name in names]
 
     def head(self) -> tuple[float, str]:
@@ -873,7 +880,7 @@ def json_annotations(file: Path, place: int) -> tuple[dict[int, list[int]], dict
     """(frame -> the values at that place of its instances, number of a triplet -> its name) of a JSON of
     CholecT50."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(no_pipe(file).read_text(encoding="utf-8"))
         frames = content["annotations"].items()
         found = {int(frame): [instance[place] for instance in instances] for frame, instances in frames}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -891,7 +898,7 @@ def cholect45_txt(root: Path, task: str) -> tuple[dict[str, Video], list[str], l
     classes, videos = CHOLECT50_CLASSES[task], {}
     for video, file in video_files(root / task, ".txt"):
         try:
-            values = np.loadtxt(file, delimiter=",", dtype=np.int64, ndmin=2)
+            values = np.loadtxt(no_pipe(file), delimiter=",", dtype=np.int64, ndmin=2)
         except ValueError as error:
             raise DataError(f"{file}: {error}") from None
         values = values[np.argsort(values[:, 0], kind="stable")]
@@ -1121,6 +1128,7 @@ def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
     if not path.exists():
         known = ", ".join([*DATASETS, *DEMOS])
         raise DataError(f"--data {path}: neither a file or folder nor a dataset; the datasets are {known}")
+    no_pipe(path)
     if path.suffix == ".npz":
         refuse_options(options, "an npz", path)
         return npz_file(path)
@@ -1306,15 +1314,11 @@ def read_labels(
 def npz_file(file: Path) -> Index:
     """MedMNIST's form: {train,val,test}_{images,labels}; images N x S x S [x 3] uint8, labels N x L
     integers."""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file}: not a readable npz without pickled objects: {error}") from None
+    arrays, held = npz_arrays(file)
     splits = [s for s in SPLITS if s == "train" or f"{s}_images" in arrays or f"{s}_labels" in arrays]
     wanted = [f"{s}_{what}" for s in splits for what in ("images", "labels")]
     if absent := [name for name in wanted if name not in arrays]:
-        raise DataError(f"{file}: no {' and no '.join(absent)}; it holds {listing(arrays, most=12)}")
+        raise DataError(f"{file}: no {' and no '.join(absent)}; it holds {listing(held, most=12)}")
     images, labels, official, paths = [], [], [], []
     for split in splits:
         pixels, numbers = npz_split(file, split, arrays[f"{split}_images"], arrays[f"{split}_labels"])
@@ -1345,18 +1349,61 @@ def npz_file(file: Path) -> Index:
     )
 
 
+def npz_arrays(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(the arrays of MedMNIST's names, the names of all). The headers are read first: a damaged one may say that
+    its array has any size."""
+    wanted = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")]
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            sizes = [npy_size(archive, members[name]) for name in wanted if name in members]
+        if sum(sizes) > memory_bytes():
+            needs = f"needs {sum(sizes) / 1e9:.1f} GB of memory unpacked, this machine has {memory_bytes() / 1e9:.1f}"
+            raise DataError(f"{file}: {needs}; cut it in smaller files, or write its images to a folder")
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in wanted if name in members}, list(members)
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001  zipfile, its decompressors and numpy raise a dozen kinds
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file}: not a readable npz without pickled objects: {why}") from None
+
+
+def npy_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Bytes of an array in an npz, as its header says. ValueError where there are not as many."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(member) as content:
+        shape, _, dtype = headers[np.lib.format.read_magic(content)](content)
+        there = member.file_size - content.tell()
+    told = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or told != there:
+        found = "is of pickled objects" if dtype.hasobject else f"says {told} bytes, but has {there}"
+        raise ValueError(f"{member.filename} {found}")
+    return told
+
+
+def memory_bytes() -> float:
+    """Of the machine; without end where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return math.inf
+
+
 def npz_split(file: Path, split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels (N, L) int64) of one split."""
     colour = images.ndim == 4 and images.shape[-1] == 3
-    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+    if images.dtype != np.uint8 or not (images.ndim == 3 or colour) or 0 in images.shape[1:]:
         found = f"{split}_images is {images.dtype} {images.shape}"
         raise DataError(f"{file}: {found}; it must be uint8, N x S x S or N x S x S x 3")
     found = f"{split}_labels is {labels.dtype} {labels.shape}"
     columns = labels.reshape(-1, 1) if labels.ndim < 2 else labels
-    fits = columns.ndim == 2 and len(columns) == len(images) and np.issubdtype(columns.dtype, np.number)
-    if not fits or (columns != np.round(columns)).any():
+    fits = columns.ndim == 2 and len(columns) == len(images) and columns.shape[1] and columns.dtype.kind in "biuf"
+    with np.errstate(invalid="ignore"):  # nan and infinity become a number, which is another one
+        numbers = columns.astype(np.int64) if fits else None
+    if not fits or (numbers != columns).any():
         raise DataError(f"{file}: {found}; it must be {len(images)} x L whole numbers")
-    return images, columns.astype(np.int64)
+    return images, numbers
 
 
 # ---- walking folders ----
@@ -1503,7 +1550,7 @@ def natural(text: str) -> tuple:
 def read_rows(file: Path) -> Iterable[list[str]]:
     """The rows of a CSV as text; comma, semicolon or tab by its first line; BOM or none, CRLF or LF."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = no_pipe(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ class Data:
     fingerprint: str = ""  # of the index and what counts as one, taken once a dataset, not once a run
     identical: list[list[int]] = field(default_factory=list)  # rows with the same bytes
     folds: int = 1  # how many the data was split into, this one counted in
+    grey: np.ndarray | None = None  # (rows of pixels,) bool: which are images of one channel
 
     @property
     def task(self) -> str:
@@ -93,7 +95,9 @@ class Data:
         return sides
 
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
-        return images.batch(self.pixels, self.lookup[rows], device, mean=self.mean, std=self.std, **augmentation)
+        places = self.lookup[rows]
+        grey = None if self.grey is None else self.grey[places]
+        return images.batch(self.pixels, places, device, mean=self.mean, std=self.std, grey=grey, **augmentation)
 
 
 def describe_data(data: Data) -> dict:
@@ -157,6 +161,7 @@ class Prepared:
     digest: str  # of the decoded pixels
     fingerprint: str  # of the index and what counts as one
     identical: list[list[int]]
+    grey: np.ndarray  # as in Data
 
     def data(self, fold: int, *, mean: tuple[float, ...], std: tuple[float, ...], device: str = "cpu") -> Data:
         """One of the folds, its pixels to be normalised by mean and std, on the device where they fit."""
@@ -172,6 +177,7 @@ class Prepared:
             fingerprint=self.fingerprint,
             identical=self.identical,
             folds=len(self.folds),
+            grey=self.grey,
         )
 
 
@@ -234,7 +240,7 @@ def prepare(name: str, how: Preparation, options: datasets.Options, places: Plac
     """Index, pixels and folds of one dataset; prints what a careful person would ask. write: the splits to a
     CSV."""
     index, pixels = read_index(name, how, options, places)
-    lookup, identical = np.arange(len(index)), pixels.identical
+    lookup, identical, remarks = np.arange(len(index)), pixels.identical, pixels.remarks(index.paths)
     if pixels.bad:
         lines = "\n".join(f"  {index.paths[i]}: {why}" for i, why in pixels.bad)
         if not how.skip_bad:
@@ -244,9 +250,9 @@ def prepare(name: str, how: Preparation, options: datasets.Options, places: Plac
         lookup = np.setdiff1d(lookup, [i for i, _ in pixels.bad])
         new, index = {old: i for i, old in enumerate(lookup.tolist())}, index.keep(lookup)
         identical = [same for rows in identical if len(same := [new[i] for i in rows if i in new]) > 1]
-    for text in [*index.notes, *pixels.warnings]:
+    for text in index.notes:
         print(f"  note: {text}")
-    for text in index.warnings:
+    for text in [*index.warnings, *remarks]:
         print(f"  WARNING: {text}")
     folds = cut_folds(index, identical, how)
     for k, split in enumerate(folds):
@@ -264,6 +270,7 @@ def prepare(name: str, how: Preparation, options: datasets.Options, places: Plac
         digest=pixels.digest,
         fingerprint=fingerprint,
         identical=identical,
+        grey=pixels.grey,
     )
 
 
@@ -289,7 +296,8 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
         folds, torn = cut_folds(index, pixels.identical, how), []
     except DataError as error:
         folds, torn = [], [str(error)]
-    found = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found, "warnings": pixels.warnings}
+    found = {"bad": pixels.bad, "identical": pixels.identical, "found": pixels.found}
+    found |= {"warnings": pixels.remarks(index.paths), "near": partial(images.near_copies, pixels.data)}
     rows, problems, warnings = splits.check_data(index, folds, **found, problems=torn)
     print(f"  {'table':<10} {'split':<6} {'class':<24} {'images':>8} {'groups':>8} {'units':>8}  official")
     for row in (row for row in rows if row["images"] != ""):

@@ -254,10 +254,13 @@ def read_splits(file: Path, index: Index) -> list[np.ndarray]:
     file that puts a group on two sides is refused."""
     file = Path(file)
     if not file.is_file():
-        raise DataError(f"--splits-file {file}: no such file")
+        what = "is a folder, a pipe or a device" if file.exists() else "no such file"
+        raise DataError(f"--splits-file {file}: {what}")
     header, rows = read_table(file)
     if absent := [c for c in ("image", "split") if c not in header]:
         raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=12)}")
+    if not rows:
+        raise DataError(f"{file}: no rows below the header, so no image is left; a row an image and fold is needed")
     row_of = {path: i for i, path in enumerate(index.paths)}
     unknown = [row["image"] for row in rows if row["image"] not in row_of]
     refuse(file, unknown, f"images are not in {index.name}")
@@ -287,6 +290,8 @@ def read_fold(file: Path, index: Index, row_of: dict[str, int], fold: str, rows:
     for row in rows:
         split[row_of[row["image"]]] = SPLIT_NAMES.get(row["split"].lower(), "")
     used = np.flatnonzero(split != "")
+    if not len(used):
+        raise DataError(f"{file}, fold {fold}: the split is blank for every image, so none is left")
     check_split(index.keep(used), split[used], f"{file}, fold {fold}")
     return split
 
@@ -356,6 +361,7 @@ def check_data(
     bad: Iterable[tuple[int, str]] = (),
     identical: Iterable[list[int]] = (),
     found: str = "",
+    near: Callable[[np.ndarray], list[tuple[int, int, float]]] = lambda split: [],
     warnings: Iterable[str] = (),
     problems: Iterable[str] = (),
 ) -> tuple[list[dict[str, str | int]], list[str], list[str]]:
@@ -365,8 +371,9 @@ def check_data(
     rows have the columns of CHECK_COLUMNS: counts per split and class as the archive has them, beside the
     official counts of a full copy, and per fold as they will be used; then problems, warnings and every
     unreadable image.
-    folds: of make_splits; without them the official splits are checked. bad, identical, found, warnings: of
-    Pixels. problems: what make_splits said where it gave no folds; they come first, and once."""
+    folds: of make_splits; without them the official splits are checked. bad, identical, found: of Pixels,
+    warnings: its remarks. near: the images that are nearly one of another side, as images.near_copies has them.
+    problems: what make_splits said where it gave no folds; they come first, and once."""
     archive = np.array(index.official)
     counted, differences = beside_official(index, count_rows(index, archive, "archive"))
     rows = [{"table": "images", "note": found}] if found else []
@@ -386,7 +393,14 @@ def check_data(
     if unreadable:
         many = f"{len(unreadable)} of {len(index)} images cannot be read: {listing(unreadable)}"
         problems.append(f"{index.name}: {many}; fix them or give --skip-bad")
-    leaks = leak_warnings(index, list(identical), checked)
+    identical, leaks = list(identical), []
+    for where, split in checked:
+        across = spanning(identical, split)
+        spoilt = [same for same in across if {"train", "test"} <= {str(split[i]) for i in same}]
+        problems += copies_lines(index, where, split, spoilt, "both train and test")
+        leaks += copies_lines(index, where, split, [same for same in across if same not in spoilt], "two splits")
+        leaks += near_lines(index, where, split, near(split), identical)
+    leaks += differing_copies(index, identical)
     warnings = [*index.warnings, *warnings, *differences, *leaks]
     for table, notes in (("problem", problems), ("warning", warnings), ("unreadable", unreadable)):
         rows += [{"table": table, "note": note} for note in notes]
@@ -410,25 +424,55 @@ def beside_official(index: Index, rows: Iterable[dict]) -> tuple[list[dict], lis
     return counted, warnings
 
 
-def leak_warnings(index: Index, identical: list[list[int]], splits: list[tuple[str, np.ndarray]]) -> list[str]:
-    """A line for byte-identical images in two splits, of two groups, with two labels."""
+def shown_sets(index: Index, sets: list[list[int]], value: Callable[[int], str]) -> str:
+    """'a.png (train) = b.png (test), ...' of sets of rows."""
+    return listing(" = ".join(f"{index.paths[i]} ({value(i)})" for i in same[:3]) for same in sets)
 
-    def shown(sets: list[list[int]], value: Callable[[int], str]) -> str:
-        return listing(" = ".join(f"{index.paths[i]} ({value(i)})" for i in same[:3]) for same in sets)
 
-    lines = []
-    for where, split in splits:
-        if across := spanning(identical, split):
-            names = shown(across, lambda i, split=split: split[i])
-            many = f"{len(across)} sets of byte-identical images span two splits: {names}"
-            lines.append(f"{index.name}, {where}: {many}; --drop-duplicates takes the copies out")
-    values = {"labels": index.label_text}
+def copies_lines(index: Index, where: str, split: np.ndarray, sets: list[list[int]], between: str) -> list[str]:
+    """A line for byte-identical images that span splits, if any."""
+    if not sets:
+        return []
+    # of a large set the examples are one of each split
+    firsts = [[same[sides.index(side)] for side in dict.fromkeys(sides)] for same, sides in with_sides(sets, split)]
+    names = shown_sets(index, firsts, lambda i: split[i])
+    many = f"{len(sets)} sets of byte-identical images are in {between}: {names}"
+    return [f"{index.name}, {where}: {many}; --drop-duplicates takes the copies out of training"]
+
+
+def with_sides(sets: list[list[int]], split: np.ndarray) -> list[tuple[list[int], list[str]]]:
+    """Each set with the sides of its images; those in no split are left out."""
+    used = [[i for i in same if split[i] != ""] for same in sets]
+    return [(same, [str(split[i]) for i in same]) for same in used]
+
+
+def near_lines(
+    index: Index, where: str, split: np.ndarray, near: list[tuple[int, int, float]], identical: list[list[int]]
+) -> list[str]:
+    """A line for images that are nearly one of another split, apart from byte-identical ones, if any."""
+    number = {i: k for k, same in enumerate(identical) for i in same}
+    found = [(i, j, r) for i, j, r in near if number.get(i, i - len(index)) != number.get(j, j - len(index))]
+    if not found:
+        return []
+    found.sort(key=lambda pair: -pair[2])
+    tested = sum(split[i] == "test" for i, _, _ in found)
+    parts = [f"{n} in {side}" for side, n in (("test", tested), ("val", len(found) - tested)) if n]
+    names = listing(f"{index.paths[i]} ({split[i]}) ~ {index.paths[j]} ({split[j]}) {r:.3f}" for i, j, r in found)
+    many = f"{len(found)} images ({', '.join(parts)}) look like one in another split"
+    by = "correlation over 0.99 at 16 x 16 pixels, the highest first"
+    look = "look at them: copies of one picture, or views of one patient, in two splits make results too good"
+    return [f"{index.name}, {where}: {many} ({by}): {names}; {look}"]
+
+
+def differing_copies(index: Index, identical: list[list[int]]) -> list[str]:
+    """A line for byte-identical images of two labels, and one of two groups, if any."""
+    values, lines = {"labels": index.label_text}, []
     if index.group_kind != "image":
         values[unit_name(index, "groups")] = lambda i: index.groups[i]
     for what, value in values.items():
         if differ := [same for same in identical if len({value(i) for i in same}) > 1]:
             many = f"{len(differ)} sets of byte-identical images have different {what}"
-            lines.append(f"{index.name}: {many}: {shown(differ, value)}")
+            lines.append(f"{index.name}: {many}: {shown_sets(index, differ, value)}")
     return lines
 
 

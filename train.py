@@ -41,8 +41,8 @@ class Stopped(BaseException):
 class Data(Protocol):
     """What the loop needs of a dataset. labels: (N,) int64 for "multiclass", (N, L) float32 0, 1 or nan
     (unknown) for "multilabel". rows: image numbers of "train", "val", "test". images(rows, device,
-    augment=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without augment as they
-    are."""
+    augment=name, flip=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without these
+    as they are."""
 
     task: str
     classes: int  # how many
@@ -93,10 +93,20 @@ class Recipe:
     clip_grad: float = flag(0.0, "largest norm of the gradient; 0: any")
     class_weights: str = flag("none", "weights of the classes in the loss", choices=("none", "balanced"))
     augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
+    flip: str | None = flag(
+        None,
+        "mirror at random; both: upside down, too (horizontal, with --augment none none)",
+        choices=("none", "horizontal", "both"),
+    )
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps", metavar="NAME", role="place")
     amp: str = flag("auto", "precision; auto: bf16 on a GPU that has it, else off (float32)", choices=("auto", *AMP))
     compile: bool = flag(False, "train through torch.compile")
     seed: int = 0  # of this run: head, order, augmentation, dropout
+
+    @property
+    def alters(self) -> bool:
+        """Whether a training image is another one each time."""
+        return self.augment != "none" or self.flip not in (None, "none")
 
     @property
     def where(self) -> torch.device:
@@ -253,7 +263,7 @@ def epoch(
         weight = weight_of(data.labels[rows])
         for some in parts_of(rows, recipe.batch_size):
             draws = random_stream(recipe.seed, number, index, int(some[0]))
-            pixels = data.images(some, device, augment=recipe.augment, generator=draws)
+            pixels = data.images(some, device, augment=recipe.augment, flip=recipe.flip, generator=draws)
             yield pixels, data.labels[some].to(device, non_blocking=True), weight
 
     seen, before, started = 0, part.seconds, time.perf_counter()
@@ -311,7 +321,7 @@ class Features:
         self.task, self.classes, self.labels, self.rows = data.task, data.classes, data.labels, data.rows
         self._data, self._backbone, self._recipe = data, backbone, recipe
         self._place, self._table = np.full(len(data.labels), -1), None
-        for side in ("val", "train") if recipe.augment == "none" else ("val",):
+        for side in ("val",) if recipe.alters else ("val", "train"):
             self._keep(data.rows[side])
 
     def _keep(self, rows: np.ndarray) -> None:
@@ -320,7 +330,7 @@ class Features:
             part = rows[start : start + size]
             found = self._features(part, device)
             if self._table is None:
-                many = sum(map(len, self.rows.values())) if self._recipe.augment == "none" else len(self.rows["val"])
+                many = len(self.rows["val"]) if self._recipe.alters else sum(map(len, self.rows.values()))
                 if many * found[0].nbytes > FEATURE_BYTES:
                     return
                 self._table, self._kept = found.new_empty(many, *found.shape[1:]), 0
@@ -337,7 +347,7 @@ class Features:
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
         """(B, ...) features of images, as the head takes them."""
         places = self._place[rows]
-        if augmentation.get("augment", "none") != "none" or (places < 0).any():
+        if (augmentation and self._recipe.alters) or (places < 0).any():
             return self._features(rows, device, **augmentation)
         return self._table[torch.as_tensor(places, device=device)]
 

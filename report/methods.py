@@ -28,12 +28,15 @@ from report.wording import (
 )
 
 AUGMENTATION = {
-    "none": "No augmentation was used.",
-    "light": "Training images were flipped horizontally with probability 0.5, shifted by at most 5 % of "
-    "their side, and changed in brightness and contrast by at most 10 %.",
-    "strong": "Training images were flipped horizontally with probability 0.5, shifted by at most 10 % of "
-    "their side, scaled by at most 15 %, rotated by at most 15 degrees, and changed in brightness and "
-    "contrast by at most 20 %.",
+    "none": "",
+    "light": "shifted by at most 5 % of their side, and changed in brightness and contrast by at most 10 %",
+    "strong": "shifted by at most 10 % of their side, scaled by at most 15 %, rotated by at most 15 degrees, "
+    "and changed in brightness and contrast by at most 20 %",
+}
+FLIP = {
+    "none": "",
+    "horizontal": "flipped horizontally with probability 0.5",
+    "both": "flipped horizontally and vertically with probability 0.5 each",
 }
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD with momentum 0.9"}
 TESTS = {
@@ -196,7 +199,18 @@ def preprocessing_text(experiment: Experiment) -> str:
         mean, std = (" / ".join(f"{x:.4g}" for x in found) for found in (experiment.mean, experiment.std))
         scaled = "Channels, scaled to 0..1, were normalised"
         parts.append(f"{scaled} by mean {mean} and standard deviation {std}.")
-    return " ".join(filter(None, [*parts, AUGMENTATION.get(settings.get("augment"))]))
+    return " ".join(filter(None, [*parts, augmentation_text(experiment)]))
+
+
+def augmentation_text(experiment: Experiment) -> str:
+    """Empty where it is not known or the runs differ. Without --flip, and before there was one, images were
+    flipped from left to right where they were augmented."""
+    augment = experiment.settings.get("augment")
+    if augment not in AUGMENTATION or any(text.startswith("flip:") for text in experiment.differ):
+        return ""
+    flip = experiment.settings.get("flip", "none" if augment == "none" else "horizontal")
+    how = ", ".join(filter(None, [FLIP.get(flip, ""), AUGMENTATION[augment]]))
+    return f"Training images were {how}." if how else "No augmentation was used."
 
 
 def strategies_text(experiment: Experiment) -> str:

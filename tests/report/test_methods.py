@@ -127,12 +127,22 @@ def test_thresholds_of_two_classes_are_told_from_calls():
 
 
 def test_augmentation_is_described_as_it_is():
-    assert set(methods.AUGMENTATION) == set(images.AUGMENT)
+    assert set(methods.AUGMENTATION) == set(images.AUGMENT) and set(methods.FLIP) == set(images.FLIP)
+    experiment = make_experiment()
     for kind, of in images.AUGMENT.items():
-        text = methods.AUGMENTATION[kind]
-        assert not of or all(f"{share * 100:g} %" in text for share in (of.shift, of.brightness))
-        assert not of or (f"{of.rotation:g} degrees" in text) == (of.rotation > 0)
-        assert not of or f"probability {of.flip:g}" in text and of.brightness == of.contrast
+        settings = experiment.settings | {"augment": kind}
+        text = methods.augmentation_text(replace(experiment, settings=settings))
+        assert all(f"{share * 100:g} %" in text for share in (of.shift, of.brightness) if share)
+        assert (f"{of.rotation:g} degrees" in text) == (of.rotation > 0) and of.brightness == of.contrast
+        assert ("flipped horizontally with probability 0.5" in text) == (of.flip == 0.5)
+        assert (text == "No augmentation was used.") == (of == images.Augmentation())
+        for flip, chances in images.FLIP.items():
+            said = methods.augmentation_text(replace(experiment, settings=settings | {"flip": flip}))
+            assert ("flipped" in said) == (chances["flip"] > 0)
+            assert ("vertically" in said) == (chances["upside_down"] > 0)
+            assert ("brightness" in said) == (of.brightness > 0)
+    mixed = replace(experiment, differ=["flip: both, none"])
+    assert methods.augmentation_text(mixed) == ""
 
 
 # ---- citations, limitations ----

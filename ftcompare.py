@@ -744,6 +744,8 @@ def main(arguments: list[str]) -> int:
         own = {name: flags.make(said, name) for name in settings.data}
         found = [check(name, one.preparation, one.options, places(one)) for name, one in own.items()]
         return int(any(found))
+    for place in (".", "splits"):
+        runs.remove_leftovers(Path(settings.output_dir, place))
     results = sweep(said)
     failed = any("failed" in result for result in results)
     try:

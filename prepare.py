@@ -308,7 +308,7 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
         for text in texts:
             print(f"  {kind}: {text}")
     file = Path(places.output_dir) / "splits" / f"{datasets.safe_name(index.name)}-data_check.csv"
-    runs.write_atomically(file, runs.to_csv(rows))
+    runs.write_atomically(file, runs.to_safe_csv(rows))
     print(f"  written: {file}")
     return bool(problems)
 

@@ -515,6 +515,23 @@ def part_of_backbone(name: str, backbone: Iterable[str], head_name: str) -> bool
 
 # ---- a finished run ----
 
+
+def checkpoint_meta(arch: str, model: nn.Module, data, how) -> dict:
+    """What goes into best.pt beside the weights, so that the file can be used alone. data: prepare.Data. how:
+    prepare.Preparation."""
+    return {
+        "arch": arch,
+        "classes": data.index.classes,
+        "task": data.index.task,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "img_size": how.img_size,
+        "resize": how.resize,
+        "bit_depth": how.bit_depth,
+        "transform_input": getattr(model, "transform_input", None),
+    }
+
+
 META = "arch classes task mean std img_size resize bit_depth".split()  # in best.pt, and in Finished
 TASKS = ("multiclass", "multilabel")
 MOST_SIDE = 4096  # pixels, as --img-size has it

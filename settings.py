@@ -122,6 +122,16 @@ class Machine:
     )
     keep_last: bool = flag(False, "keep last.pt, the weights of the last epoch, of finished runs", role="place")
     overwrite: bool = flag(False, "train finished and differing runs anew", role="show", basic=True)
+    save_every: float = flag(30.0, "seconds of training that a kill may cost", metavar="SECONDS", role="place")
+    stale: float = flag(
+        600.0,
+        "seconds without a sign of life after which a run that a worker elsewhere has begun is taken over",
+        metavar="SECONDS",
+        role="place",
+    )
+    parallel: str | None = flag(
+        None, "under torchrun: each rank takes runs of its own", choices=("cells",), role="place"
+    )
 
 
 @dataclass(frozen=True)
@@ -213,6 +223,12 @@ def flat(settings: Settings) -> dict:
         part = getattr(settings, name)
         found |= {f.name: getattr(part, f.name) for f in flags_of(type(part))}
     return found
+
+
+def places() -> set[str]:
+    """The fields that may differ between the workers of a sweep."""
+    parts = (Settings, *PARTS.values())
+    return {f.name for part in parts for f in fields(part) if f.metadata.get("role") == "place"}
 
 
 # ---- the command ----
@@ -511,6 +527,8 @@ def check(settings: Settings) -> None:
     """UsageError for what one flag's own choices cannot tell."""
     if not re.fullmatch(r"0\.5|youden|sensitivity=(0?\.\d*[1-9]\d*|1(\.0*)?)", settings.threshold):
         raise UsageError(f"--threshold {settings.threshold}: give 0.5, youden, or sensitivity=0.9")
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and settings.data and not settings.parallel:
+        raise UsageError("torchrun: one run is not spread over ranks; --parallel cells gives each rank runs of its own")
     how = settings.preparation
     for name in ("val_fraction", "test_fraction"):
         if not 0 < getattr(how, name) < 1:
@@ -577,6 +595,8 @@ def on_this_machine(settings: Settings, settled: Callable[[dict], dict]) -> Sett
     if "auto" in (recipe.device, recipe.amp):
         auto |= settled(auto)
     chosen = {name: auto[name] if getattr(recipe, name) == "auto" else getattr(recipe, name) for name in auto}
+    if settings.parallel and chosen["device"] == "cuda" and available["cuda"]:  # a rank a GPU
+        chosen["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK') or 0) % torch.cuda.device_count()}"
     check_machine(chosen["device"], chosen["amp"], available)
     return replace(settings, recipe=replace(recipe, **chosen))
 

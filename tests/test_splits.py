@@ -481,3 +481,21 @@ def test_check_data_groups_in_two_splits_and_identical_across_groups(tmp_path):
     index.labels[index.labels == 1] = 0
     _, problems, _ = check_data(index.keep(range(11)))
     assert len(problems) == 1 and "class abnormal is absent from train" in problems[0]
+
+
+def test_splits_of_names_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
+    """Every form that as_text knows, its own mark included; numbers are left alone."""
+    groups = ["=1+1", "+x", "-x", "@x", "'=x", "''@x", "-5", "'x", "a=b", "=1+1"]
+    index = by_hand(np.array([0, 1] * 5), groups)
+    index.paths = [f"={i}.png" for i in range(10)]
+    sides = np.array(["train", "train", "train", "train", "val", "val", "test", "test", "train", "train"])
+    file = write_splits(tmp_path / "s.csv", index, [sides])
+    lines = file.read_text().splitlines()
+    assert (
+        lines[1].startswith("'=0.png,'=1+1,")
+        and lines[7].startswith("'=6.png,-5,")
+        and lines[5].startswith("'=4.png,''=x,")
+    )
+    assert not any(re.match("[=+@]", cell) for line in lines[1:] for cell in line.split(","))
+    (found,) = read_splits(file, index)
+    assert found.tolist() == sides.tolist()

@@ -23,6 +23,7 @@ import workers
 
 if __name__ == "__main__":  # before what takes seconds to load
     workers.listen()
+    workers.fit_waiting()
 
 import numpy as np
 import torch

@@ -637,6 +637,7 @@ def environment(device: str) -> dict:
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
         "threads": torch.get_num_threads(),
+        "spin": os.environ.get("GOMP_SPINCOUNT"),
     }
 
 

@@ -48,6 +48,27 @@ class Lost(Busy):
     """Another worker has taken the folder over: it had seen no sign of life of this one."""
 
 
+# ---- beside other processes ----
+
+
+def fit_waiting(loadavg: Path = Path("/proc/loadavg")) -> None:
+    """How long OpenMP's threads spin while they wait for each other, unless the user has said: briefly beside other
+    work, which a spinning thread would keep from running, longer on a machine that is quiet, where waking up costs
+    more. Read by libgomp when torch loads it; changes no number."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000" if is_busy(loadavg) else "20000"
+
+
+def is_busy(loadavg: Path) -> bool:
+    """Whether other processes want half of the cores or more: on the last minute's average, or right now."""
+    try:
+        average, _, _, running, _ = loadavg.read_text().split()
+        others = max(float(average), int(running.partition("/")[0]) - 1)
+    except (OSError, ValueError):  # not Linux
+        return False
+    return others >= (os.cpu_count() or 1) / 2
+
+
 # ---- claims ----
 
 

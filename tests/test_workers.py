@@ -557,3 +557,28 @@ def test_a_name_cannot_steer_the_terminal(capsys):
         + workers.MOVING
         + r"moved \r\x1b[Kin a name"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "spin"),
+    [
+        ("0.10 0.2 0.3 1/80 99", "20000"),
+        ("2.50 0.2 0.3 1/80 99", "1000"),
+        ("0.10 0.2 0.3 3/80 99", "1000"),
+        ("?", "20000"),
+    ],
+)
+def test_threads_spin_longer_on_a_quiet_machine(line, spin, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "loadavg").write_text(line)
+    workers.fit_waiting(tmp_path / "loadavg")
+    assert os.environ["GOMP_SPINCOUNT"] == spin
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    workers.fit_waiting(tmp_path / "loadavg")
+    assert os.environ["GOMP_SPINCOUNT"] == "7"  # the user's own
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    workers.fit_waiting(tmp_path / "loadavg")
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -92,10 +92,14 @@ class Recipe:
     patience: int = flag(0, "epochs without a better validation value after which a run ends; 0: never", least=0)
     clip_grad: float = flag(0.0, "largest norm of the gradient; 0: any")
     class_weights: str = flag("none", "weights of the classes in the loss", choices=("none", "balanced"))
-    augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
+    augment: str = flag(
+        "light",
+        "random shift, brightness, contrast; strong: more, and scale, rotation",
+        choices=("none", "light", "strong"),
+    )
     flip: str | None = flag(
         None,
-        "mirror at random; both: upside down, too (horizontal, with --augment none none)",
+        "mirror at random; both: upside down, too (default: horizontal, none with --augment none)",
         choices=("none", "horizontal", "both"),
     )
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps", metavar="NAME", role="place")

@@ -91,7 +91,7 @@ MEANT = [
     (["--weights", "random"], "did you mean none?"),
     (["--device", "gpu"], "unknown --device gpu; did you mean cuda?"),
     (["--amp", "--epochs", "3"], "--amp needs a value, as in --amp auto|off|bf16|fp16: precision"),
-    (["--blip"], "unknown flag --blip; --help-all lists every flag"),
+    (["--quip"], "unknown flag --quip; --help-all lists every flag"),
     (["-b"], "--batch-size needs a value, as in --batch-size, -b N: images in a batch"),
     (["--epochs"], "--epochs needs a value, as in --epochs N: epochs of a whole run (default: 30; demo: 10)"),
     (["--arch", "--epochs", "3"], "--arch needs a value, as in --arch NAME ...: torchvision models"),

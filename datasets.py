@@ -1136,7 +1136,7 @@ def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
         return class_folders(path, options)
     if not path.exists():
         known = ", ".join([*DATASETS, *DEMOS])
-        raise DataError(f"--data {path}: neither a file or folder nor a dataset; the datasets are {known}")
+        raise DataError(f"--data {path}: neither a file, a folder nor a known dataset; the datasets are {known}")
     no_pipe(path)
     if path.suffix == ".npz":
         refuse_options(options, "an npz", path)

@@ -207,7 +207,7 @@ def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable
     try:
         kernel = loader.load(mode, kind)
     except RuntimeError as error:
-        raise UsageError(f"--native {mode}: {error}; --native off goes without") from None
+        raise UsageError(f"--native {mode}: {error}; --native off trains without it") from None
     if kernel:
         return kernel, kernel.ran
     return None, f"reference ({'off' if mode == 'off' else loader.obstacle(kind)})"
@@ -220,7 +220,7 @@ def begin_kernel(device: str, mode: str) -> None:
 
     kind = device.partition(":")[0]
     if mode == "on" and (why := loader.obstacle(kind)):
-        raise UsageError(f"--native on: the native kernels are not available: {why}; --native off goes without")
+        raise UsageError(f"--native on: the native kernels are not available: {why}; --native off trains without it")
     if mode != "off":
         loader.build_meanwhile(kind)
 

@@ -409,7 +409,7 @@ def refuse_misfits(
         matched = len(both) - len(misshapen) - len(odd)
         only = "only " if matched < len(backbone) else ""
         note = f"{only}{matched} of {len(backbone)} backbone tensors of {arch} matched"
-        hint = f"is it a whole file, and of {arch}?"
+        hint = f"is the file complete, and from {arch}?"
         raise RunError(f"--weights {source}: {note}; {'; '.join(problems)}; {hint}")
     if bad := sorted(n for n in backbone if not torch.isfinite(there[n].to(torch.float32)).all()):
         raise RunError(f"--weights {source}: values that are not finite in {listed(bad)}")

@@ -62,7 +62,7 @@ def completed(
     shares["train"] -= sum(shares.values()) - 1
     if shares["train"] <= 0:
         shown = " and ".join(f"{side} {share:g}" for side, share in lacking.items())
-        raise DataError(f"the shares {shown} leave nothing to train on")
+        raise DataError(f"the shares {shown} leave no images for training")
     pool = np.flatnonzero((official == "") | (official == "train"))
     split = official.astype("<U5")
     split[pool] = np.array(list(shares))[cut(index, ties, pool, list(shares.values()), rng)]
@@ -204,7 +204,7 @@ def refuse_lacking_class(index: Index, rows: np.ndarray, side: str, place: str) 
     first += f" and {len(names) - 1} more" if len(names) > 1 else ""
     absent = f"class {listing(names)} is absent from {side} ({first} {index.group_kind}s in all)"
     way_out = "merge classes, add data, or change the split"
-    raise DataError(f"{place}: {absent}; it needs one in each split: {way_out}")
+    raise DataError(f"{place}: {absent}; each split needs one: {way_out}")
 
 
 def torn_by_spelling(index: Index, split: np.ndarray) -> str:

@@ -123,7 +123,7 @@ def test_a_class_that_cannot_be_in_each_split():
     labels, groups = [0] * 20 + [1] * 9, list(range(20)) + [20] * 5 + [21] * 4
     message = error(make_splits, by_hand(labels, groups, classes=["common", "rare"]))
     assert re.search(r"class rare is absent from (train|val|test) \(rare: 2 patients in all\)", message)
-    assert "it needs one in each split" in message
+    assert "each split needs one" in message
     message = error(make_splits, by_hand([0, 1], ["a", "b"]))
     assert "hand: class" in message or "hand: no image is in" in message
 
@@ -138,7 +138,7 @@ def test_a_class_that_the_official_test_set_lacks():
 
 def test_fractions_that_leave_nothing():
     message = error(make_splits, random_index(0), val_fraction=0.5, test_fraction=0.5)
-    assert message == "the shares val 0.5 and test 0.5 leave nothing to train on"
+    assert message == "the shares val 0.5 and test 0.5 leave no images for training"
 
 
 @pytest.mark.parametrize("given, cut_out", [("test", "val"), ("val", "test")])

@@ -1404,9 +1404,8 @@ def choose_level(layout: Layout, root: Path, options: Options, met: Met, given: 
         names = listing(sub.relative_to(root).as_posix() for _, sub in sided)
         layout.warnings.append(f"folders within classes are named like splits and were not read as such: {names}")
     level, labels = options.class_level, sorted({place.label for place in layout.places}, key=natural)
-    inner = [(place, sub) for place, sub in inner if sub.name.lower() not in PICTURES]
     names = sorted({sub.name for _, sub in inner}, key=natural)
-    if level is None and hollow and inner:
+    if level is None and hollow and not any(name.lower() in PICTURES for name in names):
         if len(labels) == 1 and not given and len(names) > 1:
             only = f"{labels[0]} is the only folder in it, with {listing(names)}"
             layout.refused = f"{only}; if those are the classes, give --class-level 2"

@@ -65,6 +65,7 @@ def duplicates(items: Iterable[str]) -> list[str]:
 # ---- the index ----
 
 DEFAULT_METRICS = {  # of a task: the metric, and the one that stands beside it
+    "two classes": ("balanced_accuracy", "auroc"),
     "multiclass": ("balanced_accuracy", "accuracy"),
     "multilabel": ("auroc", "average_precision"),
 }
@@ -119,7 +120,8 @@ class Index:
     def __post_init__(self):
         self.groups = self.groups or list(self.paths)
         self.official = self.official or [""] * len(self.paths)
-        metric, second = DEFAULT_METRICS[self.task]
+        two = self.task == "multiclass" and len(self.classes) == 2
+        metric, second = DEFAULT_METRICS["two classes" if two else self.task]
         self.metric, self.second = self.metric or metric, self.second or second
 
     def __len__(self) -> int:
@@ -178,12 +180,16 @@ def flag(default: object, help: str, *, data: str, **more: object) -> object:
 class Options:
     """What the command line may say about the files. DataError for a value that is not among its choices."""
 
-    path_col: str = flag("path", "column with the image's path", data="a CSV")
-    label_col: tuple[str, ...] = flag(("label",), "column with the label, or 0/1 columns", data="a CSV")
-    group_col: str | None = flag(None, "column with the patient or video (group, if any)", data="a CSV")
-    split_col: str | None = flag(None, "column with train, val or test (split, if any)", data="a CSV")
+    path_col: str = flag("path", "column of the image's path", data="a CSV")
+    label_col: tuple[str, ...] = flag(
+        ("label",), "label column, or 0/1 columns", data="a CSV", metavar="COL", basic=True
+    )
+    group_col: str | None = flag(
+        None, "column of the patient (default: group, if any)", data="a CSV", metavar="COL", basic=True
+    )
+    split_col: str | None = flag(None, "column of train, val or test (default: split, if any)", data="a CSV")
     group_regex: str | None = flag(
-        None, r"the group in a file's name, as in '^(\d+)_', or in its path", data="a folder, a CSV, t1w"
+        None, r"the patient in a file's name, as in '^(\d+)_', or its path", data="a folder, a CSV, t1w", basic=True
     )
     class_level: int | None = flag(
         None, "which level of folders is the classes, 1: the one in FOLDER or in its train/", data="a folder"
@@ -203,7 +209,7 @@ class Options:
     )
     uncertain: str = flag(
         "default",
-        "what -1 means; default: 1 for Atelectasis and Edema, else 0; ignore masks it out",
+        "-1 is 1 (ones), 0 (zeros), unknown (ignore), or 1 for Atelectasis and Edema alone (default)",
         data="chexpert",
         choices=("default", "ones", "zeros", "ignore"),
     )
@@ -217,6 +223,7 @@ class Options:
         data="t1w, cholect50",
         choices=(1, 2, 3, 4, 5),
     )
+    null_triplets: bool = flag(False, "count the six null triplets in mAP, as ivtmetrics does", data="cholect50")
 
     def __post_init__(self):
         for option in fields(self):
@@ -255,7 +262,10 @@ def variant_name(data: str, options: Options = Options()) -> str:
         return ""
     own = [option for option in fields(options) if set(option.metadata["data"]) <= DATASETS.keys()]
     said = [(o.name, value) for o in own if (value := getattr(options, o.name)) != o.default]
-    return "".join(f"-{value}" if isinstance(value, str) else f"-{name}{value}" for name, value in said)
+    shown = {
+        name: value if isinstance(value, str) else f"{name}{'' if value is True else value}" for name, value in said
+    }
+    return "".join(f"-{text}" for text in shown.values())
 
 
 # ---- loading ----
@@ -849,7 +859,7 @@ def cholect50(root: Path, options: Options) -> Index:
         group_kind="video",
         official=[side_of[n] for n in numbers],
         official_folds=[[side[n] for n in numbers] for side in sides] or None,
-        leave_out=NULL_TRIPLETS if task == "triplet" else (),
+        leave_out=NULL_TRIPLETS if task == "triplet" and not options.null_triplets else (),
         counts=counts,
         notes=notes,
         **scored,

@@ -5,8 +5,8 @@
     python ftcompare.py --data cholect50 --arch resnet50 --strategy autorgn
 
 Every cell (data, arch, strategy, seed, fold) becomes a folder below runs/; run the same command again and it
-goes on where it was. Order of this file: one cell, tuning, the sweep, the dry run, the command line. The
-flags are the fields of settings.py, the training loop is train.py."""
+goes on where it was. Order of this file: one cell, tuning, the sweep, the command line. The flags are the
+fields of settings.py, the training loop is train.py, --dry-run is dryrun.py."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 import datasets
+import dryrun
 import gradcam
 import images
 import metrics
@@ -73,6 +74,10 @@ class Cell:
         """What --tune runs once for all seeds, as a key."""
         return replace(self, seed=0)
 
+    def tried(self, number: int, settings: Settings) -> Cell:
+        """A trial of --tune."""
+        return replace(self, seed=settings.preparation.split_seed, trial=number)
+
     def __str__(self) -> str:
         name = strategies.STRATEGIES[self.strategy].name
         trial = "" if self.trial is None else f", tuning, trial {self.trial + 1}"
@@ -96,9 +101,7 @@ def run_cell(
             run.complete_logs(result["epochs"])
             return result
         start = weights if strategies.STRATEGIES[cell.strategy].pretrained else models.Weights("none")
-        model, head, note = models.build_model(cell.arch, start, len(data.index.classes), cell.seed)
-        model.to(recipe.device, memory_format=memory_format(settings))
-        plan = make_plan(cell.strategy, model, head, settings)
+        model, plan, note = build_cell(cell, start, len(data.index.classes), settings)
         kernel, ran = load_kernel(plan, recipe.device, settings.native)
         if kernel:
             plan.use_kernel(kernel)
@@ -106,7 +109,7 @@ def run_cell(
         record = {
             "settings": identity,
             "strategy": strategies.STRATEGIES[cell.strategy].name,
-            "about": strategies.about(cell.strategy),
+            "about": strategies.about(cell.strategy, settings.hyper),
             "tuning": tuned,
             "data": describe_data(data),
             "environment": flags.environment(recipe.device) | {"native": ran, "weights": weights.source},
@@ -119,7 +122,7 @@ def run_cell(
             if tuned and "failed" in tuned:
                 raise train.Diverged(tuned["failed"])
             train_cell(cell, model, plan, data, run, recipe, progress, settings)
-            result = score(cell, model, plan, data, run, recipe, settings.threshold)
+            result = score(cell, model, plan, data, run, recipe, settings.threshold, settings.keep_last)
         except torch.OutOfMemoryError as error:
             raise UsageError(out_of_memory(error, cell, plan.stage.name, recipe)) from None
         except train.Diverged as error:
@@ -215,6 +218,15 @@ def begin_kernel(device: str, mode: str) -> None:
         loader.build_meanwhile(kind)
 
 
+def build_cell(
+    cell: Cell, weights: models.Weights, classes: int, settings: Settings
+) -> tuple[nn.Module, strategies.Plan, str]:
+    """(model on its device, plan, what was loaded)."""
+    model, head, note = models.build_model(cell.arch, weights, classes, cell.seed)
+    model.to(settings.recipe.device, memory_format=memory_format(settings))
+    return model, make_plan(cell.strategy, model, head, settings), note
+
+
 def make_plan(strategy: str, model: nn.Module, head: nn.Module, settings: Settings) -> strategies.Plan:
     rates = {"lr": settings.lr, "opt": settings.recipe.opt, "hyper": settings.hyper}
     return strategies.make_plan(strategy, model, head, epochs=settings.recipe.epochs, **rates)
@@ -228,6 +240,7 @@ def score(
     run: runs.RunFolder,
     recipe: train.Recipe,
     rule: str,
+    keep_last: bool,
 ) -> dict:
     """Validation and test scored once with the checkpoint that validation chose; writes the run's last
     files."""
@@ -240,7 +253,6 @@ def score(
     run.write_predictions(index, splits.clusters(index, data.identical), data.rows, scores)
     if "test" in scores:
         write_hardest(run, data, scores["test"])
-    run.save("last.pt", last | {"optimizer": None})  # training is over: half the bytes
     two_classes = index.task == "multiclass" and len(index.classes) == 2
     result = {
         "cell": asdict(cell),
@@ -263,7 +275,11 @@ def score(
         "images": {side: len(rows) for side, rows in data.rows.items()},
         **judged,
     }
+    if keep_last:
+        run.save("last.pt", last | {"optimizer": None})  # nothing goes on from it: half the bytes
     run.finish(result)
+    if not keep_last:
+        run.drop("last.pt")
     return result
 
 
@@ -337,7 +353,7 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
     rows = []
     for number, trial in enumerate(trials):
-        tried = replace(cell, seed=settings.preparation.split_seed, trial=number)
+        tried = cell.tried(number, settings)
         rows.append(run_trial(tried, trial, nested, weights, settings, progress))
     summary = {
         "trials": rows,
@@ -358,8 +374,8 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     progress.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}")
     tuning = summary | chosen | {"value": best["value"]}
     if ends := runs.at_an_end(tuning):
-        warning = "at an end of what was tried; the best may lie beyond it"
-        progress.line(f"  WARNING: {' and '.join(ends)} {warning}")
+        beyond = "at an end of what was tried, and a better value may lie beyond it"
+        progress.line(f"  WARNING: the chosen {' and '.join(ends)} {'lie' if len(ends) > 1 else 'lies'} {beyond}")
     return tuning
 
 
@@ -377,19 +393,23 @@ def run_trial(
         spent["optimizer_steps"] = sum(row["steps"] for row in epochs)
         spent["minutes"] = sum(row["seconds"] for row in epochs) / 60
         return trial | {"value": None} | spent
-    run.drop_checkpoints()  # its numbers are kept; checkpoints of all trials would fill a disk
+    run.drop("best.pt", "last.pt")  # its numbers are kept; checkpoints of all trials would fill a disk
     return trial | {"value": result["val"]["values"][data.index.metric]} | spent
 
 
 # ---- the sweep ----
 
 
+LONG_EPOCH = 60  # seconds without a line
+
+
 class Progress:
-    """What is said while it runs: a moving line on a terminal, a line an epoch otherwise. The sweep's
+    """What is said while it runs: a moving line on a terminal, a line an epoch and a minute otherwise. The sweep's
     remaining time is the mean of the epochs so far times those that are left."""
 
     def __init__(self, cells: int, epochs: int):  # epochs of all cells together
         self.live, self.started = sys.stderr.isatty(), time.perf_counter()
+        self.said = self.started  # when the last line was
         self.epochs_left, self.epochs_seen, self.cells, self.number = epochs, 0, cells, 0
         self.total_epochs = epochs
 
@@ -400,6 +420,7 @@ class Progress:
     def line(self, text: str) -> None:
         self.moving("")
         print(text, flush=True)
+        self.said = time.perf_counter()
 
     def cell(self, cell: Cell, epochs: int, description: list[str]) -> None:
         self.total_epochs = epochs
@@ -417,7 +438,10 @@ class Progress:
         return f", {duration(seconds_an_epoch * self.epochs_left)} left in all"
 
     def step(self, step: int, steps: int, rate: float) -> None:
-        self.moving(f"    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}")
+        text = f"    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}"
+        self.moving(text)
+        if not self.live and time.perf_counter() - self.said >= LONG_EPOCH:
+            self.line(text)
 
     def epoch(self, row: dict) -> None:
         self.epochs_seen, self.epochs_left = self.epochs_seen + 1, self.epochs_left - 1
@@ -435,8 +459,8 @@ class Progress:
                 over = judged["averaged_over"].get(name, whole)
                 some = f" (mean over {over} of {whole})" if over < whole else ""
                 shown.append(f"{name} {shown_value(judged['values'][name])}{some}")
-            at = f"n = {judged['n']}, checkpoint of epoch {result['best_epoch']}"
-            self.line(f"  {side:<4} {', '.join(shown)} ({at})")
+            basis = f"n = {judged['n']}, checkpoint of epoch {result['best_epoch']}"
+            self.line(f"  {side:<4} {', '.join(shown)} ({basis})")
 
 
 def shown_value(value: float | None) -> str:
@@ -529,13 +553,15 @@ def sweep(said: dict) -> list[dict]:
     refuse_early(cells, ready)
     weights_of = starting_weights(experiments, ready)
     said_of_each = [
-        f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epochs each"
+        f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epoch{'s' * (r.epochs > 1)} each"
         for key, r in ((key, one.settings.recipe) for key, one in ready.items())
     ]
-    print("".join(said_of_each) + f"; {len(cells)} runs on {flags.device_line(common.recipe)}", flush=True)
+    many = f"{len(cells)} run{'s' * (len(cells) != 1)}"
+    print("".join(said_of_each) + f"; {many} on {flags.device_line(common.recipe)}", flush=True)
     refuse_other_settings(cells, ready, weights_of)
     if common.dry_run:
-        return dry_run(cells, ready)
+        dryrun.report(cells, ready, build_cell, inner_split)
+        return []
     return run_cells(cells, ready, weights_of)
 
 
@@ -549,8 +575,7 @@ def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]
             break
         try:
             if (arch, source) not in loaded:
-                file = source if source != "demo" else own_weights(arch, ready[key].settings)
-                loaded[arch, source] = models.check_weights(models.load_weights(file, arch), arch)
+                loaded[arch, source] = weights_from(source, arch, ready[key].settings)
         except runs.RunError as error:
             refused[arch, source] = str(error)
     if refused:
@@ -558,18 +583,28 @@ def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]
     return {place: loaded[place[1], source] for place, source in sources.items()}
 
 
-def own_weights(arch: str, settings: Settings) -> str:
-    return "none" if settings.dry_run else demo_weights(arch, settings)
+ABSENT = "not here"  # the source of weights that a dry run goes without
+
+
+def weights_from(source: str, arch: str, settings: Settings) -> models.Weights:
+    if settings.dry_run and (why := models.absent(source, arch)):
+        print(f"weights of {arch}: {why}")
+        return replace(models.load_weights("none", arch), source=ABSENT)
+    file = demo_weights(arch, settings) if source == "demo" else source
+    return models.check_weights(models.load_weights(file, arch), arch)
 
 
 def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> None:
     """A run that would be refused is refused before any is trained."""
     for cell in cells:
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
-        if settings.overwrite or (settings.dry_run and flags.weights_of(settings)[cell.arch] == "demo"):
+        if settings.overwrite:
             continue
+        run = cell.folder(settings.output_dir)
         identity = cell_settings(cell, ready[cell.data].data(cell.fold, weights), weights, settings)
-        cell.folder(settings.output_dir).check(identity, before_settings())
+        if weights.source == ABSENT and run.has("config.json"):
+            identity["weights_sha256"] = run.config().get("settings", {}).get("weights_sha256")
+        run.check(identity, before_settings())
 
 
 def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> list[dict]:
@@ -658,50 +693,6 @@ def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
         begin_kernel(settings.recipe.device, settings.native)
 
 
-# ---- the dry run ----
-
-
-def dry_run(cells: list[Cell], ready: dict[str, Ready]) -> list[dict]:
-    """Prints the cells, with hours from two timed steps of FT, the slowest strategy, and gigabytes of
-    checkpoints."""
-    hours, gigabytes, timed, seen = 0.0, 0.0, {}, set()
-    for cell in cells:
-        prepared, settings = ready[cell.data].prepared, ready[cell.data].settings
-        if (key := (cell.data, cell.arch)) not in timed:
-            timed[key] = time_a_step(cell.arch, len(prepared.index.classes), settings)
-        seconds, size = timed[key]
-        done, recipe = cell.folder(settings.output_dir).done(), settings.recipe
-        steps = math.ceil((prepared.folds[cell.fold] == "train").sum() / recipe.batch_size) * recipe.epochs
-        trials = 0 if cell.shared_by_seeds() in seen else settings.tune
-        seen.add(cell.shared_by_seeds())
-        cost = 0.0 if done else (1 + trials) * seconds * steps / 3600
-        hours, gigabytes = hours + cost, gigabytes + 2 * (1 + trials) * size / 1e9
-        more = f", {trials} trials of --tune among it" if trials and not done else ""
-        print(f"  {cell}: {'done before' if done else 'at most ' + duration(cost * 3600)}{more}")
-    total = f"{len(cells)} runs: at most {hours:.2f} h and {gigabytes:.2f} GB of checkpoints"
-    print(f"{total}; nothing was trained")
-    return []
-
-
-def time_a_step(arch: str, classes: int, settings: Settings) -> tuple[float, int]:
-    """(seconds of an FT step, bytes of the model)."""
-    recipe, size = settings.recipe, settings.preparation.img_size
-    device = torch.device(recipe.device)
-    model = models.build_model(arch, models.Weights("none"), classes, 0)[0].to(device).train()
-    groups = [{"params": list(model.parameters()), "lr": 1e-5}]
-    optimizer = train.make_optimizer(recipe.opt, groups, device)
-    x = torch.rand(recipe.batch_size, 3, size, size, device=device)
-    for _ in range(2):  # the first warms up
-        started = time.perf_counter()
-        with recipe.autocast():
-            loss = model(x).float().logsumexp(dim=1).mean()
-        loss.backward()
-        optimizer.step()
-        loss.item()
-    seconds = time.perf_counter() - started
-    return seconds, sum(t.numel() * t.element_size() for t in model.state_dict().values())
-
-
 # ---- the command line ----
 
 
@@ -732,16 +723,22 @@ def use_run(settings: Settings) -> int:
     return 0
 
 
-def refuse_actions(settings: Settings) -> None:
-    """Actions that exclude each other."""
+def refuse_actions(settings: Settings, said: dict) -> None:
+    """Actions that exclude each other, and settings that what is done would ignore. said: by the command line."""
     uses = [f"--{name}" for name in ("report", "predict", "export") if getattr(settings, name)]
-    if settings.report and (len(uses) > 1 or settings.run or settings.data or settings.gradcam):
-        raise UsageError("--report stands alone: it makes the report of finished runs anew")
+    if settings.report and (others := sorted(said.keys() - {"report"})):
+        named = ", ".join("--" + name.replace("_", "-") for name in others)
+        raise UsageError(f"--report stands alone: it writes the report of finished runs anew; leave out {named}")
     if uses and settings.data:
         raise UsageError(f"{' and '.join(uses)} use a finished run (--run), not --data")
     if (settings.run or settings.out) and not uses:
         new = "the folder of new runs is --output-dir"
         raise UsageError(f"--run and --out go with --predict or --export; {new}")
+    used = {name for key in settings.strategy for name in ("bn", "stage_shares", *strategies.STRATEGIES[key].uses)}
+    if ignored := [f.name for f in flags.flags_of(flags.Hyperparameters) if f.name in said and f.name not in used]:
+        named = ", ".join("--" + name.replace("_", "-") for name in ignored)
+        chosen = ", ".join(strategies.STRATEGIES[key].name for key in settings.strategy)
+        raise UsageError(f"{named}: none of the chosen strategies ({chosen}) uses it; leave it out")
 
 
 def main(arguments: list[str]) -> int:
@@ -753,7 +750,7 @@ def main(arguments: list[str]) -> int:
     if settings.list_data:
         list_data()
         return 0
-    refuse_actions(settings)
+    refuse_actions(settings, said)
     if settings.report:
         print(f"{text(build(settings.report))}\n\n{written(settings.report)}")
         return 0
@@ -763,8 +760,8 @@ def main(arguments: list[str]) -> int:
         raise UsageError("say what to train on: --data demo, --data FOLDER or --data NAME (see --help)")
     torch.set_flush_denormal(True)  # vanishing gradients otherwise slow AdamW on a CPU several times
     if settings.check_data:
-        of = {name: flags.make(said, name) for name in settings.data}
-        found = [check(name, one.preparation, one.options, places(one)) for name, one in of.items()]
+        own = {name: flags.make(said, name) for name in settings.data}
+        found = [check(name, one.preparation, one.options, places(one)) for name, one in own.items()]
         return int(any(found))
     results = sweep(said)
     if results:

@@ -259,10 +259,10 @@ def header(source: Source) -> tuple[str, int, int]:
 # ---- all of them ----
 
 
-ODD = {  # of images that were read: what is said of them
-    "flat": "are one flat value: nothing is to be seen on them",
-    "clear": "have an alpha of 0 everywhere, which was taken for none",
-    "pages": "have several pages or frames, of which the first was read",
+ODD = {  # what is said of images that were read
+    "flat": "with one flat value, so nothing to see",
+    "clear": "with an alpha of 0 everywhere, read as if they had none",
+    "pages": "with several pages or frames, of which the first was read",
 }
 
 

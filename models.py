@@ -275,13 +275,35 @@ def imagenet_hash(arch: str) -> str | None:
     return re.search(r"-([0-9a-f]{8,})\.[a-z]+$", choices["IMAGENET1K_V1"].url).group(1)
 
 
+def imagenet_place(arch: str) -> Path:
+    """Where torch keeps torchvision's IMAGENET1K_V1 file of the architecture."""
+    url = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"].url
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def absent(weights: str, arch: str) -> str:
+    """Why a dry run cannot look into these weights: what would be downloaded or trained first, or is not there; ""
+    where they are at hand."""
+    if weights == "demo":
+        return "pretrained on demo-source when the sweep begins, unless that is done"
+    if weights == "imagenet" and arch.startswith(TIMM):
+        return "timm reads them when the sweep begins, and downloads them where they are not here"
+    if weights == "imagenet":
+        if imagenet_hash(arch) is None or imagenet_place(arch).is_file():
+            return ""
+        size = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"].meta.get("_file_size")
+        return f"not here; the sweep downloads them{f' ({size:.0f} MB)' if size else ''}"
+    here = weights == "none" or Path(weights).expanduser().exists()
+    return "" if here else f"no file {weights} is here, and the sweep needs it"
+
+
 def imagenet_file(arch: str) -> Path:
     """torchvision's IMAGENET1K_V1 file for the architecture: downloaded once, its hash checked every time."""
     expected = imagenet_hash(arch)
     if expected is None:
         raise RunError(f"torchvision has no IMAGENET1K_V1 weights for {arch}; pass --weights FILE or none")
     url = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    file = imagenet_place(arch)
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -35,20 +35,26 @@ def flag(default: object, help: str, **more: object) -> object:
 class Preparation:
     """How a dataset is made ready: to what pixels, in what splits, judged by what."""
 
-    img_size: int = flag(224, "pixels a side", most=4096)
-    resize: int | None = flag(None, "shorter side before the centre is cut out (squeezed to a square)", most=4096)
-    bit_depth: int | None = flag(None, "true depth of 16-bit images", least=9, most=16, metavar="BITS")
-    folds: int = flag(1, "folds of a cross-validation; 1: one split", role="data")
-    val_fraction: float = flag(0.15, "share of the images cut for validation", role="data")
-    test_fraction: float = flag(0.2, "share cut for testing where there is no test set", role="data")
-    split_seed: int = flag(0, "seed of the splits, the same for every --seed", least=0, role="data")
-    splits_file: str | None = flag(None, "a splits.csv to use: image,group,label,split,fold", role="data")
-    drop_duplicates: bool = flag(False, "take byte-identical copies out of training", role="data")
-    skip_bad: bool = flag(False, "go on without damaged images", role="data")
-    positive: str | None = flag(
-        None, "of two classes, the finding (the second in order of names)", metavar="CLASS", role="data"
+    img_size: int = flag(224, "pixels a side", most=4096, basic=True)
+    resize: int | None = flag(
+        None, "shorter side, of which the centre is cut out (default: the image is squeezed to a square)", most=4096
     )
-    metric: str | None = flag(None, "metric that chooses the checkpoint on validation (the dataset's)", role="data")
+    bit_depth: int | None = flag(
+        None, "true depth of 16-bit images (default: from the data)", least=9, most=16, metavar="BITS"
+    )
+    folds: int = flag(1, "folds of a cross-validation; 1: one split", role="data", basic=True)
+    val_fraction: float = flag(0.15, "share of the images for validation, where the data has no split", role="data")
+    test_fraction: float = flag(0.2, "share of the images for the test, where the data has no split", role="data")
+    split_seed: int = flag(0, "seed of the splits, the same for every --seed", least=0, role="data")
+    splits_file: str | None = flag(None, "a CSV of splits to use, as runs/splits/ has them", role="data")
+    drop_duplicates: bool = flag(False, "take byte-identical copies out of training", role="data")
+    skip_bad: bool = flag(False, "leave damaged images out", role="data")
+    positive: str | None = flag(
+        None, "of two classes, the finding (default: the second by name)", metavar="CLASS", role="data"
+    )
+    metric: str | None = flag(
+        None, "chooses epochs, ranks strategies (default: the data's)", metavar="NAME", role="data", basic=True
+    )
 
 
 @dataclass

@@ -352,8 +352,8 @@ class RunFolder:
     def load(self, name: str) -> dict:
         return load_checkpoint(self.file(name))
 
-    def drop_checkpoints(self) -> None:
-        for name in ("best.pt", "last.pt"):
+    def drop(self, *names: str) -> None:
+        for name in names:
             self.file(name).unlink(missing_ok=True)
 
     def write_predictions(

@@ -6,7 +6,8 @@ run.
     settings.recipe.epochs, settings.arch              # (3, ("resnet18",))
 
 Fields stand where they are used: Recipe in train.py, Hyperparameters in strategies.py, Options in
-datasets.py, what is left here. A field's metadata: help, with its unit (without it there is no flag);
+datasets.py, what is left here. A field's metadata: help, with its unit (without it there is no flag), and
+where the default is None what that means, as "(default: ...)"; basic: it stands in the short --help, too;
 choices; least and most of a number; short, metavar; role. A field decides a run's numbers, and is compared
 when a run is resumed, unless its role says that it is
 
@@ -21,16 +22,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import inspect
 import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import typing
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -39,6 +43,7 @@ import torch
 import torchvision
 
 import datasets
+import metrics
 import models
 import strategies
 from datasets import Options
@@ -47,6 +52,17 @@ from strategies import Hyperparameters
 from train import Recipe
 
 VERSION = "0.1"
+ABOUT = (
+    "Which fine-tuning strategy should I use on my images? Trains all on the same splits, seeds and epochs, and "
+    "writes report.html. To see it: --data demo"
+)
+HELP_COLUMN = 24  # where the text of --help begins
+
+
+NAMED = {
+    name: [key for key, entry in strategies.STRATEGIES.items() if entry.paper is paper]
+    for name, paper in (("all", True), ("more", False))
+}
 
 
 class UsageError(ValueError):
@@ -63,71 +79,71 @@ class Compared:
     """What is compared."""
 
     data: tuple[str, ...] = flag(
-        (), f"{', '.join(datasets.DATASETS)}, demo, a folder, a .csv, an .npz", metavar="NAME|PATH", role="cell"
+        (), "a folder, .csv, .npz, demo, or a name of --list-data", metavar="NAME|PATH", role="cell", basic=True
     )
     data_dir: str | None = flag(
-        None, "folder of the dataset, or of the CSV's images; else $FTCOMPARE_DATA, ./data", role="place"
+        None, "folder of a known dataset, or of a CSV's images (default: $FTCOMPARE_DATA, ./data)", role="place"
     )
     arch: tuple[str, ...] = flag(
-        ("resnet50",), "torchvision classifiers, or timm:NAME (demo: resnet18)", metavar="NAME", role="cell"
+        ("resnet50",), "torchvision models, or timm:NAME", metavar="NAME", role="cell", basic=True
     )
     strategy: tuple[str, ...] = flag(
-        ("all",), f"all (the paper's), more, {', '.join(strategies.STRATEGIES)}", metavar="NAME", role="cell"
+        ("all",),
+        f"all: {', '.join(NAMED['all'])}; more: {', '.join(NAMED['more'])}",
+        metavar="NAME",
+        role="cell",
+        basic=True,
     )
     weights: tuple[str, ...] = flag(
-        ("imagenet",),
-        "start of the backbone: one for every --arch, or ARCH=FILE for each",
-        metavar="imagenet|none|demo|FILE",
-        role="data",
+        ("imagenet",), "imagenet, none, a file, or ARCH=FILE for each", metavar="FILE", role="data", basic=True
     )
-    seed: tuple[int, ...] = flag((0,), "seeds of head, order and augmentation", least=0, role="cell")
-    protocol: str | None = flag(None, "settings of a source, see below", choices=("davila",), role="show")
+    seed: tuple[int, ...] = flag((0,), "random seeds, a run for each", least=0, metavar="N", role="cell", basic=True)
+    protocol: str | None = flag(None, "settings of a source", choices=("davila",), role="show")
 
 
 @dataclass(frozen=True)
 class Chosen:
     """Training, the same for every strategy."""
 
-    lr: float | None = flag(None, "peak learning rate (each strategy's default; for LP-FT of its second part)")
-    tune: int = flag(
-        0,
-        "trials a strategy and fold: its default rate, half a decade up, half a decade down, then outward; "
-        "the alphas of L1-SP and L2-SP by the same turns; 0: the defaults",
-        least=0,
-        metavar="N",
-    )
-    threshold: str = flag("youden", "from validation scores: 0.5, youden or sensitivity=0.9")
+    lr: float | None = flag(None, "highest learning rate (default: each strategy's own)", basic=True)
+    tune: int = flag(0, "trials of lr and alpha for each strategy", least=0, basic=True)
+    threshold: str = flag("youden", "how validation sets the threshold: 0.5, youden or sensitivity=0.9", metavar="RULE")
 
 
 @dataclass(frozen=True)
 class Machine:
     """Machine and output."""
 
-    native: str = flag("auto", "Auto-RGN's kernel in csrc/", choices=("auto", "on", "off"), role="place")
-    workers: int = flag(min(16, os.cpu_count() or 1), "threads that decode", short="-j", role="place")
-    output_dir: str = flag("runs", "folder of the runs, splits, cache and tables", role="place")
-    gradcam: int = flag(0, "Grad-CAM of N test images, for every strategy", least=0, metavar="N", role="show")
-    overwrite: bool = flag(False, "do finished and differing runs again", role="show")
+    native: str = flag("auto", "Auto-RGN: the compiled kernel of csrc/", choices=("auto", "on", "off"), role="place")
+    workers: int = flag(min(16, os.cpu_count() or 1), "threads that decode images", short="-j", role="place")
+    output_dir: str = flag("runs", "folder of runs, cache and report", role="place", basic=True)
+    gradcam: int = flag(
+        0, "test images to draw Grad-CAM maps of, the same for every strategy; 0: none", least=0, role="show"
+    )
+    keep_last: bool = flag(False, "keep last.pt, the weights of the last epoch, of finished runs", role="place")
+    overwrite: bool = flag(False, "train finished and differing runs anew", role="show", basic=True)
 
 
 @dataclass(frozen=True)
 class Instead:
     """Instead of training."""
 
-    dry_run: bool = flag(False, "print the runs, hours and gigabytes", role="show")
-    check_data: bool = flag(False, "check the data; exit code 1 if something must be mended", role="show")
-    report: str | None = flag(None, "make the report of a folder of runs anew", metavar="DIR", role="show")
+    check_data: bool = flag(False, "look for faults in the data; exit code 1 if any", role="show", basic=True)
+    dry_run: bool = flag(False, "say how many runs, hours and gigabytes it would be", role="show", basic=True)
+    report: str | None = flag(
+        None, "write the report of the runs in a folder anew", metavar="DIR", role="show", basic=True
+    )
     predict: tuple[str, ...] = flag(
-        (), "score images, folders of them or a CSV by --run; CSV out", metavar="PATH", role="show"
+        (), "score images, folders or a CSV by --run", metavar="PATH", role="show", basic=True
     )
     export: str | None = flag(
-        None, "write the model of --run by torch.export, its constants in FILE.json", metavar="FILE.pt2", role="show"
+        None, "write the model of --run by torch.export, and FILE.json", metavar="FILE.pt2", role="show"
     )
-    run: str | None = flag(None, "the finished run that --predict and --export use", metavar="DIR", role="show")
+    run: str | None = flag(None, "the finished run for --predict and --export", metavar="DIR", role="show", basic=True)
     out: str | None = flag(
-        None, "where --predict writes, - for the terminal (<run>/predicted.csv)", metavar="FILE", role="show"
+        None, "where --predict writes; - is the terminal (default: <run>/predicted.csv)", metavar="FILE", role="show"
     )
-    list_data: bool = flag(False, "print the known datasets and how to get them", role="show")
+    list_data: bool = flag(False, "print the known datasets and how to get them", role="show", basic=True)
     show_blocks: bool = flag(False, "print the blocks of --arch", role="show")
 
 
@@ -143,7 +159,7 @@ class Settings(Compared, Chosen, Machine, Instead):
 
 
 PARTS = {"recipe": Recipe, "preparation": Preparation, "hyper": Hyperparameters, "options": Options}
-GROUPS = {  # of --help, in order
+GROUPS = {  # of --help-all, in order
     "what is compared": (Compared,),
     "training, the same for every strategy": (Chosen, Recipe),
     "splits and metrics": (Preparation, Options),
@@ -204,51 +220,125 @@ def flat(settings: Settings) -> dict:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise UsageError(message)
+        without = re.match(r"argument (--[\w-]+).*: expected (one|at least one) argument", message)
+        raise UsageError(f"{without[1]} needs a value: {helps()[without[1]]}" if without else message)
+
+
+class Help(argparse.Action):
+    """Prints --help, or --help-all."""
+
+    def __call__(self, parser, values, chosen, name=None):
+        print(help_page(everything="all" in name))
+        parser.exit()
 
 
 def parser() -> Parser:
-    p = Parser(description="Which fine-tuning strategy should I use on my images?", argument_default=argparse.SUPPRESS)
-    for title, classes in GROUPS.items():
-        add = p.add_argument_group(title).add_argument
-        for group in classes:
-            hints = typing.get_type_hints(group)
-            for f in flags_of(group):
-                names = ["--" + f.name.replace("_", "-"), *f.metadata.get("short", "").split()]
-                add(*names, dest=f.name, **argument(f, hints[f.name]))
-    p.add_argument("--version", action="version", version=f"ftcompare {VERSION}")
-    return p
+    made = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    for f, hint in flags_in(*GROUPS.values()):
+        made.add_argument(flag_name(f.name), *f.metadata.get("short", "").split(), dest=f.name, **argument(f, hint))
+    made.add_argument("-h", "--help", "--help-all", nargs=0, action=Help)
+    made.add_argument("--version", action="version", version=f"ftcompare {VERSION}")
+    return made
+
+
+def flag_name(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def flags_in(*groups: Iterable[type]) -> list[tuple[Field, object]]:
+    """The fields with a flag, in order, each with its type."""
+    classes = [group for some in groups for group in some]
+    hints = {group: typing.get_type_hints(group) for group in classes}
+    return [(f, hints[group][f.name]) for group in classes for f in flags_of(group)]
+
+
+def kind_of(hint: object) -> tuple[type, bool]:
+    """(the type of a value, whether the flag takes several): of tuple[float, ...] | None, (float, True)."""
+    first = next(kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return first, True
+    return kind_of(first) if typing.get_origin(first) is tuple else (first, False)
 
 
 def argument(f: Field, hint: object) -> dict:
     """What argparse is told of a field."""
-    about = f.metadata
-    told = {"help": help_text(f).replace("%", "%%")}
-    if hint is bool:
-        return told | {"action": "store_true"}
-    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind not in (type(None), ...)]
-    if typing.get_origin(kinds[0]) is tuple:  # tuple[float, ...] | None
-        hint, kinds = kinds[0], [typing.get_args(kinds[0])[0]]
-    told |= {"nargs": "+"} if typing.get_origin(hint) is tuple else {}
-    told |= {"metavar": about["metavar"]} if "metavar" in about else {}
+    about, (kind, several) = f.metadata, kind_of(hint)
+    if kind is bool:
+        return {"action": "store_true"}
+    told = {"nargs": "+"} if several else {}
     if "choices" in about:
-        told |= {"choices": [c for c in about["choices"] if c is not None]}
-    if kinds[0] in (int, float):
-        told |= {"type": number_of(kinds[0], about.get("least"), about.get("most"))}
+        return told | {"type": one_of([c for c in about["choices"] if c is not None], kind)}
+    if kind in (int, float):
+        told |= {"type": number_of(kind, about.get("least"), about.get("most"))}
     return told
+
+
+def help_page(everything: bool) -> str:
+    """--help-all, or the short --help: a line a flag, of those that a newcomer needs."""
+    width = min(max(shutil.get_terminal_size().columns, 60), 110)
+    lines = ["usage: python ftcompare.py --data PATH [flags]", "", *textwrap.wrap(ABOUT, width)]
+    more = {"-h, --help": "the flags that most people need", "--help-all": "every flag"}
+    more |= {"--version": "the version"} if everything else {}
+    for title, classes in (GROUPS | {"help": ()}).items():
+        shown = flags_in(classes) if everything else [(f, h) for f, h in flags_in(classes) if f.metadata.get("basic")]
+        if not shown and classes:
+            continue
+        entries = {usage(f, hint): help_text(f) for f, hint in shown} if classes else more
+        lines += ["", f"{title}:"]
+        for names, text in entries.items():
+            own_line = len(names) > HELP_COLUMN - 4
+            wrapped = textwrap.wrap(text, width - HELP_COLUMN) or [""]
+            lines += [f"  {names}"] if own_line else [f"  {names:<{HELP_COLUMN - 2}}{wrapped.pop(0)}"]
+            lines += [" " * HELP_COLUMN + line for line in wrapped]
+    return "\n".join(lines)
+
+
+def usage(f: Field, hint: object) -> str:
+    """--batch-size, -b N"""
+    about, (kind, several) = f.metadata, kind_of(hint)
+    names = ", ".join([flag_name(f.name), *about.get("short", "").split()])
+    if kind is bool:
+        return names
+    choices = "|".join(str(c) for c in about.get("choices", ()) if c is not None)
+    value = about.get("metavar") or choices or {int: "N", float: "X"}.get(kind) or f.name.rpartition("_")[2].upper()
+    return f"{names} {value}" + " ..." * several
 
 
 def help_text(f: Field) -> str:
     """The field's help with its default, and the demo's where that is another."""
+    text = f.metadata["help"]
     if f.name == "protocol":
-        return "; ".join(f"{name}: {', '.join(f'{k} {v}' for k, v in p.items())}" for name, p in PROTOCOLS.items())
-    shown = [] if f.default in (None, False, ()) else [plain(f.default)]
-    shown += [f"demo: {plain(DEMO[f.name])}"] if f.name in DEMO else []
-    return f.metadata["help"] + (f" ({'; '.join(shown)})" if shown else "")
+        text += "; " + "; ".join(
+            f"{name}: {', '.join(f'{k} {v}' for k, v in p.items())}" for name, p in PROTOCOLS.items()
+        )
+    if f.default is None or f.default is False or f.default == () or "(default" in text:
+        return text
+    demo = f"; demo: {plain(DEMO[f.name])}" if f.name in DEMO else ""
+    return f"{text} (default: {plain(f.default)}{demo})"
+
+
+def helps() -> dict[str, str]:
+    """The help of every flag, by its name."""
+    return {flag_name(f.name): help_text(f) for f, _ in flags_in(*GROUPS.values())}
 
 
 def plain(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return " ".join(map(plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def one_of(choices: list, kind: type) -> Callable[[str], object]:
+    """A choice as argparse's type."""
+
+    def parse_choice(text: str):
+        for choice in choices:
+            if text == str(choice):
+                return kind(choice)
+        listed = ", ".join(map(str, choices))
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {listed}{did_you_mean(text, map(str, choices))}")
+
+    return parse_choice
 
 
 def number_of(kind: type, least: float | None = None, most: float | None = None) -> Callable[[str], float]:
@@ -272,8 +362,109 @@ def number_of(kind: type, least: float | None = None, most: float | None = None)
 
 def parse(arguments: list[str]) -> dict:
     """What the command line said, by field name, and nothing else. UsageError where it cannot be read."""
-    said = vars(parser().parse_args(arguments))
+    chosen, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        raise UsageError(about_unknown(unknown))
+    said = vars(chosen)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+
+
+# Other words for the flags, as other tools and papers have them, and for some of their values.
+OTHER_NAMES = {
+    "--data": "dataset datasets datapath dataroot root input images imagedir imgdir traindir train csv",
+    "--arch": "model models modelname backbone network net architecture encoder basemodel",
+    "--strategy": "method methods strategies algorithm finetune finetuning mode approach transfer",
+    "--weights": "pretrained pretrain checkpoint ckpt init initweights pretrainedweights modelpath loadfrom",
+    "--seed": "seeds randomseed randomstate manualseed",
+    "--lr": "learningrate lrrate baselr initlr initiallr maxlr blr rate",
+    "--tune": "trials ntrials tuning hpo search sweep",
+    "--epochs": "numepochs nepochs maxepochs trainepochs numtrainepochs",
+    "--batch-size": "bs trainbatchsize batch imagespergpu",
+    "--grad-accum": "gradientaccumulation accumulate accumiter gradaccumsteps gradientaccumulationsteps",
+    "--opt": "optimizer optim",
+    "--warmup": "warmupepochs warmupsteps warmupratio lrwarmupepochs",
+    "--patience": "earlystopping earlystop earlystoppingpatience",
+    "--clip-grad": "clip gradclip maxnorm maxgradnorm clipgradnorm gradientclipval",
+    "--class-weights": "classweight weightedloss balanced reweight",
+    "--augment": "augmentation aug dataaugmentation autoaugment aa",
+    "--device": "gpu gpus cuda gpuid accelerator nogpu cpu",
+    "--amp": "precision fp16 bf16 mixedprecision halfprecision half dtype",
+    "--img-size": "imagesize inputsize size resolution cropsize traincropsize imsize",
+    "--folds": "kfold kfolds nfolds numfolds cv crossval crossvalidation k",
+    "--val-fraction": "valsplit valsize valratio valpercent validationsplit validation",
+    "--test-fraction": "testsplit testsize testratio testpercent",
+    "--metric": "metrics score monitor scoring",
+    "--path-col": "imagecol imagecolumn filecol filename filenamecol pathcolumn xcol",
+    "--label-col": "label labelcolumn targetcol target targets classcol ycol",
+    "--group-col": "group groups patient patientcol patientid groupcolumn subject subjectcol",
+    "--weight-decay": "l2reg decay l2regularization",
+    "--alpha": "lambda spalpha penalty regularization regstrength",
+    "--workers": "numworkers nworkers threads njobs nproc",
+    "--output-dir": "output outdir outputfolder savedir save savepath logdir workdir resultsdir dest",
+    "--overwrite": "force restart fresh clobber",
+    "--gradcam": "cam saliency heatmap",
+    "--predict": "inference infer eval evaluate evaluateonly test testonly",
+    "--run": "rundir runfolder",
+    "--help-all": "helpfull fullhelp helplong flags",
+}
+NO_FLAG = {  # what needs none
+    "resume": "the same command again goes on where it was",
+    "numclasses": "the classes are read from the data",
+    "nclasses": "the classes are read from the data",
+    "momentum": "--opt sgd has momentum 0.9",
+    "scheduler": "the learning rate follows a cosine to 0, see --warmup and --schedule-epochs",
+    "freeze": "--strategy lp trains the head alone",
+    "freezebackbone": "--strategy lp trains the head alone",
+    "freezelayers": "--strategy lp trains the head alone",
+}
+OTHER_VALUES = {
+    "strategy": {
+        "ft": "full fullft finetune finetuning fullfinetune fullfinetuning standard vanilla",
+        "lp": "linear linearprobe linearprobing probe probing frozen freeze head headonly featureextraction",
+        "lpft": "linearprobethenfinetune linearprobefinetune linearprobingthenfinetuning lpthenft",
+        "glf": "gradual gradualunfreezing unfreeze ulmfit lastfirst graduallastfirst",
+        "gfl": "firstlast gradualfirstlast",
+        "l1sp": "l1",
+        "l2sp": "l2 sp",
+        "autorgn": "rgn surgical surgicalfinetuning",
+    },
+    "weights": {"imagenet": "pretrained true yes default imagenet1k imagenet1kv1", "none": "random scratch false no"},
+    "device": {"cuda": "gpu", "cpu": "nogpu"},
+    "metric": {"auroc": "auc rocauc aucroc", "average_precision": "ap map prauc auprc", "macro_f1": "f1macro fscore"},
+}
+
+
+def bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def closest(word: str, names: Iterable[str], others: dict[str, str] | None = None) -> str:
+    """The name that was most likely meant, "" where none is near. others: name -> other words for it."""
+    spelled = {other: name for name, words in (others or {}).items() for other in words.split()}
+    spelled |= {bare(name): name for name in names}
+    near = difflib.get_close_matches(bare(word), spelled, n=1, cutoff=0.75)
+    return spelled[near[0]] if near else ""
+
+
+def did_you_mean(word: str, names: Iterable[str], others: dict[str, str] | None = None) -> str:
+    """ "; did you mean NAME?", or nothing."""
+    near = closest(word, names, others)
+    return f"; did you mean {near}?" if near else ""
+
+
+def about_unknown(unknown: list[str]) -> str:
+    """What is said of arguments that are no flags."""
+    names = [word.partition("=")[0] for word in unknown if re.match(r"-+[a-zA-Z]", word)]
+    if not names:
+        return f"{unknown[0]!r} belongs to no flag; did you mean --data {unknown[0]}?"
+    found = []
+    for name in dict.fromkeys(names):
+        if instead := NO_FLAG.get(bare(name)):
+            found.append(f"unknown flag {name}: {instead}")
+        else:
+            near = did_you_mean(name, [*helps(), "--help-all"], OTHER_NAMES)
+            found.append(f"unknown flag {name}{near or '; --help-all lists every flag'}")
+    return "; ".join(found)
 
 
 def make(said: dict, data: str | None = None) -> Settings:
@@ -298,19 +489,16 @@ def make(said: dict, data: str | None = None) -> Settings:
     return settings
 
 
-NAMED = {
-    name: [key for key, entry in strategies.STRATEGIES.items() if entry.paper is paper]
-    for name, paper in (("all", True), ("more", False))
-}
-
-
 def chosen_strategies(names: tuple[str, ...]) -> tuple[str, ...]:
     """Their keys, each once; those of NAMED in place of its names."""
-    try:
-        keys = [NAMED.get(name) or [strategies.strategy_key(name)] for name in names]
-    except ValueError as error:
-        raise UsageError(f"--strategy: {error}") from None
-    return tuple(dict.fromkeys(key for some in keys for key in some))
+    keys: list[str] = []
+    for name in names:
+        try:
+            keys += NAMED.get(name) or [strategies.strategy_key(name)]
+        except ValueError as error:
+            near = did_you_mean(name, strategies.STRATEGIES, OTHER_VALUES["strategy"])
+            raise UsageError(f"--strategy: {error}{near}") from None
+    return tuple(dict.fromkeys(keys))
 
 
 def check(settings: Settings) -> None:
@@ -335,9 +523,17 @@ def check(settings: Settings) -> None:
         if arch.startswith(models.TIMM):
             models.timm_config(arch)
     if unknown := [a for a in settings.arch if a not in known and not a.startswith(models.TIMM)]:
+        near = did_you_mean(unknown[0], known)
         close = [m for m in known if m[:3] == unknown[0][:3].lower()] or ["resnet50"]
-        raise UsageError(f"unknown --arch {', '.join(unknown)}; torchvision has {datasets.listing(close, most=12)}")
-    weights_of(settings)
+        has = f"torchvision has {datasets.listing(close, most=12)}"
+        raise UsageError(f"unknown --arch {', '.join(unknown)}{near or ';'} {has}")
+    if how.metric and how.metric not in metrics.METRICS:
+        near = did_you_mean(how.metric, metrics.METRICS, OTHER_VALUES["metric"])
+        raise UsageError(f"unknown --metric {how.metric}{near or '; it is one of ' + ', '.join(metrics.METRICS)}")
+    for source in weights_of(settings).values():
+        near = closest(source, ("imagenet", "none"), OTHER_VALUES["weights"])
+        if near not in ("", source) and not Path(source).exists():
+            raise UsageError(f"--weights {source}: no such file; did you mean {near}?")
 
 
 def weights_of(settings: Settings) -> dict[str, str]:
@@ -381,7 +577,10 @@ def on_this_machine(settings: Settings, settled: Callable[[dict], dict]) -> Sett
 
 def check_machine(device: str, amp: str, available: dict[str, bool]) -> None:
     kind = device.partition(":")[0]
-    if not available.get(kind):
+    if kind not in available:
+        near = did_you_mean(kind, available, OTHER_VALUES["device"])
+        raise UsageError(f"unknown --device {device}{near or '; it is one of auto, ' + ', '.join(available)}")
+    if not available[kind]:
         there = ", ".join(name for name in available if available[name])
         raise UsageError(f"--device {device}: this machine does not have it; it has {there}")
     features = ("avx512_bf16", "amx_tile")
@@ -425,6 +624,6 @@ def processor() -> str:
 
 def device_line(recipe: Recipe) -> str:
     device = recipe.device
-    threads = f"{torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() != 1)}"
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else threads
     return f"{device} ({name}), {'float32' if recipe.amp == 'off' else recipe.amp}"

@@ -458,8 +458,8 @@ def near_lines(
     tested = sum(split[i] == "test" for i, _, _ in found)
     parts = [f"{n} in {side}" for side, n in (("test", tested), ("val", len(found) - tested)) if n]
     names = listing(f"{index.paths[i]} ({split[i]}) ~ {index.paths[j]} ({split[j]}) {r:.3f}" for i, j, r in found)
-    many = f"{len(found)} images ({' and '.join(parts)}) are nearly the same as one in another split"
-    by = "correlation over 0.99 at 16 x 16 pixels; likely first"
+    many = f"{len(found)} images ({', '.join(parts)}) look like one in another split"
+    by = "correlation over 0.99 at 16 x 16 pixels, the highest first"
     look = "look at them: copies of one picture, or views of one patient, in two splits make results too good"
     return [f"{index.name}, {where}: {many} ({by}): {names}; {look}"]
 

@@ -37,8 +37,8 @@ class UndefinedMetric(ValueError):
 class Data(Protocol):
     """What the loop needs of a dataset. labels: (N,) int64 for "multiclass", (N, L) float32 0, 1 or nan
     (unknown) for "multilabel". rows: image numbers of "train", "val", "test". images(rows, device,
-    augment=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without augment as they
-    are."""
+    augment=name, flip=name, generator=draws): (B, 3, H, W) float32 on the device, normalised; without these
+    as they are."""
 
     task: str
     classes: int  # how many
@@ -76,23 +76,30 @@ def flag(default: object, help: str, **more: object) -> object:
 class Recipe:
     """How to train, the same for every strategy."""
 
-    epochs: int = flag(30, "in all, every stage of a strategy counted in")
-    batch_size: int = flag(32, "images a batch", short="-b")
-    grad_accum: int = flag(1, "batches an optimizer step")
+    epochs: int = flag(30, "epochs of a whole run", basic=True)
+    batch_size: int = flag(32, "images in a batch", short="-b", basic=True)
+    grad_accum: int = flag(1, "batches that make one optimizer step")
     opt: str = flag("adamw", "optimizer; sgd has momentum 0.9", choices=tuple(OPTIMIZERS))
-    warmup: float = flag(0.05, "share of steps before the cosine to 0", most=1)
-    schedule_epochs: int | None = flag(None, "length of the cosine in epochs (that of --epochs)")
-    patience: int = flag(0, "epochs without a better validation metric before the end; 0: no early stop", least=0)
-    clip_grad: float = flag(0.0, "largest norm of the gradient; 0: off")
-    class_weights: str = flag("none", "in the loss", choices=("none", "balanced"))
+    warmup: float = flag(0.05, "share of the steps in which the learning rate rises; then it falls to 0", most=1)
+    schedule_epochs: int | None = flag(None, "epochs in which the learning rate would fall to 0 (default: --epochs)")
+    patience: int = flag(0, "epochs without a better validation value after which a run ends; 0: never", least=0)
+    clip_grad: float = flag(0.0, "largest norm of the gradient; 0: any")
+    class_weights: str = flag("none", "weights of the classes in the loss", choices=("none", "balanced"))
     augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
     flip: str | None = flag(
-        None, "mirror images at random; both: left-right and up-down", choices=("none", "horizontal", "both")
+        None,
+        "mirror at random; both: upside down, too (horizontal, with --augment none none)",
+        choices=("none", "horizontal", "both"),
     )
-    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps", role="place")
-    amp: str = flag("auto", "bf16 on CUDA where it has it, else off", choices=("auto", *AMP))
-    compile: bool = flag(False, "torch.compile")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps", metavar="NAME", role="place")
+    amp: str = flag("auto", "precision; auto: bf16 on a GPU that has it, else off (float32)", choices=("auto", *AMP))
+    compile: bool = flag(False, "train through torch.compile")
     seed: int = 0  # of this run: head, order, augmentation, dropout
+
+    @property
+    def alters(self) -> bool:
+        """Whether a training image is another one each time."""
+        return self.augment != "none" or self.flip not in (None, "none")
 
     @property
     def where(self) -> torch.device:
@@ -274,7 +281,7 @@ class Features:
         self.task, self.classes, self.labels, self.rows = data.task, data.classes, data.labels, data.rows
         self._data, self._backbone, self._recipe = data, backbone, recipe
         self._place, self._table = np.full(len(data.labels), -1), None
-        for side in ("val", "train") if recipe.augment == "none" else ("val",):
+        for side in ("val",) if recipe.alters else ("val", "train"):
             self._keep(data.rows[side])
 
     def _keep(self, rows: np.ndarray) -> None:
@@ -283,7 +290,7 @@ class Features:
             part = rows[start : start + size]
             found = self._features(part, device)
             if self._table is None:
-                many = sum(map(len, self.rows.values())) if self._recipe.augment == "none" else len(self.rows["val"])
+                many = len(self.rows["val"]) if self._recipe.alters else sum(map(len, self.rows.values()))
                 if many * found[0].nbytes > FEATURE_BYTES:
                     return
                 self._table, self._kept = found.new_empty(many, *found.shape[1:]), 0
@@ -299,7 +306,7 @@ class Features:
     def images(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
         """(B, ...) features of images, as the head takes them."""
         places = self._place[rows]
-        if augmentation.get("augment", "none") != "none" or (places < 0).any():
+        if (augmentation and self._recipe.alters) or (places < 0).any():
             return self._features(rows, device, **augmentation)
         return self._table[torch.as_tensor(places, device=device)]
 

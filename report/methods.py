@@ -28,12 +28,15 @@ from report.wording import (
 )
 
 AUGMENTATION = {
-    "none": "No augmentation was used.",
-    "light": "Training images were flipped horizontally with probability 0.5, shifted by at most 5 % of "
-    "their side, and changed in brightness and contrast by at most 10 %.",
-    "strong": "Training images were flipped horizontally with probability 0.5, shifted by at most 10 % of "
-    "their side, scaled by at most 15 %, rotated by at most 15 degrees, and changed in brightness and "
-    "contrast by at most 20 %.",
+    "none": "",
+    "light": "shifted by at most 5 % of their side, and changed in brightness and contrast by at most 10 %",
+    "strong": "shifted by at most 10 % of their side, scaled by at most 15 %, rotated by at most 15 degrees, "
+    "and changed in brightness and contrast by at most 20 %",
+}
+FLIP = {
+    "none": "",
+    "horizontal": "flipped horizontally with probability 0.5",
+    "both": "flipped horizontally and vertically with probability 0.5 each",
 }
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD with momentum 0.9"}
 TESTS = {
@@ -196,7 +199,18 @@ def preprocessing_text(experiment: Experiment) -> str:
         mean, std = (" / ".join(f"{x:.4g}" for x in found) for found in (experiment.mean, experiment.std))
         scaled = "Channels, scaled to 0..1, were normalised"
         parts.append(f"{scaled} by mean {mean} and standard deviation {std}.")
-    return " ".join(filter(None, [*parts, AUGMENTATION.get(settings.get("augment"))]))
+    return " ".join(filter(None, [*parts, augmentation_text(experiment)]))
+
+
+def augmentation_text(experiment: Experiment) -> str:
+    """Empty where it is not known or the runs differ. Without --flip, and before there was one, images were
+    flipped from left to right where they were augmented."""
+    augment = experiment.settings.get("augment")
+    if augment not in AUGMENTATION or any(text.startswith("flip:") for text in experiment.differ):
+        return ""
+    flip = experiment.settings.get("flip", "none" if augment == "none" else "horizontal")
+    how = ", ".join(filter(None, [FLIP.get(flip, ""), AUGMENTATION[augment]]))
+    return f"Training images were {how}." if how else "No augmentation was used."
 
 
 def strategies_text(experiment: Experiment) -> str:
@@ -216,7 +230,7 @@ def strategy_text(row: Row) -> str:
     penalty += f", beta {beta:g}" if penalty and is_set(beta) else ""
     early = [f"{n} of {several(row.done, 'run')} in stage {stage}" for stage, n in row.early.items()]
     scored = f"scored by a checkpoint from before the last stage: {spoken(early)}" if early else ""
-    return "; ".join(filter(None, [row.sentence, stages_text(row), rate, penalty, scored]))
+    return "; ".join(filter(None, [row.sentence, *row.settings, stages_text(row), rate, penalty, scored]))
 
 
 def stages_text(row: Row) -> str:
@@ -273,7 +287,7 @@ def training_text(experiment: Experiment) -> str:
         parts.append(f"the learning rate followed a cosine{schedule_text(settings)}")
         patience = settings.get("patience")
         early = f", with an early stop after {patience} epochs without a gain" if is_set(patience) else ""
-        parts.append(f"every strategy had {epochs} epochs in all, its stages counted in{early}")
+        parts.append(f"every strategy had {several(epochs, 'epoch')} in all, its stages counted in{early}")
     if batch := settings.get("batch_size"):
         batches = settings.get("grad_accum") or 1
         accumulated = f" with gradients accumulated over {batches} batches" if batches > 1 else ""
@@ -292,7 +306,7 @@ def training_text(experiment: Experiment) -> str:
 
 def schedule_text(settings: dict[str, object]) -> str:
     epochs, warmup = settings.get("schedule_epochs"), settings.get("warmup")
-    text = f" over the length of {epochs} epochs" if is_set(epochs) else ""
+    text = f" over the length of {several(epochs, 'epoch')}" if is_set(epochs) else ""
     rise = "after a linear warm-up over the first"
     return text + (f" {rise} {warmup * 100:g} % of the steps" if is_set(warmup) else "")
 

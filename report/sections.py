@@ -167,7 +167,7 @@ def results_table(experiment: Experiment) -> Html:
     metric, other = metrics.label(experiment.metric), metrics.label(experiment.second)
     columns = ["Strategy", metric, "Beside the best", "Runs", other, "Validation (chose the epoch)"]
     groups = [("", 1), ("Test", 4), ("", 1), ("Budget", len(budget) + 1)]
-    runs = "± standard deviation over runs (seeds, folds)"
+    runs = "± standard deviation over runs (seeds, folds); minutes are wall time, steps do not depend on the machine"
     over = f": mean over runs [95 % interval over {plural(experiment.group_kind)}] {runs}"
     caption = join([heading_of(experiment), over])
     return table(caption, [*columns, *budget, BUDGET[-1]], body, groups=groups, class_="results")
@@ -218,7 +218,13 @@ def verdict_cell(pair: Pair | None) -> Cell:
     symbol = tag("span", SYMBOL[pair.verdict], class_="symbol", title=pair.verdict)
     difference = tag("b", number(pair.difference, sign=True))
     around = tag("span", interval(pair.low, pair.high, sign=True), class_="ci")
-    return td(join([symbol, difference, around], " "), class_=verdict_class(pair.verdict))
+    adjusted = tag("span", f"p {p_value(pair.p_holm)}, Holm", class_="ci") if alone(pair) else None
+    return td(join([symbol, difference, around, adjusted], " "), class_=verdict_class(pair.verdict))
+
+
+def alone(pair: Pair) -> bool:
+    """Whether the pair's own interval excludes 0, and the verdict for all pairs says nothing."""
+    return pair.verdict == "not separable" and (pair.low > 0 or pair.high < 0)
 
 
 def pair_table(experiment: Experiment) -> Html:
@@ -285,14 +291,17 @@ def metrics_table(experiment: Experiment) -> Html:
     strategies = [row.strategy for row in rows]
     body = [[name, *cells] for name, *cells in zip(strategies, *columns, strict=True)]
     some = "(n) where a metric is undefined in some of the runs"
-    caption = f"Every metric on test, mean ± standard deviation over runs; {some}"
+    over = f"[95 % interval over {plural(experiment.group_kind)}] ± standard deviation over runs"
+    caption = f"Every metric on test, mean {over}; {some}"
     caption += f". {calls_text(experiment)}" if calls_text(experiment) else ""
     return table(caption, ["Strategy", *map(metrics.label, names)], body)
 
 
 def metric_cell(found: Estimate, tint: float | None, runs: int) -> Cell:
     some = beside(found) + (f" (n = {found.n})" if 0 < found.n < runs else "")
-    return td(number(found.mean), " ", aside(plus_minus(found.sd) + some), tint=tint)
+    around = tag("span", interval(found.low, found.high), class_="ci") if known(found.low) else None
+    parts = [number(found.mean), around, aside(plus_minus(found.sd) + some)]
+    return td(join([part for part in parts if part is not None and plain(part)], " "), tint=tint)
 
 
 def per_class_tables(experiment: Experiment) -> list[Html]:

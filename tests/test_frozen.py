@@ -127,7 +127,7 @@ class Net(nn.Module):
         return self.fc(torch.relu(self.bn2(self.b(x))).mean(dim=(2, 3)))
 
 
-def trained(folder, strategy, augment, monkeypatch=None, epochs=4, stop=None):
+def trained(folder, strategy, augment, monkeypatch=None, epochs=4, stop=None, **how):
     """(model, log, images handed to a forward pass) of a run; with monkeypatch by the plain loop."""
     if monkeypatch:
         monkeypatch.setattr(train, "split_at_head", lambda model: None)
@@ -147,10 +147,10 @@ def trained(folder, strategy, augment, monkeypatch=None, epochs=4, stop=None):
         if len(log) == stop:
             raise KeyboardInterrupt
 
-    recipe = train.Recipe(epochs=epochs, batch_size=8, augment=augment, **CPU)
-    how = {"metric": data.index.metric, "judge": judge_of(data), "after_epoch": after}
+    recipe = train.Recipe(epochs=epochs, batch_size=8, augment=augment, **how, **CPU)
+    what = {"metric": data.index.metric, "judge": judge_of(data), "after_epoch": after}
     with contextlib.suppress(KeyboardInterrupt):
-        train.run(model, plan, counting(), run, recipe, **how)
+        train.run(model, plan, counting(), run, recipe, **what)
     return model, log, sum(asked)
 
 
@@ -172,6 +172,7 @@ def test_features_are_computed_once_a_stage(tmp_path):
     assert trained(tmp_path / "a", "lp", "none")[2] == train_rows + val_rows
     assert trained(tmp_path / "b", "lp", "light")[2] == 4 * train_rows + val_rows
     assert trained(tmp_path / "c", "ft", "light")[2] == 4 * (train_rows + val_rows)
+    assert trained(tmp_path / "d", "lp", "none", flip="horizontal")[2] == 4 * train_rows + val_rows
 
 
 def test_where_features_would_not_fit_they_are_computed_anew(tmp_path, monkeypatch):

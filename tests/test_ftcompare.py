@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from toys import ARCH, SMALL, half_trained, predictions, read, settings_of
+from toys import ARCH, CPU, SMALL, Toy, half_trained, predictions, read, settings_of, toy_data
 
 import datasets
+import dryrun
 import ftcompare
 import models
 import runs
+import splits
 import strategies
+import train
 from report import analysis
 
 PAPER = {key: entry for key, entry in strategies.STRATEGIES.items() if entry.paper}  # what "all" means
@@ -49,9 +52,8 @@ def test_a_run_folder_is_complete_and_its_numbers_follow_from_its_predictions(sw
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
     folder = swept[0] / "demo-tiny" / ARCH / key / "seed0-fold0"
-    files = {"config.json", "log.csv", "last.pt", "best.pt", "predictions.csv", "metrics.json"}
-    assert files <= {f.name for f in folder.iterdir()}
-    assert (folder / "ratios.csv").exists() == (key == "autorgn")
+    files = {"config.json", "log.csv", "best.pt", "predictions.csv", "metrics.json", "hardest.npz", ".lock"}
+    assert {f.name for f in folder.iterdir()} == files | ({"ratios.csv"} if key == "autorgn" else set())
     result = json.loads((folder / "metrics.json").read_text())
     classes = json.loads((folder / "config.json").read_text())["settings"]["classes"]
     for split in ("val", "test"):
@@ -232,11 +234,158 @@ def test_a_run_that_diverges_is_said_and_the_others_go_on(folder, tmp_path, run)
 
 
 def test_dry_run_trains_nothing(folder, tmp_path, run):
-    code, out, _ = run(
-        "--data", folder, *SMALL, "--epochs", "3", "--seed", "0", "1", "--dry-run", "--output-dir", tmp_path
-    )
-    assert code == 0 and "16 runs: at most" in out and "GB of checkpoints" in out
+    arguments = ["--data", folder, *SMALL, "--epochs", "3", "--seed", "0", "1", "--output-dir", tmp_path]
+    code, out, _ = run(*arguments, "--dry-run")
+    assert code == 0 and "\n16 runs: about" in out and "nothing was trained" in out
+    table = re.findall(r"^  (\S+) +2 +0 +\S+ (?:s|min|h) +\S+ (?:s|min|h)$", out, re.MULTILINE)
+    assert table == [entry.name for entry in strategies.STRATEGIES.values() if entry.paper]
     assert not list(tmp_path.glob("*/*/*/*/config.json"))
+
+
+def no_timing(monkeypatch):
+    """An epoch of FT takes 10 ms an image, others 1, scoring 0.1 s; a model has 10 MB, 30 more while it trains."""
+    asked = []
+
+    def measure(model, plan, data, recipe, batches):
+        asked.append((plan.strategy, batches))
+        later = {"ft": 0.010}.get(plan.strategy, 0.001)
+        epochs = [plan.epochs] if len(plan.stages) == 1 else [1] * len(plan.stages)
+        return dryrun.Measured([(later, later)] * len(plan.stages), epochs, 0.1, 10**7, 3 * 10**7)
+
+    monkeypatch.setattr(dryrun, "measure", measure)
+    return asked
+
+
+def test_a_dry_run_counts_what_is_left_by_strategy_trials_and_disk(folder, tmp_path, run, monkeypatch):
+    """60 images: 42 train, 6 validate, 12 test, as is printed. A trial splits the 42."""
+    monkeypatch.setattr("report.figures.available", lambda: False)
+    groups = ["--group-regex", "^(p[dl]\\d+)_"]
+    small = ["--data", folder, *SMALL, *groups, "--output-dir", tmp_path, "--epochs", "2", "--strategy", "ft", "lp"]
+    assert run(*small, "--seed", "0", "--strategy", "lp")[0] == 0
+    asked = no_timing(monkeypatch)
+    code, out, err = run(*small, "--seed", "0", "1", "2", "--dry-run")
+    assert code == 0, err
+    for side, images in (("train", 42), ("val", 6), ("test", 12)):
+        assert re.search(rf"^  {side} +{images} images", out, re.MULTILINE), out
+    # a batch of 16 takes 0.16 s, so that two are timed; the first of all warms up
+    assert asked == [("ft", 1), ("ft", 1), ("ft", 2), ("lp", 2)]
+    ft, lp = 2 * 42 * 0.010 + 18 * 0.1, 2 * 42 * 0.001 + 18 * 0.1  # 2.640 s and 1.884 s
+    assert re.search(rf"^  FT +3 +0 +{ft:.0f} s +{3 * ft:.0f} s$", out, re.MULTILINE), out
+    assert re.search(rf"^  LP +3 +1 +{lp:.0f} s +{2 * lp:.0f} s$", out, re.MULTILINE), out
+    assert f"5 of 6 runs: about {3 * ft + 2 * lp:.0f} s," in out
+    assert "disk: 50.0 MB of checkpoints, 0.1 MB of decoded pixels, 30.0 MB more while a run trains" in out
+    assert "disk: 100.0 MB of" in run(*small, "--seed", "0", "1", "2", "--dry-run", "--keep-last")[1]
+    assert "6 runs: about" in run(*small, "--seed", "0", "1", "2", "--dry-run", "--overwrite")[1]
+    out = run(*small[:-3], "--strategy", "ft", "--seed", "3", "4", "--tune", "2", "--dry-run")[1]
+    inner = splits_inside(folder, groups)
+    trial = 2 * inner["train"] * 0.010 + inner["val"] * 0.1
+    assert sum(inner.values()) == 42
+    assert re.search(rf"^  FT +2 +0 +3 s +{2 * ft + 2 * trial:.0f} s$", out, re.MULTILINE), out
+    assert "note: 2 trials of --tune for each strategy and fold are in it" in out
+
+
+def splits_inside(folder, groups):
+    """Images by side of what --tune splits inside fold 0."""
+    settings = settings_of("--data", folder, *groups)
+    index = datasets.load_index(str(folder), options=settings.options)
+    sides = splits.make_splits(index, [], seed=0, val_fraction=0.15, test_fraction=0.2)[0]
+    inner = splits.nested_split(index, sides, [], seed=0, val_fraction=0.15)
+    return {side: int((inner == side).sum()) for side in ("train", "val")}
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "nowhere.pth"])
+def test_a_dry_run_needs_no_weights_and_downloads_none(weights, folder, tmp_path, run, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: pytest.fail("a dry run downloads"))
+    no_timing(monkeypatch)
+    small = ["--data", folder, *SMALL, "--strategy", "ft", "--output-dir", tmp_path / "runs", "--epochs", "1"]
+    state = tmp_path / "there.pth"
+    torch.save(models.new_model(ARCH).state_dict(), state)
+    code, out, err = run(*small, "--weights", weights, "--dry-run")
+    missing = "not here; the sweep downloads them (5 MB)" if weights == "imagenet" else "no file nowhere.pth is here"
+    assert code == 0 and f"weights of {ARCH}: {missing}" in out and "\n1 run: about" in out, err
+    assert run(*small, "--weights", state)[0] == 0
+    code, out, _ = run(*small, "--weights", weights, "--dry-run")  # all but the weights is compared
+    assert code == 0 and "\n0 of 1 run: about 0 s" in out
+    code, _, err = run(*small, "--weights", weights, "--lr", "0.5", "--dry-run")
+    assert code == 2 and "lr: 0.0001 there, 0.5 now" in err and "weights_sha256" not in err
+
+
+def test_weights_that_are_there_are_checked_by_a_dry_run_too(folder, tmp_path, run):
+    torch.save({"conv.weight": torch.ones(1)}, tmp_path / "other.pth")
+    arguments = ["--data", folder, *SMALL, "--weights", tmp_path / "other.pth", "--output-dir", tmp_path / "runs"]
+    code, _, err = run(*arguments, "--dry-run")
+    assert code == 2 and "backbone tensors" in err
+
+
+class Clock:
+    """perf_counter() that only what is counted moves on."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(ftcompare.time, "perf_counter", self.read)
+
+    def read(self):
+        self.now += 1e-12  # a rate is not divided by 0
+        return self.now
+
+
+def test_each_stage_is_timed_as_what_it_trains(monkeypatch):
+    """A clock that counts parameters stepped: 10 of Toy's head, 130 of all, in three batches of eight; an image of
+    validation takes 1, as each that is scored."""
+    clock, step, infer = Clock(monkeypatch), train.step, train.infer
+
+    def counted(net, plan, *rest):
+        clock.now += sum(p.numel() for p in net.parameters() if p.requires_grad)
+        return step(net, plan, *rest)
+
+    def scored(net, data, rows, *rest):
+        clock.now += len(rows)
+        return infer(net, data, rows, *rest)
+
+    monkeypatch.setattr(train, "step", counted)
+    monkeypatch.setattr(train, "infer", scored)
+    head, whole = (3 * 10 + 8) / 24, (3 * 130 + 8) / 24  # of 24 images, with as many of validation as there are
+    expected = {"ft": [whole], "lp": [head], "lpft": [head, whole], "glf": [head, whole], "l2sp": [whole]}
+    epochs = {"ft": [5], "lp": [5], "lpft": [3, 2], "glf": [3, 2], "l2sp": [5]}
+    for key, stages in expected.items():
+        model = Toy()
+        plan = strategies.make_plan(key, model, epochs=5)
+        recipe = train.Recipe(epochs=5, batch_size=8, **CPU)
+        found = dryrun.measure(model, plan, toy_data(40), recipe, batches=3)
+        assert [second for stage in found.stages for second in stage] == pytest.approx(
+            [seconds for seconds in stages for _ in range(2)], abs=1e-6
+        )
+        assert found.epochs == epochs[key] and found.scoring == pytest.approx(1, abs=1e-6)
+        state = sum(t.numel() * t.element_size() for t in model.state_dict().values())  # 138 + 8 float32, one int64
+        assert found.finished == state == 4 * 138 + 8 and found.training == state + 2 * 4 * 130
+
+
+def test_a_sample_has_as_large_a_share_of_validation(monkeypatch):
+    data = toy_data(40)  # 24 train, 8 validate
+    for batches, size, train_images, val_images in ((1, 6, 6, 2), (2, 6, 12, 4), (9, 6, 24, 8), (1, 1, 1, 1)):
+        part = dryrun.sample(data, batches, size)
+        assert [len(part.rows[side]) for side in ("train", "val", "test")] == [train_images, val_images, 0]
+
+
+def test_the_seconds_of_a_run_by_hand():
+    cost = dryrun.Measured([(0.2, 0.1), (0.5, 0.4), (9.0, 9.0)], [3, 1, 0], scoring=0.01, finished=1, training=1)
+    assert cost.seconds({"train": 100, "val": 20, "test": 30}) == pytest.approx(40 + 50 + 0.5)
+    assert cost.seconds({"train": 10, "val": 20, "": 7}) == pytest.approx(4 + 5 + 0.2)
+
+
+def test_a_long_epoch_says_a_line_a_minute_off_a_terminal(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    progress = ftcompare.Progress(cells=1, epochs=2)
+    for number in range(1, 151):  # a step a second
+        clock.now += 1
+        progress.step(number, 150, 32.0)
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["    step 60/150, 32 images/s", "    step 120/150, 32 images/s"]
+    progress.line("an epoch's line")
+    clock.now += 59
+    progress.step(1, 150, 32.0)
+    assert capsys.readouterr().out == "an epoch's line\n"
 
 
 def test_show_blocks_prints_the_map(run):

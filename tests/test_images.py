@@ -106,7 +106,7 @@ def test_16_bit_greyscale_is_scaled_and_not_clipped(tmp_path, write):
     pixels = pixels_of(write(tmp_path / "x.img", values))
     np.testing.assert_array_equal(pixels, np.round(values / 257))  # 65535 = 255 * 257
     assert pixels[0, :4].tolist() == [0, 1, 1, 255]
-    assert decode_image(tmp_path / "x.img", 8)[1] == 65535
+    assert decode_image(tmp_path / "x.img", 8)[1].largest == 65535
 
 
 @pytest.mark.parametrize("write", [png, tiff, lambda file, values: tiff(file, values, ">")])
@@ -737,7 +737,7 @@ def test_two_processes_build_at_once(tmp_path):
     assert sums == [sum(int(noise(8, 8, seed=k).sum()) for k in range(5))] * 2
     (folder,) = (tmp_path / "cache").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["pixels.json", "pixels.npy"]
-    assert json.loads((folder / "pixels.json").read_text())["bad"] == []
+    assert json.loads((folder / "pixels.json").read_text())["meta"]["bad"] == []
 
 
 def test_warnings_of_the_process_are_left_as_they_were(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def scored_run(folder, data, best=1, rule="youden"):
     model, plan, run = toy_training(folder, data=data, judge=judge, epochs=3)
     cell = ftcompare.Cell("toy", "toy", "ft", 0, 0)
     recipe = train.Recipe(epochs=3, batch_size=8, **CPU)
-    result = ftcompare.score(cell, model, plan, data, run, recipe, rule)
+    result = ftcompare.score(cell, model, plan, data, run, recipe, rule, keep_last=False)
     rows = predictions(run.path)
     return result, run, {side: [r for r in rows if r["split"] == side] for side in ("val", "test")}
 

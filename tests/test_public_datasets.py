@@ -224,7 +224,7 @@ def test_one_more_dataset_goes_from_help_to_the_page(tmp_path, train, run, monke
     for title, parts in list(settings.GROUPS.items()):
         with_side = [layouts.WithSide if part is datasets.Options else part for part in parts]
         monkeypatch.setitem(settings.GROUPS, title, with_side)
-    assert "eyes: one side (both)" in " ".join(settings.parser().format_help().split())
+    assert "eyes: one side (default: both)" in " ".join(settings.help_page(everything=True).split())
     code, _, err, _ = train("eyes", data_dir, "--side", "left")
     assert code == 0, err
     folder = tmp_path / "runs" / "eyes-left" / "resnet18" / "autorgn" / "seed0-fold0"

@@ -21,9 +21,11 @@ import runs
 
 
 def test_a_finished_run_whose_logs_end_early_gets_its_rows_back(folder, tmp_path, run):
+    """Where last.pt was kept, as every run once did."""
     arguments = ["--data", folder, *SMALL, "--strategy", "autorgn", "--epochs", "2", "--output-dir", tmp_path]
-    assert run(*arguments)[0] == 0
+    assert run(*arguments, "--keep-last")[0] == 0
     cell = next(tmp_path.glob("*/*/autorgn/*/metrics.json")).parent
+    assert runs.RunFolder(cell).load("last.pt")["optimizer"] is None
     whole = {name: (cell / name).read_text() for name in ("log.csv", "ratios.csv")}
 
     def cut(name):  # as an earlier version left it
@@ -36,14 +38,45 @@ def test_a_finished_run_whose_logs_end_early_gets_its_rows_back(folder, tmp_path
         code, out, _ = run(*arguments)
         assert code == 0 and "done before" in out
         assert {name: (cell / name).read_text() for name in whole} == whole
-    (cell / "last.pt").unlink()  # as --tune does: there is nothing to write them from
+    (cell / "last.pt").unlink()  # there is nothing to write them from
     cut("log.csv")
     assert run(*arguments)[0] == 0 and [r["epoch"] for r in read(cell / "log.csv")] == ["1"]
 
 
+def test_last_pt_goes_when_a_run_is_done_and_nothing_asks_for_it(folder, tmp_path, run):
+    """Found done, reported, predicted from; no flag about it makes another run of it."""
+    arguments = ["--data", folder, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path / "runs"]
+    assert run(*arguments)[0] == 0
+    cell = next(tmp_path.glob("runs/*/*/lp/*/metrics.json")).parent
+    before = {file.name: file.stat().st_mtime_ns for file in cell.iterdir() if file.name != ".lock"}
+    assert "last.pt" not in before and "best.pt" in before
+    for more in ((), ("--keep-last",)):
+        code, out, err = run(*arguments, *more)
+        assert code == 0 and "done before" in out, err
+    assert run("--report", tmp_path / "runs")[0] == 0
+    assert run("--predict", folder, "--run", cell, "--out", tmp_path / "p.csv")[0] == 0
+    assert {file.name: file.stat().st_mtime_ns for file in cell.iterdir() if file.name != ".lock"} == before
+
+
+def test_last_pt_is_there_until_metrics_json_is(folder, tmp_path, run, monkeypatch):
+    arguments = ["--data", folder, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path]
+    finish = runs.RunFolder.finish
+
+    def killed(self, result):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.RunFolder, "finish", killed)
+    assert run(*arguments)[0] == 130
+    (cell,) = (file.parent for file in tmp_path.glob("*/*/lp/*/last.pt"))
+    monkeypatch.setattr(runs.RunFolder, "finish", finish)
+    assert run(*arguments)[0] == 0
+    assert (cell / "metrics.json").is_file() and not (cell / "last.pt").exists()
+    assert [row["epoch"] for row in read(cell / "log.csv")] == ["1"]
+
+
 @pytest.mark.parametrize("left", ["last.pt", "best.pt", "metrics.json"])
 def test_what_is_left_of_a_run_without_its_settings_is_not_gone_on_with(folder, tmp_path, run, left):
-    small = ["--data", folder, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path]
+    small = ["--data", folder, *SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path, "--keep-last"]
     assert run(*small)[0] == 0
     cell = next(tmp_path.glob("*/*/lp/*/metrics.json")).parent
     for file in cell.iterdir():

@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT
 from toys import ARCH, SMALL, Toy, settings_of
 
+import metrics
 import settings
 import strategies
 import train
@@ -15,18 +16,28 @@ import train
 BAD = [
     (["--report", "runs", "--predict", "new"], "--report stands alone"),
     (["--report", "nowhere"], "nowhere is no folder"),
+    (["--report", "runs", "--metric", "auroc", "--alpha", "1"], "--report stands alone"),
+    (["--report", "runs", "--metric", "auroc", "--alpha", "1"], "leave out --alpha, --metric"),
+    (
+        ["--data", "demo-tiny", "--strategy", "ft", "lp", "--alpha", "1"],
+        "--alpha: none of the chosen strategies (FT, LP)",
+    ),
+    (["--data", "demo-tiny", "--strategy", "l1sp", "--rgn-every", "1"], "--rgn-every: none of the chosen strategies"),
     (["--run", "runs/x"], "--run and --out go with --predict or --export"),
     (["--data", "demo-tiny", "--export", "m.pt2", "--run", "r"], "--export use a finished run (--run), not --data"),
     (["--export", "m.pt2", "--run", "nowhere"], "nowhere: no such run folder"),
     (["--data", "demo-tiny", "--strategy", "lpfft"], "unknown strategy 'lpfft'; choose from ft, lp, glf"),
-    (["--data", "demo-tiny", "--arch", "resnet5000"], "unknown --arch resnet5000; torchvision has resnet"),
+    (
+        ["--data", "demo-tiny", "--arch", "resnet5000"],
+        "unknown --arch resnet5000; did you mean resnet50? torchvision has resnet",
+    ),
     (["--data", "demo-huge"], "neither a file or folder nor a dataset"),
     (["--data", "no/such/place"], "neither a file or folder nor a dataset; the datasets are"),
     (["--data", "demo-tiny", "--epochs", "0"], "'0' is not a whole number of 1 or more"),
     (["--data", "demo-tiny", "--lr", "nan"], "'nan' is not a number of 0 or more"),
     (["--data", "demo-tiny", "-b", "1"], "BatchNorm cannot normalise a single image"),
     (["--data", "demo-tiny", "--threshold", "high"], "--threshold high"),
-    (["--data", "demo-tiny", "--opt", "lion"], "invalid choice: 'lion'"),
+    (["--data", "demo-tiny", "--opt", "lion"], "'lion' is none of adamw, adam, sgd"),
     (["--data", "demo-tiny", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
     (["--data", "demo-tiny", "--metric", "acuracy"], "unknown --metric acuracy"),
     (["--data", "demo-tiny", "--resize", "16"], "--resize 16 is smaller than --img-size 32"),
@@ -36,18 +47,133 @@ BAD = [
         ["--data", "demo-tiny", "--strategy", "lpft", "--stage-shares", "1", "2", "3"],
         "2 stages, but stage_shares has 3",
     ),
-    (["--data", "demo-tiny", "--data-dirr", "x"], "unrecognized arguments"),
+    (["--data", "demo-tiny", "--data-dirr", "x"], "unknown flag --data-dirr; did you mean --data-dir?"),
     ([], "say what to train on"),
     (["--data", "cholect50", "--arch", "resnet50", "--strategy", "autorgn"], "cholect50"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a) or "nothing" for a, _ in BAD])
+# What people type who know other tools: the flag or value that they meant.
+MEANT = [
+    (["--model", "resnet18"], "unknown flag --model; did you mean --arch?"),
+    (["--backbone=resnet18"], "unknown flag --backbone; did you mean --arch?"),
+    (["--method", "ft"], "unknown flag --method; did you mean --strategy?"),
+    (["--learning-rate", "1e-3"], "unknown flag --learning-rate; did you mean --lr?"),
+    (["--learning_rate=1e-3"], "unknown flag --learning_rate; did you mean --lr?"),
+    (["--lr-rate", "1e-3"], "unknown flag --lr-rate; did you mean --lr?"),
+    (["-lr", "1e-3"], "unknown flag -lr; did you mean --lr?"),
+    (["--batchsize", "8"], "unknown flag --batchsize; did you mean --batch-size?"),
+    (["--batch_size", "8"], "unknown flag --batch_size; did you mean --batch-size?"),
+    (["--optimizer", "sgd"], "unknown flag --optimizer; did you mean --opt?"),
+    (["--num-epochs", "3"], "unknown flag --num-epochs; did you mean --epochs?"),
+    (["--k-folds", "3"], "unknown flag --k-folds; did you mean --folds?"),
+    (["--gpu", "0"], "unknown flag --gpu; did you mean --device?"),
+    (["--pretrained"], "unknown flag --pretrained; did you mean --weights?"),
+    (["--image-size", "32"], "unknown flag --image-size; did you mean --img-size?"),
+    (["--num-classes", "4"], "unknown flag --num-classes: the classes are read from the data"),
+    (["--resume"], "unknown flag --resume: the same command again goes on where it was"),
+    (["--qwertz"], "unknown flag --qwertz; --help-all lists every flag"),
+    (["--model", "x", "--method", "y"], "did you mean --arch?; unknown flag --method; did you mean --strategy?"),
+    (["--strategy", "linear-probe"], "unknown strategy 'linear-probe'"),
+    (["--strategy", "linear-probe"], "did you mean lp?"),
+    (["--strategy", "Linear_Probing"], "did you mean lp?"),
+    (["--strategy", "full"], "did you mean ft?"),
+    (["--strategy", "ft", "finetune"], "did you mean ft?"),
+    (["--strategy", "fine-tuning"], "did you mean ft?"),
+    (["--strategy", "lpfft"], "did you mean lpft?"),
+    (["--strategy", "l3-sp"], "did you mean l"),
+    (["--arch", "ResNet-18"], "unknown --arch ResNet-18; did you mean resnet18? torchvision has resnet"),
+    (["--arch", "efficientnet-b0"], "did you mean efficientnet_b0?"),
+    (["--opt", "AdamW"], "'AdamW' is none of adamw, adam, sgd; did you mean adamw?"),
+    (["--metric", "auc"], "unknown --metric auc; did you mean auroc?"),
+    (["--metric", "f1-macro"], "unknown --metric f1-macro; did you mean macro_f1?"),
+    (["--weights", "pretrained"], "--weights pretrained: no such file; did you mean imagenet?"),
+    (["--weights", "random"], "did you mean none?"),
+    (["--device", "gpu"], "unknown --device gpu; did you mean cuda?"),
+    (["--epochs"], "--epochs needs a value: epochs of a whole run (default: 30; demo: 10)"),
+    (["--arch", "--epochs", "3"], "--arch needs a value: torchvision models"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MEANT, ids=[" ".join(a) for a, _ in MEANT])
+def test_what_was_meant_is_said(arguments, message, tmp_path, run):
+    code, _, err = run("--data", "demo-tiny", *arguments, "--output-dir", tmp_path / "runs")
+    assert code == 2 and message in err and err.count("\n") == 1, err
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("config.json"))
+
+
+def test_a_path_without_its_flag_is_asked_for_data(run):
+    assert run("my_images/")[2] == "ftcompare: 'my_images/' belongs to no flag; did you mean --data my_images/?\n"
+
+
+def test_l2_sp_in_any_spelling_is_the_strategy():
+    for name in ("l2-sp", "L2-SP", "l2_sp", "l2sp"):
+        assert settings_of("--data", "demo-tiny", "--strategy", name).strategy == ("l2sp",)
+
+
+def test_other_names_lead_to_flags_that_there_are_and_hide_none():
+    flags, bare = settings.helps(), {settings.bare(name) for name in settings.helps()}
+    others = [word for words in settings.OTHER_NAMES.values() for word in words.split()]
+    assert {*settings.OTHER_NAMES} - {"--help-all"} <= {*flags}
+    assert len(others) == len({*others}) and not {*others, *settings.NO_FLAG} & bare
+    assert not {*others} & {*settings.NO_FLAG} and all(word == settings.bare(word) for word in others)
+    known = {"strategy": strategies.STRATEGIES, "metric": metrics.METRICS}
+    for flag, names in settings.OTHER_VALUES.items():
+        assert {*names} <= {*known.get(flag, names)}, flag
+        assert not {settings.bare(name) for name in known.get(flag, ())} & {
+            word for words in names.values() for word in words.split()
+        }
+
+
+def help_of(run, monkeypatch, *flags, columns="80"):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as ended:
+        run(*flags)
+    assert ended.value.code == 0
+
+
+def test_help_is_one_screen_and_help_all_has_every_flag_once(run, monkeypatch, capsys):
+    pages = {}
+    for flag in ("-h", "--help", "--help-all"):
+        help_of(run, monkeypatch, flag)
+        pages[flag] = capsys.readouterr().out
+    assert pages["-h"] == pages["--help"]
+    lines = pages["--help"].splitlines()
+    assert len(lines) <= 45 and max(map(len, lines)) <= 80
+    shown, every = (
+        re.findall(r"^  (?:-h, )?(--[\w-]+)", pages[flag], re.MULTILINE) for flag in ("--help", "--help-all")
+    )
+    assert sorted(every) == sorted([*settings.helps(), "--help", "--help-all", "--version"]) and {*shown} < {*every}
+    assert {"--data", "--strategy", "--group-regex", "--dry-run", "--report", "--help-all"} <= {*shown}
+    assert not any(name.startswith(("--rgn", "--sp", "--beta")) for name in shown)
+
+
+@pytest.mark.parametrize(("columns", "widest"), [("70", 70), ("80", 80), ("300", 110)])
+def test_help_fits_the_terminal(columns, widest, run, monkeypatch, capsys):
+    help_of(run, monkeypatch, "--help-all", columns=columns)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= widest
+
+
+def test_help_says_each_default_once_and_it_is_the_field_s():
+    for f, _ in settings.flags_in(*settings.GROUPS.values()):
+        text = settings.help_text(f)
+        if f.name != "protocol":
+            assert text.count("(default") <= 1 and text.count("default") <= 1, text
+        if f.default not in (None, False, ()) and "(default)" not in text:
+            value = settings.plain(f.default)
+            assert re.search(rf"\(default: {re.escape(value)}(; demo: .*)?\)$", text), text
+    helps = settings.helps()
+    assert helps["--epochs"].endswith("(default: 30; demo: 10)") and helps["--patience"].endswith("(default: 0)")
+    assert helps["--clip-grad"].endswith("(default: 0)") and helps["--lr"].endswith("(default: each strategy's own)")
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[f"{i} {' '.join(a)}" for i, (a, _) in enumerate(BAD)])
 def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, run, monkeypatch):
     monkeypatch.delenv("FTCOMPARE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     small = ["--arch", ARCH] * ("--arch" not in arguments) + ["--weights", "none"] * ("--weights" not in arguments)
-    code, _, err = run(*arguments, *small * bool(arguments), "--output-dir", tmp_path / "runs")
+    more = [] if "--report" in arguments else [*small * bool(arguments), "--output-dir", tmp_path / "runs"]
+    code, _, err = run(*arguments, *more)
     assert code == 2 and message in err, err
     assert err.count("\n") == 1 and "Traceback" not in err
     assert not list(tmp_path.glob("runs/*/*/*/*/config.json"))

@@ -460,7 +460,7 @@ def test_check_data_finds_what_must_be_fixed(tmp_path):
     assert problem.endswith("; fix them or give --skip-bad")
     (unreadable,) = (row["note"] for row in rows if row["table"] == "unreadable")
     assert unreadable.startswith("Training/no_tumor/p 3.jpg (")
-    leak = "1 sets of byte-identical images span two splits: Testing/glioma_tumor/image(2).jpg (test) = "
+    leak = "1 sets of byte-identical images are in two splits: Testing/glioma_tumor/image(2).jpg (test) = "
     assert sum(leak in warning for warning in warnings) == 1
     assert not any("different" in warning for warning in warnings)
 

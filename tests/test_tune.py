@@ -406,7 +406,8 @@ def test_a_choice_at_an_end_of_what_was_tried_is_said(monkeypatch, index, outer,
     result, _, told = chosen(monkeypatch, index, outer, values, strategy)
     assert runs.at_an_end(result) == ends
     warned = [line for line in told if "WARNING" in line]
-    expected = f"  WARNING: {' and '.join(ends)} at an end of what was tried; the best may lie beyond it"
+    lies = {1: "lr lies", 2: "lr and alpha lie"}.get(len(ends)) if ends != ["alpha"] else "alpha lies"
+    expected = f"  WARNING: the chosen {lies} at an end of what was tried, and a better value may lie beyond it"
     assert warned == ([expected] if ends else [])
 
 

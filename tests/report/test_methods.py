@@ -8,6 +8,7 @@ from awkward import lost_runs, one_seed, several
 from factory import NAMES, make_analysis, make_experiment, make_row
 
 import images
+import strategies
 from report import methods
 
 
@@ -127,12 +128,22 @@ def test_thresholds_of_two_classes_are_told_from_calls():
 
 
 def test_augmentation_is_described_as_it_is():
-    assert set(methods.AUGMENTATION) == set(images.AUGMENT)
+    assert set(methods.AUGMENTATION) == set(images.AUGMENT) and set(methods.FLIP) == set(images.FLIP)
+    experiment = make_experiment()
     for kind, of in images.AUGMENT.items():
-        text = methods.AUGMENTATION[kind]
-        assert not of or all(f"{share * 100:g} %" in text for share in (of.shift, of.brightness))
-        assert not of or (f"{of.rotation:g} degrees" in text) == (of.rotation > 0)
-        assert not of or f"probability {of.flip:g}" in text and of.brightness == of.contrast
+        settings = experiment.settings | {"augment": kind}
+        text = methods.augmentation_text(replace(experiment, settings=settings))
+        assert all(f"{share * 100:g} %" in text for share in (of.shift, of.brightness) if share)
+        assert (f"{of.rotation:g} degrees" in text) == (of.rotation > 0) and of.brightness == of.contrast
+        assert ("flipped horizontally with probability 0.5" in text) == (of.flip == 0.5)
+        assert (text == "No augmentation was used.") == (of == images.Augmentation())
+        for flip, chances in images.FLIP.items():
+            said = methods.augmentation_text(replace(experiment, settings=settings | {"flip": flip}))
+            assert ("flipped" in said) == (chances["flip"] > 0)
+            assert ("vertically" in said) == (chances["upside_down"] > 0)
+            assert ("brightness" in said) == (of.brightness > 0)
+    mixed = replace(experiment, differ=["flip: both, none"])
+    assert methods.augmentation_text(mixed) == ""
 
 
 # ---- citations, limitations ----
@@ -168,3 +179,25 @@ def test_limitations_come_from_the_runs():
     assert "Not every run has a result (demo, resnet18: LP-FT and Auto-RGN)." in lost
     assert any(limit.startswith("Holm's adjustment") for limit in methods.limitations(several()))
     assert not any(limit.startswith("Holm's adjustment") for limit in lost)
+
+
+def test_what_hyperparameters_chose_is_said_in_the_words_of_their_own_entry():
+    proximal = strategies.Hyperparameters(sp_mode="proximal", bn="eval", stage_shares=(0.3, 0.7))
+    assert strategies.about("l2sp", proximal)["settings"] == [
+        "BatchNorm in evaluation mode throughout",
+        "shares 0.3, 0.7 of the epochs for its stages",
+        "the penalty as a proximal step after the optimizer's",
+    ]
+    authors = strategies.Hyperparameters(rgn_norm="all", rgn_source="probe", rgn_every=7, rgn_reset=True)
+    said = strategies.about("autorgn", authors)["settings"]
+    assert (
+        "ratios relative to the largest of all, the classifier's included" in said
+        and "ratios new every 7 steps" in said
+    )
+    default = "; ".join(strategies.about("autorgn")["settings"])
+    assert "the classifier at the full rate, ratios relative to the largest of the backbone" in default
+    (row,) = make_experiment(strategies=("L2-SP",)).rows
+    assert "a proximal step" in methods.strategy_text(
+        replace(row, settings=strategies.about("l2sp", proximal)["settings"])
+    )
+    assert strategies.about("ft", authors)["settings"] == []

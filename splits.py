@@ -395,10 +395,11 @@ def check_data(
         problems.append(f"{index.name}: {many}; fix them or give --skip-bad")
     identical, leaks = list(identical), []
     for where, split in checked:
-        across = spanning(identical, split)
-        spoilt = [same for same in across if {"train", "test"} <= {str(split[i]) for i in same}]
-        problems += copies_lines(index, where, split, spoilt, "both train and test")
-        leaks += copies_lines(index, where, split, [same for same in across if same not in spoilt], "two splits")
+        spoilt, others = [], []
+        for same in spanning(identical, split):
+            (spoilt if {"train", "test"} <= {split[i] for i in same} else others).append(same)
+        problems += copies_lines(index, where, split, spoilt, "train and test")
+        leaks += copies_lines(index, where, split, others, "two splits")
         leaks += near_lines(index, where, split, near(split), identical)
     leaks += differing_copies(index, identical)
     warnings = [*index.warnings, *warnings, *differences, *leaks]
@@ -424,7 +425,7 @@ def beside_official(index: Index, rows: Iterable[dict]) -> tuple[list[dict], lis
     return counted, warnings
 
 
-def shown_sets(index: Index, sets: list[list[int]], value: Callable[[int], str]) -> str:
+def shown_sets(index: Index, sets: Iterable[list[int]], value: Callable[[int], str]) -> str:
     """'a.png (train) = b.png (test), ...' of sets of rows."""
     return listing(" = ".join(f"{index.paths[i]} ({value(i)})" for i in same[:3]) for same in sets)
 
@@ -433,17 +434,10 @@ def copies_lines(index: Index, where: str, split: np.ndarray, sets: list[list[in
     """A line for byte-identical images that span splits, if any."""
     if not sets:
         return []
-    # of a large set the examples are one of each split
-    firsts = [[same[sides.index(side)] for side in dict.fromkeys(sides)] for same, sides in with_sides(sets, split)]
-    names = shown_sets(index, firsts, lambda i: split[i])
+    one_of_each = [list({split[i]: i for i in reversed(same) if split[i] != ""}.values()) for same in sets]
+    names = shown_sets(index, map(sorted, one_of_each), lambda i: split[i])
     many = f"{len(sets)} sets of byte-identical images are in {between}: {names}"
     return [f"{index.name}, {where}: {many}; --drop-duplicates takes the copies out of training"]
-
-
-def with_sides(sets: list[list[int]], split: np.ndarray) -> list[tuple[list[int], list[str]]]:
-    """Each set with the sides of its images; those in no split are left out."""
-    used = [[i for i in same if split[i] != ""] for same in sets]
-    return [(same, [str(split[i]) for i in same]) for same in used]
 
 
 def near_lines(

@@ -7,11 +7,14 @@ The files are written here, the expected values by hand."""
 import errno
 import functools
 import json
+import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -1401,6 +1404,17 @@ WRONG_ARRAYS = [
     (grey(2), np.array(["a", "b"]), "train_labels is <U1"),
     (grey(2), np.zeros((2, 1, 1), int), "train_labels is int64"),
     (grey(2), np.array(3), "train_labels is int64"),
+    (grey(2, shape=(0, 0)), np.arange(2), r"train_images is uint8 \(2, 0, 0\)"),
+    (grey(2, shape=(5, 0, 3)), np.arange(2), r"train_images is uint8 \(2, 5, 0, 3\)"),
+    (grey(2).astype("V1"), np.arange(2), r"train_images is \|V1"),
+    (grey(2), np.array([0, 1], "m8[s]"), r"train_labels is timedelta64\[s\]"),
+    (grey(2), np.array([0, 1], "M8[D]"), r"train_labels is datetime64\[D\]"),
+    (grey(2), np.array([0, 1 + 1j]), "train_labels is complex128"),
+    (grey(2), np.array([(0,), (1,)], [("a", "i4")]), r"train_labels is \[\('a', '<i4'\)\]"),
+    (grey(2), np.array([0.0, np.inf]), "train_labels is float64"),
+    (grey(2), np.array([0.0, 1e300]), "train_labels is float64"),
+    (grey(2), np.array([0, 2**64 - 1], np.uint64), "train_labels is uint64"),
+    (grey(2), np.zeros((2, 0), int), r"train_labels is int64 \(2, 0\)"),
 ]
 
 
@@ -1413,6 +1427,70 @@ def test_npz_splits_that_disagree(tmp_path):
     train = {"train_images": grey(2), "train_labels": np.arange(2)}
     file = save_npz(tmp_path, **train, val_images=grey(1), val_labels=np.zeros((1, 2), int))
     assert "labels have [1, 2] columns" in error(load_index, file)
+
+
+@pytest.mark.parametrize("dtype", [">i2", "u8", "f2", ">f8", "?"])
+def test_whole_numbers_of_any_kind_are_labels(tmp_path, dtype):
+    index = load_index(save_npz(tmp_path, train_images=grey(2), train_labels=np.array([1, 0], dtype)))
+    assert index.labels.tolist() == [1, 0] and index.classes == ["0", "1"]
+
+
+def npy_of(shape, content=b"", dtype="|u1") -> bytes:
+    """An array's file by NumPy's specification, version 1.0, that says a shape which its content need not have."""
+    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode() + content
+
+
+def zipped(file: Path, **members: bytes) -> str:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return str(file)
+
+
+def test_npz_that_says_it_is_larger_than_it_is(tmp_path, monkeypatch):
+    """Known from its header, before any memory is taken. What is as large as it says, and no memory would hold, too."""
+    labels = npy_of((2,), bytes(16), "<i8")
+    right = zipped(tmp_path / "x.npz", train_images=npy_of((2, 5, 5), bytes(50)), train_labels=labels)
+    assert len(load_index(right)) == 2
+    read = []
+    monkeypatch.setattr(np, "load", lambda *_, **__: read.append(1))
+    for shape in ((40_000, 1000, 1000), (2, 5, 4), (2**40, 2**40, 0, 5)):
+        file = zipped(tmp_path / "x.npz", train_images=npy_of(shape, bytes(50)), train_labels=labels)
+        assert f"train_images.npy says {math.prod(shape)} bytes, but has 50" in error(load_index, file)
+    monkeypatch.setattr(datasets, "memory_bytes", lambda: 60e9)
+    said = {"train_images": 50_000_000_000, "train_labels": 20_000_000_000}
+    monkeypatch.setattr(datasets, "npy_size", lambda archive, member: said[member.filename.removesuffix(".npy")])
+    assert error(load_index, file).startswith(f"{file}: needs 70.0 GB of memory unpacked, this machine has 60.0; ")
+    assert read == []
+
+
+def test_npz_that_its_own_format_cannot_read(tmp_path):
+    """Another version of zip, another compression, a password, a header of another version: what others raise is a
+    line."""
+    whole = zipped(tmp_path / "w.npz", train_images=npy_of((2, 5, 5), bytes(50)), train_labels=npy_of((2,), bytes(2)))
+    data = Path(whole).read_bytes()
+    entry = data.index(b"PK\1\2")  # of the central directory: version needed at 6, flags at 8, method at 10
+    changes = {"version": (entry + 6, 161), "method": (entry + 10, 205), "password": (entry + 8, 1)}
+    for name, (at, byte) in changes.items():
+        changed = bytearray(data)
+        changed[at] = byte
+        changed[8 if name == "method" else 6 if name == "password" else 4] = byte  # the member's own header
+        (tmp_path / f"{name}.npz").write_bytes(changed)
+        said = error(load_index, str(tmp_path / f"{name}.npz"))
+        assert f"{name}.npz: not a readable npz without pickled objects: " in said and "\n" not in said
+    newer = npy_of((2, 5, 5), bytes(50)).replace(b"NUMPY\1\0", b"NUMPY\7\0")
+    said = error(load_index, zipped(tmp_path / "n.npz", train_images=newer, train_labels=npy_of((2,), bytes(2))))
+    assert "n.npz: not a readable npz" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["x.csv", "x.npz"])
+def test_a_pipe_in_place_of_a_table_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert error(load_index, str(tmp_path / name)) == f"{tmp_path / name}: no file but a pipe, a socket or a device"
+    with pytest.raises(datasets.DataError, match="no file but a pipe"):
+        list(datasets.read_rows(tmp_path / name))
 
 
 class Bomb:

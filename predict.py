@@ -223,7 +223,9 @@ def files_of_table(
         raise RunError(f"{table}: column {datasets.listing(clash)} is one that --predict writes; rename it")
     if not rows:
         raise RunError(f"{table}: no rows below the header")
-    paths = datasets.inside(root, [row[path_col] for row in rows], str(table))
+    paths, notes = datasets.named_images(root, [row[path_col] for row in rows], str(table))
+    for note in notes:
+        print(f"{table}: {note}", file=sys.stderr)
     carried = [{"image": row[path_col]} | {k: v for k, v in row.items() if k != path_col} for row in rows]
     return [root / path for path in paths], carried
 

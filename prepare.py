@@ -304,7 +304,8 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
         name = row["class"] or "all"
         counts = f"{row['images']:>8} {row['groups']:>8} {row['units']:>8}"
         print(f"  {row['table']:<10} {row['split']:<6} {name:<24} {counts}  {row['official']}")
-    for kind, texts in (("note", index.notes), ("warning", warnings), ("MUST BE MENDED", problems)):
+    said = {"groups": splits.group_lines(index), "note": index.notes, "warning": warnings, "MUST BE MENDED": problems}
+    for kind, texts in said.items():
         for text in texts:
             print(f"  {kind}: {text}")
     file = Path(places.output_dir) / "splits" / f"{datasets.safe_name(index.name)}-data_check.csv"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -486,6 +486,18 @@ def count_rows(index: Index, split: np.ndarray, table: str) -> Iterable[dict[str
                 "groups": "" if index.group_kind == "image" else len(np.unique(groups[rows])),
                 "units": "" if index.units is None else len(np.unique(units[rows])),
             }
+
+
+def group_lines(index: Index) -> list[str]:
+    """What shows whether the groups are right: some images with theirs, and the largest. [] without groups."""
+    if index.group_kind == "image":
+        return []
+    kinds, first = unit_name(index, "groups"), {}
+    for path, group in zip(index.paths, index.groups, strict=True):
+        first.setdefault(group, path)
+    samples = "; ".join(f"{path} is of {group!r}" for group, path in list(first.items())[:5])
+    largest = ", ".join(f"{group!r} {n}" for group, n in Counter(index.groups).most_common(5))
+    return [f"{len(first)} {kinds}: {samples}", f"images of the largest {kinds}: {largest}; of {len(index)} in all"]
 
 
 def unit_name(index: Index, what: str) -> str:

@@ -195,6 +195,8 @@ def read_weights(file: Path, arch: str) -> tuple[dict[str, Tensor], dict, tuple[
     run = runs.RunFolder(file.resolve().parent)
     finished = run.done()  # asked first: what is read after that changes no more
     checkpoint = read_file(file)
+    if finished and file.name == run.best.name:
+        run.verify("best.pt")
     try:
         state = tensors_of(checkpoint)
     except ValueError as error:
@@ -585,6 +587,7 @@ def best_checkpoint(run: runs.RunFolder) -> dict:
         hint = f"give one run, as in runs/demo/resnet18/ft/seed0-fold0{trial}"
         raise RunError(f"{run.path}: no best.pt in it; {hint}")
     checkpoint = read_file(run.best)
+    run.verify("best.pt")
     whole = isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(name), dict) for name in ("model", "meta"))
     if not whole:
         raise RunError(f"{run.best}: holds no model and meta; it is not the best.pt of a run of this project")

@@ -532,7 +532,9 @@ class RunFolder:
     def complete_logs(self, epochs: int) -> None:
         """Writes the logs of a finished run anew where they end before its last epoch: runs that were killed
         between last.pt and log.csv were once finished like that."""
-        ends = [rows[-1]["epoch"] for rows in (self.log(), self.ratios()) if rows]
+        ends: list[int] = []
+        with contextlib.suppress(RunError):  # a log that is damaged is written anew, too
+            ends = [rows[-1]["epoch"] for rows in (self.log(), self.ratios()) if rows]
         if (not self.has("log.csv") or min(ends, default=0) < epochs) and self.has("last.pt"):
             self.write_logs(self.load("last.pt"))
 
@@ -543,8 +545,12 @@ class RunFolder:
         self.write(name, lambda out: torch.save(checkpoint, out), needed=needed, keep=keep)
 
     def load(self, name: str) -> dict:
-        """A checkpoint of this folder. RunError where it is damaged, in a tensor too: torch.load itself looks
-        at no checksum."""
+        """A checkpoint of this folder. RunError where it is damaged, in a tensor too."""
+        self.verify(name)
+        return load_checkpoint(self.file(name))
+
+    def verify(self, name: str) -> None:
+        """RunError where a checkpoint of this folder does not have its checksums: torch.load looks at none."""
         file = self.file(name)
         try:
             with zipfile.ZipFile(file) as parts:
@@ -555,7 +561,6 @@ class RunFolder:
             wrong = None  # load_checkpoint says what it is
         if wrong:
             raise RunError(f"{file} is damaged ({wrong} does not have its checksum)")
-        return load_checkpoint(file)
 
     def save_state(self, state: dict) -> None:
         """last.pt; the one before it stays as previous.pt."""

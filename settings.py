@@ -181,7 +181,8 @@ DEMO = {"arch": ("resnet18",), "weights": ("demo",), "epochs": 10, "img_size": 3
 # The public follow-up code of the paper's authors; the paper's own settings are behind its journal's door.
 DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3}
 DAVILA |= {"weight_decay": 0.0, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224}
-PROTOCOLS = {"davila": DAVILA | {"augment": "none"}}
+DAVILA |= {"augment": "none", "lpft_mode": "train"}
+PROTOCOLS = {"davila": DAVILA}
 
 
 def flags_of(group: type) -> list[Field]:

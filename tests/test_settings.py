@@ -187,7 +187,7 @@ def test_davila_protocol_sets_its_values_below_what_is_said():
     warmup."""
     by_hand = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "weight_decay": 0.0, "epochs": 30, "schedule_epochs": 100}
     by_hand |= {"warmup": 0.0, "patience": 3, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232}
-    by_hand |= {"img_size": 224, "augment": "none"}
+    by_hand |= {"img_size": 224, "augment": "none", "lpft_mode": "train"}
     command = ["--data", "demo", "--protocol", "davila"]
     flat = settings.flat(settings_of(*command))
     assert {name: flat[name] for name in by_hand} == by_hand

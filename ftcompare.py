@@ -623,6 +623,8 @@ def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict, key:
         progress.line(f"\n{len(failed)} of {len(cells)} runs failed{ending}")
     for cell, why in failed.items():
         progress.line(f"  {cell}: {why}")
+    for data, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells) if common.gradcam else ():
+        draw_gradcam([cell for cell in cells if (cell.data, cell.arch) == (data, arch)], ready[data])
     return [{"cell": asdict(cell)} | result for cell, result in results.items()]
 
 

@@ -770,6 +770,10 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         except (RunError, OSError) as error:
             warnings.append(f"left out, {place} is damaged: {error}")
             continue
+        try:
+            run.files.ratios()
+        except RunError as error:  # costs its panel, not the run
+            warnings.append(f"left out of the layers' rates, {error}")
         found.setdefault((*run.experiment, run.strategy, *run.repeat), []).append(run)
     kept = []
     for copies in found.values():

@@ -333,7 +333,7 @@ def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, 
     assert header == "image,who,score_a,score_b,score_c,predicted"
     assert line.startswith("x.png,me,") and line.endswith(",c") and not (run / "predicted.csv").exists()
     for text, message in [
-        ("path\nx.png\n", "1 of 1 images are not below"),
+        ("path\ny.png\n", "1 of 1 images are not below"),
         ("path\n../pictures/x.png\n", "1 paths leave the data folder"),
         ("file\nx.png\n", "no column path; its columns are file; name it with --path-col"),
         ("path,score_b\npictures/x.png,1\n", "score_b is one that --predict writes"),

@@ -625,7 +625,7 @@ def test_an_epoch_takes_every_image_once_and_leaves_no_lone_one(n, size):
 def test_rates_in_the_log_are_the_closed_form(tmp_path):
     _, _, run = toy_training(tmp_path, "lpft", epochs=4, warmup=0.0)
     log = run.load("last.pt")["log"]  # 3 steps an epoch, two parts of 6 steps; the log has each epoch's last step
-    lp_lr = 3e-3
+    lp_lr = strategies.STRATEGIES["lp"].default_lr("adamw")
     for row, base, step in zip(log, (lp_lr, lp_lr, 1e-2, 1e-2), (2, 5, 2, 5), strict=True):
         assert row["lr_max"] == row["lr_min"] == pytest.approx(base * 0.5 * (1 + math.cos(math.pi * step / 6)))
 
@@ -635,7 +635,8 @@ def test_a_schedule_longer_than_the_training_stops_on_its_way_down(tmp_path, str
     """4 epochs of 3 steps on the cosine of 10: 30 steps, or 15 for each half of LP-FT; the log has each
     epoch's last."""
     _, _, run = toy_training(tmp_path, strategy, epochs=4, warmup=0.0, schedule_epochs=10)
-    bases, length = ([1e-2] * 4, 30) if strategy == "ft" else ([3e-3, 3e-3, 1e-2, 1e-2], 15)
+    lp_lr = strategies.STRATEGIES["lp"].default_lr("adamw")
+    bases, length = ([1e-2] * 4, 30) if strategy == "ft" else ([lp_lr, lp_lr, 1e-2, 1e-2], 15)
     by_hand = [base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps, strict=True)]
     assert [row["lr_max"] for row in run.load("last.pt")["log"]] == pytest.approx(by_hand, rel=1e-9)
 

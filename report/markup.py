@@ -14,6 +14,7 @@ from report.wording import clean, known
 
 LONG_NAME = 18  # characters; a longer name may be cut with an ellipsis and stands whole in its title
 BRIEF_HEAD = 10  # characters; a shorter head of a column is not broken into lines
+DENSE = 10  # columns; a table with more is set smaller
 VOID = ("meta", "img", "br", "col")
 NUMERIC = re.compile(r"[−+<≈±\d.,%e\s\[\]()/–-]*( GiB| h)?|undefined")
 
@@ -94,8 +95,8 @@ def table(
     groups: Sequence[tuple[object, int]] = (),
     class_: str = "",
 ) -> Html:
-    """A table in a container of its own that scrolls. groups: (title, columns) above the columns. The first
-    item of a row is its head."""
+    """A table in a container of its own that scrolls; its caption stays where it is. groups: (title, columns)
+    above the columns. The first item of a row is its head."""
     body = [[as_cell(x, first=i == 0) for i, x in enumerate(row)] for row in rows]
     cells = zip(*body, strict=True) if body else itertools.repeat((), len(columns))
     heads = []
@@ -106,7 +107,9 @@ def table(
     top = join(tag("th", title, colspan=n, scope="colgroup") for title, n in groups)
     head = join([tag("tr", top) if groups else None, tag("tr", *heads)])
     lines = (tag("tr", *row) for row in body)
-    inner = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *lines))
+    looks = "dense" if len(columns) > DENSE else None
+    head = [tag("caption", tag("span", caption)), tag("thead", head)]
+    inner = tag("table", *head, tag("tbody", *lines), class_=looks)
     label = Html(plain(caption)) if isinstance(caption, Html) else caption
     return tag("div", inner, class_=f"scroll {class_}".strip(), tabindex=0, role="region", aria_label=label)
 

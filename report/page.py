@@ -147,7 +147,7 @@ def overview(analysis: Analysis) -> Html:
     rows = [[name, *(cells.get(name, nothing) for cells in columns)] for name in analysis.strategies]
     what = "mean over runs [95 % interval] ± standard deviation over runs"
     caption = f"Test result by strategy, dataset and backbone: {what}"
-    return table(caption, ["Strategy", *heads], rows, class_="results") + legend()
+    return table(caption, ["Strategy", *heads], rows) + legend()
 
 
 def badge(experiment: Experiment, row: Row) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import math
 import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import metrics
 from report.experiment import Curve, Estimate, Experiment, FoldSplits, HardImage, Pair
-from report.figures import Picture
+from report.figures import OF_AN_EXPERIMENT, OVERALL, Picture
 from report.markup import Cell, Html, fold, join, listing, named, note, plain, share, table, tag, td, tinted, words
 from report.wording import (
     BUDGET,
@@ -23,7 +25,7 @@ from report.wording import (
     beside,
     budget_row,
     calls_text,
-    change,
+    early_runs,
     interval,
     known,
     lost_runs,
@@ -36,16 +38,20 @@ from report.wording import (
     scientific,
     several,
     short,
-    shown_name,
     standing,
     value,
     whole,
 )
 
+if TYPE_CHECKING:
+    from report.stats import DeLong
+
+DRAWN = {*OVERALL, *OF_AN_EXPERIMENT}  # lines and letters on white, which a dark page inverts; photographs it does not
 MOST_CLASSES_IN_A_MATRIX = 20  # above it a confusion matrix becomes a list of what is confused most
 MOST_CONFUSIONS = 20  # in that list
 MOST_EPOCHS = 20  # columns of a table over epochs; more are thinned evenly
-MOST_WARNINGS = 6  # that stand open; the others are folded
+MOST_WARNINGS = 3  # that stand open, each cut to a line or two; the others are folded
+LINE = 60  # characters of a warning that a phone shows whole
 
 
 def experiment_section(experiment: Experiment, id_: str, pictures: list[Picture], many: bool) -> Html:
@@ -63,17 +69,18 @@ def experiment_section(experiment: Experiment, id_: str, pictures: list[Picture]
     of_classes = "Per class" if experiment.task == "multiclass" else "Per label"
     rates = experiment.layer_rates
     whose = f"{rates.strategy}'s rate per layer" if rates else ""
+    curves = drawn("learning-curves", "score-and-cost")
     folds = [
-        fold("Which strategies differ", pair_matrix(experiment), *drawn("intervals"), open_=True),
+        fold("Which strategies differ", pair_matrix(experiment), unprinted(*drawn("intervals")), open_=True),
         fold("All tests of every pair", pair_table(experiment), notes_list(experiment.pair_notes)),
-        fold("Learning curves and cost", *drawn("learning-curves", "score-and-cost"), curves_table(experiment)),
+        fold("Learning curves and cost", beside_figures(curves, curves_table(experiment))),
         fold("All metrics", metrics_table(experiment)),
         fold(of_classes, *per_class_tables(experiment)),
-        fold("ROC and precision-recall", *drawn("roc", "precision-recall"), area_table(experiment)),
-        fold("Confusion matrices", *drawn("confusion"), confusion_tables(experiment)),
-        fold("Calibration", *drawn("reliability"), *calibration_tables(experiment)),
+        fold("ROC and precision-recall", beside_figures(drawn("roc", "precision-recall"), area_table(experiment))),
+        fold("Confusion matrices", beside_figures(drawn("confusion"), confusion_tables(experiment))),
+        fold("Calibration", beside_figures(drawn("reliability"), *calibration_tables(experiment))),
         fold("Thresholds", thresholds_table(experiment)),
-        fold(whose, *drawn("auto-rgn-rates"), rates_table(experiment)),
+        fold(whose, beside_figures(drawn("auto-rgn-rates"), rates_table(experiment))),
         fold("Hardest test images", hardest_images(experiment)),
         fold("Other figures", *drawn(*left)),
         fold("Data and splits", *splits_tables(experiment)),
@@ -86,17 +93,50 @@ def experiment_section(experiment: Experiment, id_: str, pictures: list[Picture]
 
 
 def notice(texts: list[str]) -> Html | None:
+    """The warnings in short, so that the answer fits a screen: the first few, which page.css cuts to a line or
+    two, and a fold that shows all of them in full."""
+    texts = of_one_kind(texts)
     if not texts:
         return None
     title = tag("p", tag("strong", "⚠ Read this before the numbers"))
-    first, rest = listing(texts[:MOST_WARNINGS]), texts[MOST_WARNINGS:]
-    more = tag("details", tag("summary", f"{len(rest)} more"), listing(rest)) if rest else None
-    return tag("aside", title, first, more, class_="notice", aria_label="Warnings")
+    first, rest = texts[:MOST_WARNINGS], texts[MOST_WARNINGS:]
+    short_ones = not rest and all(len(text) <= LINE for text in first)
+    said = f"{len(rest)} more, and these in full" if rest else "in full"
+    fold_ = None if short_ones else tag("details", tag("summary", said), listing(rest) if rest else None)
+    shown = listing(tag("span", text) for text in first)
+    return tag("aside", title, shown, fold_, class_="notice", aria_label="Warnings")
+
+
+def of_one_kind(texts: list[str]) -> list[str]:
+    """'FT: why.', 'LP: why.' as one line, 'FT, LP (each): why.'; the others as they are."""
+    named_by: dict[str, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        name, colon, why = text.partition(": ")
+        named_by.setdefault(f"{colon}{why}" if colon else "", []).append(name)
+    alone = named_by.pop("", [])
+    return [f"{', '.join(names)}{' (each)' if len(names) > 1 else ''}{why}" for why, names in named_by.items()] + alone
 
 
 def aside(text: str) -> Html:
     """What stands beside a number, smaller."""
     return tag("span", text, class_="sd")
+
+
+def with_interval(found: Pair | DeLong) -> Cell:
+    """+0.031 [+0.004, +0.058], the interval below where there is no room beside."""
+    around = tag("span", interval(found.low, found.high, sign=True), class_="ci")
+    return td(number(found.difference, sign=True), " ", around, class_="result")
+
+
+def beside_figures(figures: list[Html], *more: object) -> Html:
+    """The figures of a section side by side, and below them what says the same in numbers: on paper the figures
+    alone, or, where there are none, the numbers."""
+    return join([tag("div", *figures, class_="figures"), unprinted(*more)]) if figures else join(more)
+
+
+def unprinted(*content: object) -> Html:
+    """What stands on the page alone, as paper has it in another form."""
+    return tag("div", *content, class_="unprinted") if any(content) else Html("")
 
 
 def result_cell(found: Estimate, tint: float | None, mark: str = "") -> Cell:
@@ -110,7 +150,7 @@ def result_cell(found: Estimate, tint: float | None, mark: str = "") -> Cell:
         tag("small", beside(found).strip()),
     ]
     shown = join((part for part in parts if plain(part)), " ")
-    return td(shown, tag("em", mark) if mark else None, tint=tint, class_="result words")
+    return td(shown, join([" ", tag("em", mark)]) if mark else None, tint=tint, class_="result words")
 
 
 def result_tints(found: list[Estimate], higher_is_better: bool) -> list[float | None]:
@@ -120,7 +160,7 @@ def result_tints(found: list[Estimate], higher_is_better: bool) -> list[float | 
 
 def figure(picture: Picture) -> Html:
     source = "data:image/png;base64," + base64.b64encode(picture.png).decode()
-    image = tag("img", src=source, alt=picture.caption)
+    image = tag("img", src=source, alt=picture.caption, class_="drawn" if picture.key in DRAWN else None)
     return tag("figure", image, tag("figcaption", picture.caption))
 
 
@@ -143,8 +183,8 @@ def legend() -> Html:
 def results_table(experiment: Experiment) -> Html:
     """The result and what it cost, a row a strategy."""
     rows = experiment.rows
-    tuned = any(row.trials for row in rows)
-    budget = [name for name in BUDGET[:-1] if tuned or name != "Trials"]
+    without = {"Trials": not any(row.trials for row in rows), "No result": not lost_runs(*rows)}
+    budget = [name for name in BUDGET if not without.get(name)]
     tints = result_tints([row.test for row in rows], experiment.higher_is_better)
     second_is_better = metrics.higher_is_better(experiment.second)
     seconds = result_tints([row.second for row in rows], second_is_better)
@@ -153,28 +193,28 @@ def results_table(experiment: Experiment) -> Html:
         mark, lost, spent = standing(experiment, row), lost_runs(row), budget_row(row)
         shown = tag("span", {"best": "★ best"}.get(mark, mark), class_="mark " + re.sub("[^a-z]", "", mark))
         by_name = dict(zip(BUDGET, spent, strict=True))
+        by_name["No result"] = words(", ".join(lost) or "0", also="wrap lost" if lost else "")
         line = [
-            shown_name(row),
+            join([row.strategy, tag("small", early_runs(row)) if row.early else None]),
             result_cell(row.test, tint),
             words(shown),
             whole(row.test.n),
             result_cell(row.second, second) if row.test.n else words(LEFT_OUT),
-            validation_text(row.val) if row.test.n else LEFT_OUT,
+            validation_cell(row.val) if row.test.n else LEFT_OUT,
             *(by_name[name] for name in budget),
-            words(", ".join(lost) or "0", also="wrap lost" if lost else ""),
         ]
         body.append(line)
     metric, other = metrics.label(experiment.metric), metrics.label(experiment.second)
     columns = ["Strategy", metric, "Beside the best", "Runs", other, "Validation (chose the epoch)"]
-    groups = [("", 1), ("Test", 4), ("", 1), ("Budget", len(budget) + 1)]
+    groups = [("", 1), ("Test", 4), ("", 1), ("Budget", len(budget))]
     runs = "± standard deviation over runs (seeds, folds)"
     over = f": mean over runs [95 % interval over {plural(experiment.group_kind)}] {runs}"
     caption = join([heading_of(experiment), over])
-    return table(caption, [*columns, *budget, BUDGET[-1]], body, groups=groups, class_="results")
+    return table(caption, [*columns, *budget], body, groups=groups, class_="results")
 
 
-def validation_text(found: Estimate) -> Html:
-    return join([number(found.mean), " ", aside(plus_minus(found.sd) + beside(found))])
+def validation_cell(found: Estimate) -> Cell:
+    return td(number(found.mean), " ", aside(plus_minus(found.sd) + beside(found)), class_="result")
 
 
 def heading_of(experiment: Experiment) -> Html:
@@ -199,7 +239,8 @@ def pair_matrix(experiment: Experiment) -> Html:
     reading = (
         "▲ the row is better, ▼ worse, ≈ not separable, at a Holm-adjusted 0.05 over the "
         f"{several(len(pairs), 'pair')}. The {better} the {metrics.label(experiment.metric)}, the better. An "
-        "interval is for its pair alone, so it can exclude 0 where the verdict, which is for all pairs, is ≈."
+        "interval is for its pair alone, so it can exclude 0 where the verdict, which is for all pairs, is ≈: "
+        "not after Holm."
     )
     return table(caption, ["", *names], rows, class_="matrix") + note(reading)
 
@@ -218,32 +259,50 @@ def verdict_cell(pair: Pair | None) -> Cell:
     symbol = tag("span", SYMBOL[pair.verdict], class_="symbol", title=pair.verdict)
     difference = tag("b", number(pair.difference, sign=True))
     around = tag("span", interval(pair.low, pair.high, sign=True), class_="ci")
-    return td(join([symbol, difference, around], " "), class_=verdict_class(pair.verdict))
+    only_alone = pair.verdict == "not separable" and (pair.low > 0 or pair.high < 0)
+    word = tag("small", "not after Holm") if only_alone else None
+    return td(join([symbol, difference, around, word], " "), class_=verdict_class(pair.verdict))
 
 
 def pair_table(experiment: Experiment) -> Html:
-    """Every p-value of every pair."""
+    """Every p-value of every pair; the columns of a test that none of them has are left out."""
     if not experiment.pairs:
         return Html("")
-    columns = ["Pair", "Verdict", "Runs", "Difference [95 %]", "p", "p, Holm", "A / B", "p"]
-    columns += ["AUROC difference", "p", "t (df)", "p", "W (n)", "p"]
-    groups = [("", 3), ("Group bootstrap", 3), ("McNemar (right: only A / only B)", 2), ("DeLong", 2)]
-    groups += [("Corrected t", 2), ("Wilcoxon", 2)]
-    left_out = f"{LEFT_OUT}: left out, for the reason below"
-    caption = f"Every pair, A − B, on {measured(experiment)}; McNemar's test is on accuracy. {left_out}"
-    return table(caption, columns, list(map(pair_line, experiment.pairs)), groups=groups)
+    tests = {title: heads for title, heads in TESTS.items() if any(tests_of(pair)[title] for pair in experiment.pairs)}
+    columns = ["Pair", "Verdict", "Runs", "Difference [95 %]", "p", "p, Holm", *sum(tests.values(), [])]
+    groups = [("", 3), ("Group bootstrap", 3), *((title, len(heads)) for title, heads in tests.items())]
+    caption = f"Every pair, A − B, on {measured(experiment)}. {LEFT_OUT}: left out, for the reason below"
+    if MCNEMAR in tests:
+        caption += ". McNemar's test is on accuracy: only A / only B are right"
+    return table(caption, columns, [pair_line(pair, tests) for pair in experiment.pairs], groups=groups)
 
 
-def pair_line(pair: Pair) -> list[object]:
-    line = [f"{pair.a} − {pair.b}", verdict_words(pair.verdict), whole(pair.runs), change(pair)]
-    line += [p_value(pair.p_bootstrap), p_value(pair.p_holm)]
-    left_out = [LEFT_OUT, LEFT_OUT]
+MCNEMAR = "McNemar"
+TESTS = {  # beside the bootstrap: the heads of the columns
+    MCNEMAR: ["A / B", "p"],
+    "DeLong": ["AUROC difference", "p"],
+    "Corrected t": ["t (df)", "p"],
+    "Wilcoxon": ["W (n)", "p"],
+}
+
+
+def tests_of(pair: Pair) -> dict[str, list[object]]:
+    """The cells of each of TESTS, none where the test was left out."""
     mcnemar, delong, t, wilcoxon = pair.mcnemar, pair.delong, pair.t, pair.wilcoxon
-    line += [f"{mcnemar.only_a} / {mcnemar.only_b}", p_value(mcnemar.p)] if mcnemar else left_out
-    line += [change(delong), p_value(delong.p)] if delong else left_out
-    line += [f"{number(t.t, 2)} ({whole(t.df)})", p_value(t.p)] if t else left_out
-    statistic = f"{short(wilcoxon.statistic)} ({wilcoxon.n})" if wilcoxon else ""
-    return line + ([statistic, p_value(wilcoxon.p)] if wilcoxon else left_out)
+    cells = [
+        [f"{mcnemar.only_a} / {mcnemar.only_b}", p_value(mcnemar.p)] if mcnemar else [],
+        [with_interval(delong), p_value(delong.p)] if delong else [],
+        [f"{number(t.t, 2)} ({whole(t.df)})", p_value(t.p)] if t else [],
+        [f"{short(wilcoxon.statistic)} ({wilcoxon.n})", p_value(wilcoxon.p)] if wilcoxon else [],
+    ]
+    return dict(zip(TESTS, cells, strict=True))
+
+
+def pair_line(pair: Pair, tests: Iterable[str]) -> list[object]:
+    line = [f"{pair.a} − {pair.b}", verdict_words(pair.verdict), whole(pair.runs), with_interval(pair)]
+    line += [p_value(pair.p_bootstrap), p_value(pair.p_holm)]
+    cells = tests_of(pair)
+    return line + sum((cells[name] or [LEFT_OUT] * len(TESTS[name]) for name in tests), [])
 
 
 # ---- curves and metrics ----
@@ -292,7 +351,7 @@ def metrics_table(experiment: Experiment) -> Html:
 
 def metric_cell(found: Estimate, tint: float | None, runs: int) -> Cell:
     some = beside(found) + (f" (n = {found.n})" if 0 < found.n < runs else "")
-    return td(number(found.mean), " ", aside(plus_minus(found.sd) + some), tint=tint)
+    return td(number(found.mean), " ", aside(plus_minus(found.sd) + some), tint=tint, class_="result")
 
 
 def per_class_tables(experiment: Experiment) -> list[Html]:

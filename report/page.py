@@ -25,6 +25,7 @@ from report.sections import (
     result_cell,
     result_tints,
     results_table,
+    unprinted,
     verdict_words,
 )
 from report.wording import (
@@ -161,7 +162,8 @@ def badge(experiment: Experiment, row: Row) -> str:
 
 
 def across_section(analysis: Analysis, pictures: list[Picture]) -> Html:
-    across, drawn = analysis.across, map(figure, pictures)
+    across = analysis.across
+    drawn = [unprinted(figure(one)) if one.key == "heat-map" else figure(one) for one in pictures]
     head = [tag("h2", "Over datasets and backbones"), tag("p", analysis.across_note)]
     if not across:
         return tag("section", *head, *drawn, id="across")

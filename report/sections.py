@@ -65,7 +65,7 @@ def experiment_section(experiment: Experiment, id_: str, pictures: list[Picture]
     top = []
     if many:
         answer = tag("p", experiment.verdict, class_="verdict")
-        top = [answer, notice(problems(experiment)), results_table(experiment), legend()]
+        top = [answer, unprinted(notice(problems(experiment))), results_table(experiment), legend()]
     of_classes = "Per class" if experiment.task == "multiclass" else "Per label"
     rates = experiment.layer_rates
     whose = f"{rates.strategy}'s rate per layer" if rates else ""
@@ -346,7 +346,7 @@ def metrics_table(experiment: Experiment) -> Html:
     some = "(n) where a metric is undefined in some of the runs"
     caption = f"Every metric on test, mean ± standard deviation over runs; {some}"
     caption += f". {calls_text(experiment)}" if calls_text(experiment) else ""
-    return table(caption, ["Strategy", *map(metrics.label, names)], body)
+    return table(caption, ["Strategy", *map(metrics.label, names)], body, class_="metrics")
 
 
 def metric_cell(found: Estimate, tint: float | None, runs: int) -> Cell:
@@ -597,4 +597,4 @@ def settings_tables(experiment: Experiment) -> list[Html]:
 
 def facts(caption: str, entries: dict[str, object]) -> Html:
     rows = [[named(name), words(value(entry), also="wrap")] for name, entry in entries.items()]
-    return table(caption, ["Name", "Value"], rows)
+    return table(caption, ["Name", "Value"], rows, class_="facts")

@@ -65,6 +65,7 @@ def duplicates(items: Iterable[str]) -> list[str]:
 # ---- the index ----
 
 DEFAULT_METRICS = {  # of a task: the metric, and the one that stands beside it
+    "two classes": ("balanced_accuracy", "auroc"),
     "multiclass": ("balanced_accuracy", "accuracy"),
     "multilabel": ("auroc", "average_precision"),
 }
@@ -119,7 +120,8 @@ class Index:
     def __post_init__(self):
         self.groups = self.groups or list(self.paths)
         self.official = self.official or [""] * len(self.paths)
-        metric, second = DEFAULT_METRICS[self.task]
+        two = self.task == "multiclass" and len(self.classes) == 2
+        metric, second = DEFAULT_METRICS["two classes" if two else self.task]
         self.metric, self.second = self.metric or metric, self.second or second
 
     def __len__(self) -> int:
@@ -212,6 +214,7 @@ class Options:
         data="t1w, cholect50",
         choices=(1, 2, 3, 4, 5),
     )
+    null_triplets: bool = flag(False, "count the six null triplets in mAP, as ivtmetrics does", data="cholect50")
 
     def __post_init__(self):
         for option in fields(self):
@@ -250,7 +253,10 @@ def variant_name(data: str, options: Options = Options()) -> str:
         return ""
     own = [option for option in fields(options) if set(option.metadata["data"]) <= DATASETS.keys()]
     said = [(o.name, value) for o in own if (value := getattr(options, o.name)) != o.default]
-    return "".join(f"-{value}" if isinstance(value, str) else f"-{name}{value}" for name, value in said)
+    shown = {
+        name: value if isinstance(value, str) else f"{name}{'' if value is True else value}" for name, value in said
+    }
+    return "".join(f"-{text}" for text in shown.values())
 
 
 # ---- loading ----
@@ -815,7 +821,7 @@ def cholect50(root: Path, options: Options) -> Index:
         group_kind="video",
         official=[side_of[n] for n in numbers],
         official_folds=[[side[n] for n in numbers] for side in sides] or None,
-        leave_out=NULL_TRIPLETS if task == "triplet" else (),
+        leave_out=NULL_TRIPLETS if task == "triplet" and not options.null_triplets else (),
         counts=counts,
         notes=notes,
         **scored,

@@ -109,7 +109,7 @@ def run_cell(
         record = {
             "settings": identity,
             "strategy": strategies.STRATEGIES[cell.strategy].name,
-            "about": strategies.about(cell.strategy),
+            "about": strategies.about(cell.strategy, settings.hyper),
             "tuning": tuned,
             "data": describe_data(data),
             "environment": flags.environment(recipe.device) | {"native": ran, "weights": weights.source},
@@ -553,7 +553,7 @@ def sweep(said: dict) -> list[dict]:
     refuse_early(cells, ready)
     weights_of = starting_weights(experiments, ready)
     said_of_each = [
-        f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epochs each"
+        f"\n{key}: batch {r.batch_size * r.grad_accum}, {r.epochs} epoch{'s' * (r.epochs > 1)} each"
         for key, r in ((key, one.settings.recipe) for key, one in ready.items())
     ]
     many = f"{len(cells)} run{'s' * (len(cells) != 1)}"
@@ -723,16 +723,22 @@ def use_run(settings: Settings) -> int:
     return 0
 
 
-def refuse_actions(settings: Settings) -> None:
-    """Actions that exclude each other."""
+def refuse_actions(settings: Settings, said: dict) -> None:
+    """Actions that exclude each other, and settings that what is done would ignore. said: by the command line."""
     uses = [f"--{name}" for name in ("report", "predict", "export") if getattr(settings, name)]
-    if settings.report and (len(uses) > 1 or settings.run or settings.data or settings.gradcam):
-        raise UsageError("--report stands alone: it writes the report of finished runs anew")
+    if settings.report and (others := sorted(said.keys() - {"report"})):
+        named = ", ".join("--" + name.replace("_", "-") for name in others)
+        raise UsageError(f"--report stands alone: it writes the report of finished runs anew; leave out {named}")
     if uses and settings.data:
         raise UsageError(f"{' and '.join(uses)} use a finished run (--run), not --data")
     if (settings.run or settings.out) and not uses:
         new = "the folder of new runs is --output-dir"
         raise UsageError(f"--run and --out go with --predict or --export; {new}")
+    used = {name for key in settings.strategy for name in ("bn", "stage_shares", *strategies.STRATEGIES[key].uses)}
+    if ignored := [f.name for f in flags.flags_of(flags.Hyperparameters) if f.name in said and f.name not in used]:
+        named = ", ".join("--" + name.replace("_", "-") for name in ignored)
+        chosen = ", ".join(strategies.STRATEGIES[key].name for key in settings.strategy)
+        raise UsageError(f"{named}: none of the chosen strategies ({chosen}) uses it; leave it out")
 
 
 def main(arguments: list[str]) -> int:
@@ -744,7 +750,7 @@ def main(arguments: list[str]) -> int:
     if settings.list_data:
         list_data()
         return 0
-    refuse_actions(settings)
+    refuse_actions(settings, said)
     if settings.report:
         print(f"{text(build(settings.report))}\n\n{written(settings.report)}")
         return 0

@@ -75,6 +75,13 @@ def gradcam(model: nn.Module, images: Tensor, classes: Tensor | None = None) -> 
     return torch.where(top > 0, maps / top, 0.0).cpu(), layer
 
 
+@torch.no_grad()
+def grid_of(model: nn.Module, images: Tensor) -> tuple[int, int]:
+    """Positions of the map that gradcam weighs, down and across."""
+    _, output, as_map, _ = forward_with_map(model.eval(), images)
+    return tuple(as_map(output).shape[2:])
+
+
 def larger(model: nn.Module, images: Tensor) -> str:
     """'; at 64 px it has 2 x 2', found by trying."""
     for factor in (2, 4, 8):
@@ -169,6 +176,8 @@ def name_giver(model: nn.Module, givers: list[nn.Module]) -> nn.Module:
 
 # ---- panel ----
 
+FINE = 7  # positions a side; a map with fewer is said to be coarse
+
 SIDE, LINE, GAP = 144, 18, 8  # pixels: side of a picture, height of a line of text, room between
 INK, FAINT, RIGHT, WRONG = (20, 20, 20), (110, 110, 110), (0, 100, 60), (190, 30, 30)
 DARK, LIGHT = [(0, 0, 4), (87, 16, 110), (188, 55, 84)], [(249, 142, 9), (252, 255, 164)]
@@ -223,7 +232,8 @@ def gradcam_panel(
 
     folders: heading -> folder of a finished run. pixels: (n, C, S, S) uint8, C 1 or 3, the same test images
     for all; labels, names: n texts, labels as decide() and Index.label_text give them. Returns a note for
-    each run without a map, whose column says so. RunError where a run's img_size is not S."""
+    each run without a map, whose column says so, and for each with a coarse one. RunError where a run's img_size is
+    not S."""
     if not folders or not len(pixels) == len(labels) == len(names) > 0:
         given = f"{len(folders)} runs, {len(pixels)} images, {len(labels)} labels, {len(names)} names"
         raise RunError(f"{out}: {given}")
@@ -241,6 +251,9 @@ def gradcam_panel(
     for j, (name, layer, explanations) in enumerate(columns, 1):
         without = explanations[0].heat is None
         notes += [f"{name}: {layer}"] if without else []
+        grid = explanations[0].grid
+        if grid and min(grid) < FINE:
+            notes.append(f"{name}: its maps have {grid[0]} x {grid[1]} positions, which is coarse")
         write(brush, left_of(j), GAP, name, size=15)
         write(brush, left_of(j), GAP + LINE, "no spatial map" if without else layer, FAINT, 11)
         for i, (picture, explanation) in enumerate(zip(pixels, explanations, strict=True)):
@@ -266,6 +279,7 @@ class Explanation:
     predicted: str
     right: bool
     score: str
+    grid: tuple[int, int] | None = None  # positions of the map before it was enlarged
 
 
 def explained(folder: str | Path, pixels: Tensor, labels: list[str], device: str) -> tuple[str, list[Explanation]]:
@@ -275,7 +289,7 @@ def explained(folder: str | Path, pixels: Tensor, labels: list[str], device: str
         sizes = f"was trained at {run.img_size} px, the images have {tuple(pixels.shape[2:])}"
         raise RunError(f"{folder} {sizes}")
     run.model.to(device)
-    explanations, layer = [], ""
+    explanations, layer, grid = [], "", None
     for rows in np.array_split(np.arange(len(pixels)), -(-len(pixels) // 16)):
         batch = pictures.batch(pixels, rows, device, mean=run.mean, std=run.std)
         scores = scores_of(run.model, batch, run.task)
@@ -284,11 +298,12 @@ def explained(folder: str | Path, pixels: Tensor, labels: list[str], device: str
         shown = scores.argmax(axis=1) if several else np.array([run.classes.index(name) for name in called])
         try:
             maps, layer = gradcam(run.model, batch, torch.from_numpy(shown))
+            grid = grid or grid_of(run.model, batch[:1])
         except NoSpatialMap as reason:
             maps, layer = [None] * len(rows), str(reason)
         for i, heat, name, line, k in zip(rows, maps, called, scores, shown, strict=True):
             score = f"{run.classes[k] if several else 'score'} {line[k]:.3f}"
-            explanations.append(Explanation(heat, name, name == labels[i], score))
+            explanations.append(Explanation(heat, name, name == labels[i], score, grid))
     return layer, explanations
 
 

@@ -210,7 +210,7 @@ def _split(block: Block, head: nn.Module) -> list[Block] | None:
 
 def flag(default: object, help: str, **more: object) -> object:
     """A field that is a flag of the command line, with what --help says of it. more: choices, least (of a
-    number), short."""
+    number), short, and words: what a methods text says of a value, by value, or with {} for any that is set."""
     return field(default=default, metadata={"help": help} | more)
 
 
@@ -223,14 +223,26 @@ class Hyperparameters:
         0.01, "weight decay; not on what L1-SP and L2-SP pull to the pretrained weights", least=0, short="--wd"
     )
     bn: str = flag(
-        "train", "BatchNorm where it trains; eval: with its pretrained mean and variance", choices=("train", "eval")
+        "train",
+        "BatchNorm where it trains; eval: with its pretrained mean and variance",
+        choices=("train", "eval"),
+        words={"eval": "BatchNorm in evaluation mode throughout"},
     )
-    stage_shares: tuple[float, ...] | None = flag(None, "share of the epochs of each stage (default: equal)", least=0)
+    stage_shares: tuple[float, ...] | None = flag(
+        None,
+        "share of the epochs of each stage (default: equal)",
+        least=0,
+        words="shares {} of the epochs for its stages",
+    )
     lp_lr: float | None = flag(
         None, "LP-FT: learning rate of the first part; --lr is that of the second (default: that of LP)", least=0
     )
     llrd_decay: float = flag(
-        0.75, "LLRD: factor on the learning rate from a block to the one before it", least=0, most=1
+        0.75,
+        "LLRD: factor on the learning rate from a block to the one before it",
+        least=0,
+        most=1,
+        words="a factor of {} from block to block",
     )
     alpha: float | None = flag(
         None, "L1-SP, L2-SP: factor of the penalty on the backbone (default: each strategy's own)", least=0
@@ -240,21 +252,37 @@ class Hyperparameters:
         "loss",
         "L1-SP, L2-SP: the penalty is part of the loss, or moves the weights after the step",
         choices=("loss", "proximal"),
+        words={"proximal": "the penalty as a proximal step after the optimizer's"},
     )
     rgn_source: str = flag(
         "backward",
         "Auto-RGN: norms of the training steps' gradients, or of extra batches before each epoch (probe)",
         choices=("backward", "probe"),
+        words={
+            "backward": "ratios from the gradients of training itself",
+            "probe": "ratios from the gradients of batches drawn apart before each epoch",
+        },
     )
-    rgn_every: int = flag(0, "Auto-RGN: steps after which the ratios are new; 0: an epoch", least=0)
+    rgn_every: int = flag(
+        0, "Auto-RGN: steps after which the ratios are new; 0: an epoch", least=0, words="ratios new every {} steps"
+    )
     rgn_batches: int = flag(5, "Auto-RGN: extra batches of a probe", least=1)
-    rgn_unit: str = flag("layer", "Auto-RGN: what has a learning rate of its own", choices=("layer", "tensor", "block"))
+    rgn_unit: str = flag(
+        "layer",
+        "Auto-RGN: what has a learning rate of its own",
+        choices=("layer", "tensor", "block"),
+        words={"layer": "one rate a layer", "tensor": "one rate a tensor", "block": "one rate a block"},
+    )
     rgn_norm: str = flag(
         "backbone",
         "Auto-RGN: ratios are divided by the largest of the backbone, or of all",
         choices=("backbone", "all"),
+        words={
+            "backbone": "the classifier at the full rate, ratios relative to the largest of the backbone",
+            "all": "ratios relative to the largest of all, the classifier's included",
+        },
     )
-    rgn_reset: bool = flag(False, "Auto-RGN: a new optimizer in each epoch")
+    rgn_reset: bool = flag(False, "Auto-RGN: a new optimizer in each epoch", words={True: "a new optimizer each epoch"})
 
     def __post_init__(self):
         for known in fields(self):
@@ -550,7 +578,8 @@ def _gradual(head: dict, order: list[dict]) -> list[Stage]:
 
 def lpft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """LP-FT (Kumar et al., ICLR 2022): the head at hyper.lp_lr, then everything at lr from that solution,
-    with a fresh optimizer and schedule."""
+    with a fresh optimizer and schedule. No switch undoes: the authors start from a logistic regression that is
+    solved, and their second part has Dropout in eval mode too."""
     groups = groups_of(blocks, lr, hyper.weight_decay)
     probing = Stage("lp", names_of(groups[-1:]), lr=hyper.lp_lr)
     return Parts(groups, [probing, Stage("ft", names_of(groups), restart=True)])
@@ -565,7 +594,8 @@ def l1sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
 
 def l2sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """L2-SP (Li et al. 2018, eq. 2): L + alpha/2 sum (w - w0)^2 on the backbone + beta/2 sum w^2 on the head.
-    No weight decay: it would move the target from w0 to w0 * alpha / (alpha + weight decay)."""
+    No weight decay: it would move the target from w0 to w0 * alpha / (alpha + weight decay). alpha is 0.1, the
+    paper's; tllib has 0.01."""
     groups = groups_of(blocks, lr, weight_decay=0.0)
     return Parts(groups, [Stage("all", names_of(groups))], StartingPoint(blocks, hyper, order=2))
 
@@ -573,7 +603,9 @@ def l2sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
 def autorgn(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """Auto-RGN (Lee et al., ICLR 2023): every parameter trains; lr of layer i = lr * RGN_i / max_j RGN_j,
     with RGN_i = norm2(gradient of layer i) / norm2(weight of layer i). Deviates from the authors' code by
-    default, each by its switch: rgn_source, rgn_unit, rgn_norm, rgn_reset."""
+    default, each by its switch: rgn_source, rgn_unit, rgn_norm, rgn_reset. No switch undoes: theirs leaves tensors
+    with bn in their name out of the optimizer, is Adam with weight decay 1e-4 at a constant rate, and probes in
+    train mode."""
     groups: dict[str, dict] = {}
     layers: dict[str, str] = {}  # of each group, the first where it has several
     for block in blocks:
@@ -1060,13 +1092,29 @@ def strategy_key(name: str) -> str:
     return key
 
 
-def about(strategy: str) -> dict:
+def about(strategy: str, hyper: Hyperparameters | None = None) -> dict:
     """What a report needs of a strategy: its place among all, what it does, a full reference ("" where there
-    is none) and whether it trains in stages."""
+    is none), whether it trains in stages, and what hyper chose of it, in words."""
     key = strategy_key(strategy)
     entry, order = STRATEGIES[key], list(STRATEGIES).index(key)
     citation = SOURCES[entry.source] if entry.source else ""
-    return {"order": order, "sentence": entry.sentence, "citation": citation, "staged": entry.staged}
+    told = {"order": order, "sentence": entry.sentence, "citation": citation, "staged": entry.staged}
+    return told | {"settings": in_words(key, hyper or Hyperparameters())}
+
+
+def in_words(strategy: str, hyper: Hyperparameters) -> list[str]:
+    """What the hyperparameters that the strategy uses say in a methods text; nothing of rates, alpha and decay, which
+    stand there as numbers."""
+    said = []
+    for known in fields(hyper):
+        words, value = known.metadata.get("words"), getattr(hyper, known.name)
+        if words is None or known.name not in ("bn", "stage_shares", *STRATEGIES[strategy].uses):
+            continue
+        if isinstance(words, dict):
+            said += [words[value]] if value in words else []
+        elif value:
+            said.append(words.format(", ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"))
+    return said
 
 
 def trials(strategy: str, opt: str, n: int) -> list[dict]:

@@ -13,7 +13,7 @@ from report.experiment import NAN, Across, Beaten, Claim, Experiment, Gain, Rank
 from report.pairs import ALPHA, oriented
 from report.wording import measured, several, shown_name, spoken
 
-MOST_RANKED = 10  # strategies, in the table of the critical difference
+MOST_RANKED = 20  # strategies that the table of Nemenyi's test has
 MANY = 10  # experiments; with fewer the tests say little
 
 
@@ -165,16 +165,24 @@ def headline_claims(experiments: list[Experiment]) -> list[Claim]:
         Claim(
             claim="LP-FT is better than FT",
             paper="in over half of the evaluated cases",
-            here=how_often(lpft) if lpft else none,
+            here=how_often(lpft) + at_rates(experiments, lpft) if lpft else none,
             rows=lpft,
         ),
         Claim(
             claim="Auto-RGN is better than FT",
             paper="by up to 11 % for some modalities",
-            here=by_how_much(rgn) if rgn else none,
+            here=by_how_much(rgn) + at_rates(experiments, rgn) if rgn else none,
             rows=rgn,
         ),
     ]
+
+
+def at_rates(experiments: list[Experiment], gains: list[Gain]) -> str:
+    """Where the comparison stands on default learning rates: another rate could turn its sign."""
+    seen = {(gain.data, gain.arch) for gain in gains}
+    rows = [row for one in experiments if one.key in seen for row in one.rows if row.done]
+    untuned = sum(not row.trials for row in rows)
+    return "" if not untuned else "; at default learning rates, which --tune did not choose"
 
 
 def how_often(gains: list[Gain]) -> str:

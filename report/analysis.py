@@ -35,7 +35,7 @@ from report.experiment import (
     pair_of,
 )
 from report.pairs import compare_pairs
-from report.wording import over_how_many
+from report.wording import as_noun, over_how_many
 from runs import Run, Scored, at_an_end, read_runs, strategies_in_order
 
 FROM_CALLS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # of the class called, whatever its score
@@ -131,7 +131,7 @@ def design_of(evidence: Evidence, names: dict[str, str]) -> Design:
         higher_is_better=metrics.higher_is_better(metric),
         over=over,
         unit_kind=data["unit_kind"] if by_unit else "image",
-        group_kind=data["group_kind"],
+        group_kind=as_noun(data["group_kind"]),
         **test_counts(evidence.scored),
         seeds=sorted({run.repeat[0] for run in runs}),
         folds=sorted({run.repeat[1] for run in runs}),
@@ -281,6 +281,7 @@ def strategy_row(strategy: str, evidence: Evidence, design: Design) -> Row:
         strategy=strategy,
         sentence=about.get("sentence", ""),
         citation=about.get("citation", ""),
+        settings=about.get("settings", []),
         staged=about.get("staged", len(stages) > 1),
         done=counts["done"],
         failed=counts["failed"],
@@ -291,7 +292,7 @@ def strategy_row(strategy: str, evidence: Evidence, design: Design) -> Row:
         test=estimate(finished, evidence, design.metric, design),
         second=estimate(finished, evidence, design.second, design),
         metrics={
-            name: mean_of(finished, "test", name, design.task)
+            name: estimate(finished, evidence, name, design)
             for name in dict.fromkeys(name for test in tests for name in test["values"])
         },
         per_class={
@@ -319,7 +320,9 @@ def mean_of(runs: list[Run], split: str, metric: str, task: str) -> Estimate:
 
 
 def estimate(runs: list[Run], evidence: Evidence, metric: str, design: Design) -> Estimate:
-    """The metric on test with its interval over groups."""
+    """The metric on test with its interval over groups, where it was resampled."""
+    if any((run.strategy, run.repeat, metric) not in evidence.resampled for run in runs):
+        return mean_of(runs, "test", metric, design.task)
     resampled = [evidence.resampled[run.strategy, run.repeat, metric] for run in runs]
     over_groups = stats.group_t(
         [run.value("test", metric) for run in runs],

@@ -139,7 +139,7 @@ def comparison_rows(analysis: Analysis) -> list[dict[str, object]]:
             row |= {name: value for name, value in vars(pair).items() if name not in TESTS}
             for test, names in TESTS.items():
                 row |= {f"{test}_{name}": getattr(getattr(pair, test), name, "") for name in names}
-            rows.append(row | {"notes": " ".join(experiment.pair_notes)})
+            rows.append(row | {"notes": row.pop("notes")})  # last
     return of_one_head(rows)
 
 

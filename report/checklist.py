@@ -14,7 +14,17 @@ import metrics
 from report import methods
 from report.experiment import Analysis, Experiment
 from report.methods import author, ran, span
-from report.wording import NO_GROUPS, experiment_name, lost_runs, measured, plural, several, spoken, tested_images
+from report.wording import (
+    NO_GROUPS,
+    experiment_name,
+    known,
+    lost_runs,
+    measured,
+    plural,
+    several,
+    spoken,
+    tested_images,
+)
 
 
 @dataclass(frozen=True)
@@ -124,8 +134,14 @@ def performance(experiment: Experiment) -> str:
 
 
 def uncertainty(experiment: Experiment) -> str:
-    test = f"Every test result has its 95 % interval over {plural(experiment.group_kind)}"
-    return f"{test}; every pair its paired difference and interval." if ran(experiment) else ""
+    rows = ran(experiment)
+    named = [name for name in dict.fromkeys(name for row in rows for name in row.metrics)]
+    with_interval = [name for name in named if all(known(row.metrics[name].low) for row in rows if name in row.metrics)]
+    if not with_interval:
+        return "No interval can be given: the notes say why." if rows else ""
+    over = f"95 % intervals over {plural(experiment.group_kind)}"
+    said = f"On test {spoken(map(metrics.label, with_interval))} have {over}"
+    return f"{said}; every pair has its paired difference and interval. Values per class have none."
 
 
 def failures(experiment: Experiment) -> str:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import metrics
 from report import stats
 from report.experiment import NAN, Estimate
 from runs import Run, RunError, Scored, read_scored
 
 RESAMPLES = 2000  # of the bootstrap over groups
+FEW_SCORES = 20_000  # of a test set, images times classes
 MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1")
 Repeat = tuple[int, int]  # (seed, fold)
 MOSTLY = 0.9  # share of resamples without some class from which on they are not drawn again
@@ -93,7 +95,7 @@ def bootstrap(
         plain = stats.resample_groups(len(names), RESAMPLES, seed=stratum).astype(np.int16)
         whole, share = with_all_classes(plain, counts, seed=stratum)
         for run in (run for run in done if sets[run.strategy, run.repeat] == groups):
-            for name in dict.fromkeys((metric, second)):
+            for name in resampled_metrics(run, scored[run.strategy, run.repeat], metric, second):
                 values = np.full(RESAMPLES, NAN)
                 if name != "ece" and len(names) >= 2:
                     over_classes = name in MEANS_OVER_CLASSES
@@ -102,6 +104,18 @@ def bootstrap(
                     values = resampled_values(run, scored[run.strategy, run.repeat], name, names, weights)
                 found[run.strategy, run.repeat, name] = Resampled(values, (stratum, len(names)))
     return found, again
+
+
+def resampled_metrics(run: Run, test: Scored, metric: str, second: str) -> list[str]:
+    """The experiment's two metrics, and the others that the run has: those that are made of ranked scores, which is
+    slow, on small test sets alone."""
+    known = (metrics.METRICS[name] for name in run.result["test"]["values"] if name in metrics.METRICS)
+    quick = "matrix, matrix at threshold, rows".split(", ")
+    small = test.scores.size <= FEW_SCORES
+    others = [
+        one.name for one in known if one.resampled and (one.given in quick or (small and one.given == "one class"))
+    ]
+    return list(dict.fromkeys((metric, second, *others)))
 
 
 def resampled_values(run: Run, test: Scored, metric: str, groups: list[str], weights: np.ndarray) -> np.ndarray:

@@ -39,6 +39,7 @@ class Row:
     strategy: str  # the paper's name
     sentence: str  # what it does, for a methods text; "" in runs of earlier versions
     citation: str  # the full reference, or ""
+    settings: list[str]  # what its hyperparameters chose, in words
     staged: bool  # whether it trains in stages
     done: int  # runs with a result
     failed: int
@@ -48,7 +49,7 @@ class Row:
     val: Estimate  # of the experiment's metric
     test: Estimate
     second: Estimate  # the second metric, on test
-    metrics: dict[str, Estimate]  # every metric on test, without intervals
+    metrics: dict[str, Estimate]  # every metric on test
     per_class: dict[str, dict[str, float]]  # class -> metric -> mean over runs
     epochs: float  # mean over runs
     optimizer_steps: float
@@ -94,6 +95,7 @@ class Pair:
     wilcoxon: stats.Wilcoxon | None = None
     p_holm: float = NAN
     verdict: str = "undefined"  # "better", "worse" (a than b), "not separable", "undefined"
+    notes: str = ""  # how this pair was tested, and why a test is left out
 
     def turned(self) -> Pair:
         """b minus a; the tests stay those of a minus b."""

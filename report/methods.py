@@ -230,7 +230,7 @@ def strategy_text(row: Row) -> str:
     penalty += f", beta {beta:g}" if penalty and is_set(beta) else ""
     early = [f"{n} of {several(row.done, 'run')} in stage {stage}" for stage, n in row.early.items()]
     scored = f"scored by a checkpoint from before the last stage: {spoken(early)}" if early else ""
-    return "; ".join(filter(None, [row.sentence, stages_text(row), rate, penalty, scored]))
+    return "; ".join(filter(None, [row.sentence, *row.settings, stages_text(row), rate, penalty, scored]))
 
 
 def stages_text(row: Row) -> str:
@@ -287,7 +287,7 @@ def training_text(experiment: Experiment) -> str:
         parts.append(f"the learning rate followed a cosine{schedule_text(settings)}")
         patience = settings.get("patience")
         early = f", with an early stop after {patience} epochs without a gain" if is_set(patience) else ""
-        parts.append(f"every strategy had {epochs} epochs in all, its stages counted in{early}")
+        parts.append(f"every strategy had {several(epochs, 'epoch')} in all, its stages counted in{early}")
     if batch := settings.get("batch_size"):
         batches = settings.get("grad_accum") or 1
         accumulated = f" with gradients accumulated over {batches} batches" if batches > 1 else ""
@@ -306,7 +306,7 @@ def training_text(experiment: Experiment) -> str:
 
 def schedule_text(settings: dict[str, object]) -> str:
     epochs, warmup = settings.get("schedule_epochs"), settings.get("warmup")
-    text = f" over the length of {epochs} epochs" if is_set(epochs) else ""
+    text = f" over the length of {several(epochs, 'epoch')}" if is_set(epochs) else ""
     rise = "after a linear warm-up over the first"
     return text + (f" {rise} {warmup * 100:g} % of the steps" if is_set(warmup) else "")
 

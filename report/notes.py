@@ -115,7 +115,8 @@ def left_open(rows: list[Row], best: Row, against: dict[str, Pair | None]) -> st
         said += " No difference can be tested here: the notes of the pairs say why."
     if unranked := [row.strategy for row in rows if row.done and not row.ranked]:
         they_have = "it has" if len(unranked) == 1 else "they have"
-        said += f" Not ranked, because {they_have} other runs: {spoken(unranked)}."
+        fewer = all(len(row.cells) < len(best.cells) for row in rows if row.strategy in unranked)
+        said += f" Not ranked, because {they_have} {'fewer' if fewer else 'other'} runs: {spoken(unranked)}."
     if len(best.cells) == 1:
         said += " One run each: how much two trainings of the same strategy differ is not known (--seed 0 1 2)."
     return said
@@ -132,6 +133,7 @@ def notes(evidence: Evidence, design: Design, rows: list[Row]) -> list[str]:
         *few_groups(design),
         *fallback_notes(evidence),
         *coverage_notes(evidence, design),
+        *unconverged_note(evidence),
         *stage_notes(rows),
         *call_notes(design, rows),
         *chance_note(evidence, design, rows),
@@ -290,6 +292,19 @@ def stage_notes(rows: list[Row]) -> list[str]:
             merged = f"its stages merged into {len(stages)} ({shown})"
             found.append(f"{row.strategy}: {merged}, as there are too few epochs for each.")
     return found
+
+
+def unconverged_note(evidence: Evidence) -> list[str]:
+    """Which runs were best in their last epoch: their validation value may still have been rising."""
+    last = {
+        name: sum(run.result["best_epoch"] == run.result["epochs"] for run in finished)
+        for name, finished in evidence.finished.items()
+    }
+    if not any(last.values()):
+        return []
+    shown = spoken(f"{name} ({n} of {several(len(evidence.finished[name]), 'run')})" for name, n in last.items() if n)
+    said = "Perhaps not converged, since the last epoch is the best on validation"
+    return [f"{said}: {shown}. More --epochs may raise them."]
 
 
 def call_notes(design: Design, rows: list[Row]) -> list[str]:

@@ -31,7 +31,8 @@ def compare_pairs(evidence: Evidence, design: Design) -> tuple[list[Pair], list[
         for b in names[i + 1 :]:
             comparison = Comparison(a, b, evidence, design)
             if comparison.tests:
-                pairs.append(comparison.pair())
+                pair = comparison.pair()
+                pairs.append(replace(pair, notes=" ".join(comparison.said.values())))
             notes += [(test, text, f"{a} − {b}") for test, text in comparison.said.items()]
     pairs = with_verdicts(pairs, design.higher_is_better)
     return pairs, joined_notes(notes) + intervals_beside_verdicts(pairs) + over_trainings(pairs)
@@ -231,7 +232,8 @@ class Comparison:
         said += "; all folds share one test set and differ in what they train on" if one_test else ""
         self.said["t"] = said + "."
         least = 2 / 2 ** len(folds)
-        self.said["wilcoxon"] = f"Wilcoxon: signed ranks over {len(folds)} folds."
+        overlap = "the folds' training sets overlap, so its p is smaller than it should be"
+        self.said["wilcoxon"] = f"Wilcoxon: signed ranks over {len(folds)} folds; {overlap}."
         if least > ALPHA:
             reason = f"with {len(folds)} folds its smallest possible p is {least:.4g}, above 0.05"
             self.said["wilcoxon"] = f"Wilcoxon: left out, {reason}."

@@ -207,7 +207,7 @@ def results_table(experiment: Experiment) -> Html:
     metric, other = metrics.label(experiment.metric), metrics.label(experiment.second)
     columns = ["Strategy", metric, "Beside the best", "Runs", other, "Validation (chose the epoch)"]
     groups = [("", 1), ("Test", 4), ("", 1), ("Budget", len(budget))]
-    runs = "± standard deviation over runs (seeds, folds)"
+    runs = "± standard deviation over runs (seeds, folds); minutes are wall time, steps do not depend on the machine"
     over = f": mean over runs [95 % interval over {plural(experiment.group_kind)}] {runs}"
     caption = join([heading_of(experiment), over])
     return table(caption, [*columns, *budget], body, groups=groups, class_="results")
@@ -239,8 +239,8 @@ def pair_matrix(experiment: Experiment) -> Html:
     reading = (
         "▲ the row is better, ▼ worse, ≈ not separable, at a Holm-adjusted 0.05 over the "
         f"{several(len(pairs), 'pair')}. The {better} the {metrics.label(experiment.metric)}, the better. An "
-        "interval is for its pair alone, so it can exclude 0 where the verdict, which is for all pairs, is ≈: "
-        "not after Holm."
+        "interval is for its pair alone, so it can exclude 0 where the verdict, which is for all pairs, is ≈; the "
+        "adjusted p is then given."
     )
     return table(caption, ["", *names], rows, class_="matrix") + note(reading)
 
@@ -259,9 +259,13 @@ def verdict_cell(pair: Pair | None) -> Cell:
     symbol = tag("span", SYMBOL[pair.verdict], class_="symbol", title=pair.verdict)
     difference = tag("b", number(pair.difference, sign=True))
     around = tag("span", interval(pair.low, pair.high, sign=True), class_="ci")
-    only_alone = pair.verdict == "not separable" and (pair.low > 0 or pair.high < 0)
-    word = tag("small", "not after Holm") if only_alone else None
-    return td(join([symbol, difference, around, word], " "), class_=verdict_class(pair.verdict))
+    adjusted = tag("span", f"p {p_value(pair.p_holm)}, Holm", class_="ci") if alone(pair) else None
+    return td(join([symbol, difference, around, adjusted], " "), class_=verdict_class(pair.verdict))
+
+
+def alone(pair: Pair) -> bool:
+    """Whether the pair's own interval excludes 0, and the verdict for all pairs says nothing."""
+    return pair.verdict == "not separable" and (pair.low > 0 or pair.high < 0)
 
 
 def pair_table(experiment: Experiment) -> Html:
@@ -331,27 +335,28 @@ def thinned(items: list, most: int = MOST_EPOCHS) -> list:
 
 
 def metrics_table(experiment: Experiment) -> Html:
+    """Metrics down, strategies across."""
     rows = [row for row in experiment.rows if row.test.n]
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     if not names:
         return Html("")
-    columns = []
+    runs, body = [row.test.n for row in rows], []
     for name in names:
         found = [row.metrics.get(name, Estimate()) for row in rows]
         tints = tinted([one.mean for one in found], metrics.higher_is_better(name))
-        runs = [row.test.n for row in rows]
-        columns.append([metric_cell(*cell) for cell in zip(found, tints, runs, strict=True)])
-    strategies = [row.strategy for row in rows]
-    body = [[name, *cells] for name, *cells in zip(strategies, *columns, strict=True)]
+        body.append([metrics.label(name), *map(metric_cell, found, tints, runs)])
     some = "(n) where a metric is undefined in some of the runs"
-    caption = f"Every metric on test, mean ± standard deviation over runs; {some}"
+    over = f"[95 % interval over {plural(experiment.group_kind)}] ± standard deviation over runs"
+    caption = f"Every metric on test, mean {over}; {some}. Tint from a row's worst to its best"
     caption += f". {calls_text(experiment)}" if calls_text(experiment) else ""
-    return table(caption, ["Strategy", *map(metrics.label, names)], body, class_="metrics")
+    return table(caption, ["Metric", *(row.strategy for row in rows)], body, class_="metrics")
 
 
 def metric_cell(found: Estimate, tint: float | None, runs: int) -> Cell:
     some = beside(found) + (f" (n = {found.n})" if 0 < found.n < runs else "")
-    return td(number(found.mean), " ", aside(plus_minus(found.sd) + some), tint=tint, class_="result")
+    around = tag("span", interval(found.low, found.high), class_="ci")
+    parts = [number(found.mean), around, aside(plus_minus(found.sd) + some)]
+    return td(join((part for part in parts if plain(part)), " "), tint=tint, class_="result")
 
 
 def per_class_tables(experiment: Experiment) -> list[Html]:

@@ -30,10 +30,15 @@ EXACT_MCNEMAR_BELOW = 25  # discordant pairs
 EXACT_WILCOXON_UP_TO = 50  # pairs: 2**50 sign patterns still count exactly in int64
 FEWEST_WILCOXON_PAIRS = 6  # with five, 2 / 2**5 = 0.0625
 # Demsar 2006, table 5(a): the studentized range quantile for infinite degrees of freedom over sqrt(2), by k.
-NEMENYI_Q = {
-    0.05: dict(enumerate((1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164), start=2)),
-    0.10: dict(enumerate((1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920), start=2)),
-}
+# The studentized range's quantile with infinite degrees of freedom over the root of 2, for 2 methods, 3, ...
+_Q05 = (
+    "1.960 2.344 2.569 2.728 2.850 2.948 3.031 3.102 3.164 3.219 3.268 3.313 3.354 3.391 3.426 3.458 3.489 3.517 3.544"
+)
+_Q10 = (
+    "1.645 2.052 2.291 2.460 2.589 2.693 2.780 2.855 2.920 2.978 3.030 3.077 3.120 3.159 3.196 3.230 3.261 3.291 3.319"
+)
+NEMENYI_Q = {alpha: dict(enumerate(map(float, text.split()), start=2)) for alpha, text in ((0.05, _Q05), (0.10, _Q10))}
+FEWEST_FOR_F = 5  # datasets, for a p of Iman and Davenport's F: with fewer, one order of two methods decides it
 
 
 # ---- the bootstrap over groups ----
@@ -613,8 +618,9 @@ class Friedman:
 
 def friedman(table: np.ndarray, higher_is_better: bool = True) -> Friedman:
     """Whether k methods differ over N datasets (Demsar 2006, section 3.2.2). table: (N, k) as in ranks. All
-    tied: chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. With one dataset or one method both p are
-    nan, and reason says so. ValueError as in ranks, and without a dataset."""
+    tied: chi2 and f are 0, p 1. Perfect agreement: f inf, f_p 0. Below five datasets f_p is nan. With one
+    dataset or one method both p are nan, and reason says so. ValueError as in ranks, and without a
+    dataset."""
     mean_ranks = average_ranks(table, higher_is_better)
     n, k = np.shape(table)
     f_df = (k - 1, (k - 1) * (n - 1))
@@ -627,17 +633,18 @@ def friedman(table: np.ndarray, higher_is_better: bool = True) -> Friedman:
     numerator, denominator = 3 * (sum(s * s for s in twice_sums) - k * (n * (k + 1)) ** 2), n * k * (k + 1)
     chi2, left = numerator / denominator, n * (k - 1) * denominator - numerator
     f = (n - 1) * numerator / left if left else math.inf
-    return replace(found, chi2=chi2, p=chi2_sf(chi2, k - 1), f=f, f_p=f_sf(f, *f_df))
+    f_p = f_sf(f, *f_df) if n >= FEWEST_FOR_F else NAN
+    return replace(found, chi2=chi2, p=chi2_sf(chi2, k - 1), f=f, f_p=f_p)
 
 
 def nemenyi_cd(k: int, n: int, alpha: float = 0.05) -> float:
     """The Nemenyi test's critical difference: two of k methods differ if their average ranks over n datasets
     are at least this far apart (Demsar 2006, section 3.2.2, table 5(a)): q sqrt(k (k + 1) / (6 n)). k: 2 to
-    10. n: at least 1. alpha: 0.05 or 0.10. ValueError on others."""
+    20. n: at least 1. alpha: 0.05 or 0.10. ValueError on others."""
     if alpha not in NEMENYI_Q:
         raise ValueError(f"alpha must be 0.05 or 0.10, got {alpha}")
     if k not in NEMENYI_Q[alpha]:
-        raise ValueError(f"the table has 2 to 10 methods, got {k}")
+        raise ValueError(f"the table has 2 to 20 methods, got {k}")
     if n < 1:
         raise ValueError(f"needs at least one dataset, got {n}")
     return NEMENYI_Q[alpha][k] * math.sqrt(k * (k + 1) / (6 * n))

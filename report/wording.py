@@ -36,6 +36,12 @@ def plural(noun: str) -> str:
     return re.sub("([^aeiou])y$", r"\1ie", noun) + "s"
 
 
+def as_noun(column: str) -> str:
+    """What a column names, as a word of a sentence: patient_id is patient, Study UID is study."""
+    words = re.sub(r"(?i)[_ -]+(ids?|uids?|no|nr|number|code)$|(?<=[a-z])(?-i:U?ID|Id)$", "", column.strip())
+    return re.sub(r"[_-]+", " ", words).strip().lower() or column
+
+
 def several(n: int, noun: str) -> str:
     """1 fold, 1,670 images"""
     return f"{n:,} {noun if n == 1 else plural(noun)}"
@@ -332,7 +338,8 @@ def friedman_line(across: Across) -> str:
     """Friedman over 3 rows: chi² = 12.50 (7 df), p = 0.085; ..."""
     test = across.friedman
     chi2 = f"chi² = {number(test.chi2, 2)} ({whole(test.df)} df), p = {p_value(test.p)}"
-    f = f"Iman-Davenport F = {number(test.f, 2)}, p = {p_value(test.f_p)}"
+    p = f"p = {p_value(test.f_p)}" if known(test.f_p) else "without a p below five rows"
+    f = f"Iman-Davenport F = {number(test.f, 2)}, {p}"
     rows = several(len(across.experiments), "row")
     parts = [f"Friedman over {rows}: {chi2}; {f}.".replace("p = <", "p < ")]
     if known(across.cd):

@@ -177,7 +177,9 @@ def test_an_index_without_groups_splits_and_metrics_has_those_of_its_task():
     about = {"classes": ["a", "b"], "paths": ["x", "y"], "root": Path(".")}
     index = Index(task="multiclass", labels=np.arange(2), **about)
     assert (index.groups, index.group_kind, index.official) == (["x", "y"], "image", ["", ""])
-    assert (index.metric, index.second) == ("balanced_accuracy", "accuracy")
+    assert (index.metric, index.second) == ("balanced_accuracy", "auroc")  # of two classes
+    three = Index(task="multiclass", labels=np.arange(2), **about | {"classes": ["a", "b", "c"]})
+    assert (three.metric, three.second) == ("balanced_accuracy", "accuracy")
     several = Index(task="multilabel", labels=np.eye(2, dtype=np.float32), second="f1", **about)
     assert (several.metric, several.second) == ("auroc", "f1")
 
@@ -633,6 +635,9 @@ def test_cholect50(written, layout, task):
     assert (index.metric, index.second) == ("video_map", "average_precision")
     assert (index.unit_score, index.unit_kind, index.group_kind) == ("video", "video", "video")
     assert index.leave_out == ((94, 95, 96, 97, 98, 99) if task == "triplet" else ())
+    counted = datasets.Options(task=task, null_triplets=True)
+    assert datasets.variant_name("cholect50", counted).endswith("-null_triplets")
+    assert datasets.load_index("cholect50", str(index.root), counted).leave_out == ()
     names = {"instrument": ["grasper", "bipolar", "hook", "scissors", "clipper", "irrigator"]}
     if task == "triplet":
         assert index.classes[17] == "grasper,retract,gallbladder" and index.classes[18] == "triplet18"
@@ -846,7 +851,7 @@ def test_one_more_dataset_is_a_function_and_an_entry_and_its_option_a_field(monk
     assert (index.name, index.citation, len(index)) == ("eyes", "by hand", 26)
     people = [f"P{i:02d}" for i in range(1, 13)]
     assert index.groups == [*people, "P01"] * 2  # p01 is P01, as in every archive
-    assert (index.metric, index.second) == ("balanced_accuracy", "accuracy")
+    assert (index.metric, index.second) == ("balanced_accuracy", "auroc")
     one = load_index("eyes", more, WithSide(side="left", exact_ids=True))
     assert {path.split("/")[0] for path in one.paths} == {"left"} and len(one) == 13
     assert one.groups == [*people, "p01"]

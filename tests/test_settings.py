@@ -16,6 +16,13 @@ import train
 BAD = [
     (["--report", "runs", "--predict", "new"], "--report stands alone"),
     (["--report", "nowhere"], "nowhere is no folder"),
+    (["--report", "runs", "--metric", "auroc", "--alpha", "1"], "--report stands alone"),
+    (["--report", "runs", "--metric", "auroc", "--alpha", "1"], "leave out --alpha, --metric"),
+    (
+        ["--data", "demo-tiny", "--strategy", "ft", "lp", "--alpha", "1"],
+        "--alpha: none of the chosen strategies (FT, LP)",
+    ),
+    (["--data", "demo-tiny", "--strategy", "l1sp", "--rgn-every", "1"], "--rgn-every: none of the chosen strategies"),
     (["--run", "runs/x"], "--run and --out go with --predict or --export"),
     (["--data", "demo-tiny", "--export", "m.pt2", "--run", "r"], "--export use a finished run (--run), not --data"),
     (["--export", "m.pt2", "--run", "nowhere"], "nowhere: no such run folder"),
@@ -160,12 +167,13 @@ def test_help_says_each_default_once_and_it_is_the_field_s():
     assert helps["--clip-grad"].endswith("(default: 0)") and helps["--lr"].endswith("(default: each strategy's own)")
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a) or "nothing" for a, _ in BAD])
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[f"{i} {' '.join(a)}" for i, (a, _) in enumerate(BAD)])
 def test_bad_input_gets_one_line_and_exit_code_2(arguments, message, tmp_path, run, monkeypatch):
     monkeypatch.delenv("FTCOMPARE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     small = ["--arch", ARCH] * ("--arch" not in arguments) + ["--weights", "none"] * ("--weights" not in arguments)
-    code, _, err = run(*arguments, *small * bool(arguments), "--output-dir", tmp_path / "runs")
+    more = [] if "--report" in arguments else [*small * bool(arguments), "--output-dir", tmp_path / "runs"]
+    code, _, err = run(*arguments, *more)
     assert code == 2 and message in err, err
     assert err.count("\n") == 1 and "Traceback" not in err
     assert not list(tmp_path.glob("runs/*/*/*/*/config.json"))

@@ -1644,7 +1644,7 @@ def test_every_hyperparameter_is_a_flag(known):
     assert ("least" in about) is (known.type in numbers)
     assert ("choices" in about) is (known.type == "str")
     assert known.type == "bool" or "least" in about or known.default in about["choices"]
-    assert set(about) <= {"help", "least", "most", "choices", "short"}
+    assert set(about) <= {"help", "least", "most", "choices", "short", "words"}
 
 
 @pytest.mark.parametrize(
@@ -1705,7 +1705,13 @@ def test_a_strategy_is_a_function_and_an_entry(monkeypatch):
     changed = {name.partition(".")[0] for name in after if not same_bits(before[name], after[name])}
     assert changed == {"hidden", "fc"}
     assert plan.trainable_parameters() == sum(TOY_PARAMETERS[-2:])
-    told = {"order": len(STRATEGIES) - 1, "sentence": "the last two blocks", "citation": "", "staged": False}
+    told = {
+        "order": len(STRATEGIES) - 1,
+        "sentence": "the last two blocks",
+        "citation": "",
+        "staged": False,
+        "settings": [],
+    }
     assert strategies.about("last_2") == told
 
 

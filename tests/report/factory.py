@@ -344,6 +344,7 @@ def make_row(strategy="FT", mean=0.871, *, classes=CLASSES, n=3, i=0, **changes)
         strategy=strategy,
         sentence=about["sentence"],
         citation=about["citation"],
+        settings=about.get("settings", []),
         staged=about["staged"],
         done=n,
         failed=0,

@@ -133,7 +133,7 @@ def test_unfinished_failed_and_missing_runs_are_shown_and_the_short_strategy_is_
     rows = {row.strategy: row for row in experiment.rows}
     assert (rows["LP"].done, rows["LP"].failed, rows["L2-SP"].missing) == (1, 1, 1)
     assert rows["FT"].best and not rows["LP"].best  # LP has 1.0, from one fold of two
-    assert "Not ranked, because it has other runs: LP." in experiment.verdict
+    assert "Not ranked, because it has fewer runs: LP." in experiment.verdict
     assert "4 of 6 runs" not in experiment.notes[0] and "3 of 6 runs have no result" in experiment.notes[0]
     assert experiment.pair("LP", "FT").runs == 1
     assert math.isnan(rows["L2-SP"].test.mean)

@@ -8,6 +8,7 @@ from awkward import lost_runs, one_seed, several
 from factory import NAMES, make_analysis, make_experiment, make_row
 
 import images
+import strategies
 from report import methods
 
 
@@ -178,3 +179,25 @@ def test_limitations_come_from_the_runs():
     assert "Not every run has a result (demo, resnet18: LP-FT and Auto-RGN)." in lost
     assert any(limit.startswith("Holm's adjustment") for limit in methods.limitations(several()))
     assert not any(limit.startswith("Holm's adjustment") for limit in lost)
+
+
+def test_what_hyperparameters_chose_is_said_in_the_words_of_their_own_entry():
+    proximal = strategies.Hyperparameters(sp_mode="proximal", bn="eval", stage_shares=(0.3, 0.7))
+    assert strategies.about("l2sp", proximal)["settings"] == [
+        "BatchNorm in evaluation mode throughout",
+        "shares 0.3, 0.7 of the epochs for its stages",
+        "the penalty as a proximal step after the optimizer's",
+    ]
+    authors = strategies.Hyperparameters(rgn_norm="all", rgn_source="probe", rgn_every=7, rgn_reset=True)
+    said = strategies.about("autorgn", authors)["settings"]
+    assert (
+        "ratios relative to the largest of all, the classifier's included" in said
+        and "ratios new every 7 steps" in said
+    )
+    default = "; ".join(strategies.about("autorgn")["settings"])
+    assert "the classifier at the full rate, ratios relative to the largest of the backbone" in default
+    (row,) = make_experiment(strategies=("L2-SP",)).rows
+    assert "a proximal step" in methods.strategy_text(
+        replace(row, settings=strategies.about("l2sp", proximal)["settings"])
+    )
+    assert strategies.about("ft", authors)["settings"] == []

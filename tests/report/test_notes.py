@@ -1,6 +1,7 @@
 """report/notes.py: what must be said beside the numbers, and is not said where it does not hold."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from factory import (
     write_run,
 )
 
+from report import notes
 from report.analysis import analyse
 
 
@@ -288,3 +290,13 @@ def test_the_verdict_s_doubt_is_of_any_strategy_and_not_of_ft_alone(tmp_path, wo
     doubt = f"does not confirm that it is better than {worse} (p = {pair.t.p:.3f})"
     assert experiment.verdict.startswith("FT has the highest accuracy") and doubt in experiment.verdict
     assert "better than L2-SP (p" not in experiment.verdict and "and L2-SP (p" not in experiment.verdict
+
+
+def test_runs_whose_last_epoch_is_their_best_are_named():
+    def run(best, epochs=3):
+        return SimpleNamespace(result={"best_epoch": best, "epochs": epochs})
+
+    finished = {"FT": [run(3), run(2)], "LP": [run(3)], "LP-FT": [run(1)]}
+    (said,) = notes.unconverged_note(SimpleNamespace(finished=finished))
+    assert "FT (1 of 2 runs) and LP (1 of 1 run)" in said and "LP-FT" not in said
+    assert notes.unconverged_note(SimpleNamespace(finished={"FT": [run(2)], "LP": []})) == []

@@ -144,7 +144,7 @@ def test_a_metric_that_some_runs_lack_says_how_many_have_it():
     table = lines(sections.metrics_table(replace(experiment, rows=[replace(row, metrics=found)])))
     assert table == [
         ["Strategy", "Cohen&#x27;s kappa", "expected calibration error"],
-        ["FT", "0.500 ± 0.012 (n = 2)", "0.100 ± 0.012"],
+        ["FT", "0.500 [0.470, 0.530] ± 0.012 (n = 2)", "0.100 [0.070, 0.130] ± 0.012"],
     ]
 
 

@@ -173,3 +173,21 @@ def test_friedmans_line():
         "critical difference at 0.05: 6.06 ranks. Groups within it: FT, LP; LP, G-LF."
     )
     assert wording.friedman_line(replace(across, friedman=test, cd=None)).endswith("p < 0.001.")
+
+
+@pytest.mark.parametrize(
+    ("column", "noun"),
+    [
+        ("patient_id", "patient"),
+        ("PatientID", "patient"),
+        ("Study UID", "study"),
+        ("case no", "case"),
+        ("id", "id"),
+        ("patient", "patient"),
+        ("image", "image"),
+        ("lesion-code", "lesion"),
+        ("grid", "grid"),
+    ],
+)
+def test_a_column_is_a_word_of_a_sentence(column, noun):
+    assert wording.as_noun(column) == noun

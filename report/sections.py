@@ -10,6 +10,7 @@ import base64
 import math
 import re
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import metrics
@@ -273,7 +274,7 @@ def pair_table(experiment: Experiment) -> Html:
     if not experiment.pairs:
         return Html("")
     tests = {title: heads for title, heads in TESTS.items() if any(tests_of(pair)[title] for pair in experiment.pairs)}
-    columns = ["Pair", "Verdict", "Runs", "Difference [95 %]", "p", "p, Holm", *sum(tests.values(), [])]
+    columns = ["Pair", "Verdict", "Runs", "Difference [95 %]", "p", "p, Holm", *chain.from_iterable(tests.values())]
     groups = [("", 3), ("Group bootstrap", 3), *((title, len(heads)) for title, heads in tests.items())]
     caption = f"Every pair, A − B, on {measured(experiment)}. {LEFT_OUT}: left out, for the reason below"
     if MCNEMAR in tests:
@@ -306,7 +307,7 @@ def pair_line(pair: Pair, tests: Iterable[str]) -> list[object]:
     line = [f"{pair.a} − {pair.b}", verdict_words(pair.verdict), whole(pair.runs), with_interval(pair)]
     line += [p_value(pair.p_bootstrap), p_value(pair.p_holm)]
     cells = tests_of(pair)
-    return line + sum((cells[name] or [LEFT_OUT] * len(TESTS[name]) for name in tests), [])
+    return [*line, *chain.from_iterable(cells[name] or [LEFT_OUT] * len(TESTS[name]) for name in tests)]
 
 
 # ---- curves and metrics ----

@@ -2,12 +2,13 @@
 python -m pytest tests/report/test_drawing.py      needs matplotlib"""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 from factory import NAMES
 
-from report import drawing
+from report import drawing, page
 
 RGB_TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750]])
 RGB_TO_XYZ = np.vstack([RGB_TO_XYZ, [0.0193339, 0.1191920, 0.9503041]])
@@ -38,6 +39,41 @@ def test_the_colours_of_the_styles_can_be_told_apart(seen):
     apart = [np.linalg.norm(lab(a, seen) - lab(b, seen)) for a, b in itertools.combinations(colours, 2)]
     assert min(apart) > 18 and len(colours) > 12
     assert all(lab(colour, "all")[0] < 75 for colour in colours)  # white paper swallows none
+
+
+def on_a_dark_page(colour):
+    """ "#rrggbb" after page.css's filter, as Filter Effects 1 (sections 13.5 and 13.7) has invert and hue-rotate."""
+    share, degrees = re.search(r"filter: invert\(([.\d]+)\) hue-rotate\((\d+)deg\)", page.CSS).groups()
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    inverted = float(share) * (1 - rgb) + (1 - float(share)) * rgb
+    grey = np.tile([0.213, 0.715, 0.072], (3, 1))
+    sine = np.array([[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]])
+    turn = grey + np.cos(np.radians(int(degrees))) * (np.eye(3) - grey) + np.sin(np.radians(int(degrees))) * sine
+    return "#" + "".join(f"{round(255 * x):02x}" for x in np.clip(turn @ inverted, 0, 1))
+
+
+def luminance(colour):
+    """WCAG 2's relative luminance."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+
+def test_paper_and_letters_of_a_figure_turn_to_the_dark_pages():
+    assert on_a_dark_page("#ffffff") == "#141414" and on_a_dark_page("#000000") == "#ebebeb"
+    assert on_a_dark_page("#777777") == "#868686"
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_the_colours_can_be_told_apart_on_a_dark_page_too(seen):
+    """Less far than on paper; markers and dashes do the rest. The eight strategies of the paper, then all."""
+    colours = [on_a_dark_page(style.color) for style in (drawing.BLACK, *drawing.STYLES)]
+    apart = {
+        tuple(sorted((i, j))): np.linalg.norm(lab(colours[i], seen) - lab(colours[j], seen))
+        for i, j in itertools.combinations(range(len(colours)), 2)
+    }
+    assert min(x for (_, j), x in apart.items() if j < 8) > 12 and min(apart.values()) > 8
+    contrast = [(luminance(colour) + 0.05) / (luminance(on_a_dark_page("#ffffff")) + 0.05) for colour in colours]
+    assert min(contrast[:8]) > 3 and min(contrast) > 2.5
 
 
 def test_styles_go_by_the_order_of_the_strategies_and_ft_is_black():

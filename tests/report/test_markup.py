@@ -36,11 +36,16 @@ def test_numbers_stand_at_the_right_and_words_at_the_left(text):
 
 def test_a_table_has_a_caption_scopes_and_words_over_words():
     made = table("A & b", ["Name", "Value", "A long title"], [["x", "0.5", "word"]], groups=[("G", 3)])
-    assert '<th colspan="3" scope="colgroup">G</th>' in made and "<caption>A &amp; b</caption>" in made
+    assert '<th colspan="3" scope="colgroup">G</th>' in made and "<caption><span>A &amp; b</span></caption>" in made
     assert '<th scope="col" class="words brief">Name</th><th scope="col" class="brief">Value</th>' in made
     assert '<th scope="col" class="words">A long title</th>' in made
     assert '<th scope="row">x</th><td>0.5</td><td class="words">word</td>' in made
     assert "<tbody></tbody>" in table("none", ["Name", "Value"], [])
+
+
+def test_a_table_of_many_columns_is_set_smaller():
+    few, many = (table("x", ["c"] * n, [["0.5"] * n]) for n in (10, 11))
+    assert "<table>" in few and '<table class="dense">' in many
 
 
 def test_a_fold_without_content_is_nothing():

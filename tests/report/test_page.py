@@ -193,6 +193,12 @@ def test_ranks_claims_and_wins_over_ft_are_on_the_page():
     assert "These runs cannot speak to them." in read(none).text
 
 
+def test_paper_has_the_overview_and_not_the_heat_map_of_it():
+    made = page.across_section(several(), [Picture(key, key, png()) for key in ("heat-map", "critical-difference")])
+    assert re.findall(r'<div class="unprinted"><figure><img [^>]* alt="([^"]*)"', made) == ["heat-map"]
+    assert "<figure><img " in made.split('alt="heat-map"')[1]
+
+
 @pytest.mark.parametrize("text", ["[author: who?]", "a [author: x] b [author: y]"])
 def test_what_only_the_author_knows_is_marked(text):
     marked = page.author_marked(text)

@@ -57,6 +57,47 @@ def test_every_figure_of_an_experiment_has_its_section():
     assert set(OF_AN_EXPERIMENT) <= {key for key, title in SECTION_OF.items() if title != "Other figures"}
 
 
+def test_a_dark_page_inverts_what_was_drawn_and_no_photograph():
+    drawn, panel = (sections.figure(Picture(key, "x", png())) for key in ("roc", "gradcam"))
+    assert 'class="drawn"' in drawn and "class=" not in panel
+
+
+@pytest.mark.parametrize(
+    ("key", "numbers"),
+    [
+        ("learning-curves", "Validation balanced accuracy by epoch"),
+        ("roc", "Areas under the curves"),
+        ("confusion", "FT: true down, called across"),
+        ("reliability", "FT: by bin of confidence"),
+        ("auto-rgn-rates", "learning rate of each layer by epoch"),
+    ],
+)
+def test_paper_has_the_figure_or_the_numbers_of_the_same_thing(key, numbers):
+    experiment = make_experiment(epochs=2)
+    printed, whole = (unprinted_cut(section(experiment, pictures)) for pictures in ([Picture(key, "x", png())], []))
+    assert numbers not in printed and numbers in whole and '<img src="data' in printed
+
+
+def unprinted_cut(markup):
+    """The markup without the elements of class unprinted."""
+    while (start := markup.find('<div class="unprinted">')) >= 0:
+        depth = 0
+        for found in re.finditer("<div|</div>", markup[start:]):
+            depth += 1 if found[0] == "<div" else -1
+            if depth == 0:
+                markup = markup[:start] + markup[start + found.end() :]
+                break
+    return markup
+
+
+def test_paper_has_each_result_and_each_warning_once():
+    """The intervals stand in the table of results, an experiment's warnings on the first screen."""
+    experiment = replace(make_experiment(), notes=["A warning."])
+    made = section(experiment, [Picture("intervals", "The intervals", png())], many=True)
+    assert "The intervals" in made and "A warning." in made
+    assert "The intervals" not in unprinted_cut(made) and "A warning." not in unprinted_cut(made)
+
+
 def test_a_section_that_has_nothing_to_show_is_not_there():
     full, bare = section(make_experiment()), section(make_experiment(strategies=("LP",), confusion={}))
     for title in ("Confusion matrices", "rate per layer", "Other figures"):
@@ -72,8 +113,17 @@ def test_the_answer_stands_in_the_section_where_the_page_has_several():
 
 def test_many_warnings_are_folded():
     assert sections.notice([]) is None
-    few, many = sections.notice(list("abc")), sections.notice(list("abcdefgh"))
-    assert "<details>" not in few and "<summary>2 more</summary><ul><li>g</li><li>h</li></ul>" in many
+    few, many, long = (sections.notice(texts) for texts in (list("abc"), list("abcde"), ["x" * 61]))
+    assert "<details>" not in few and few.count("<li>") == 3
+    folded = "<details><summary>2 more, and these in full</summary><ul><li>d</li><li>e</li></ul></details>"
+    assert folded in many and many.count("<li>") == 5
+    assert "<details><summary>in full</summary></details>" in long and "x" * 61 in long
+
+
+def test_warnings_that_say_the_same_of_several_are_one():
+    texts = ["FT: a: b.", "LP: c.", "L2-SP: a: b.", "No name.", "No name.", "LP: c."]
+    assert sections.of_one_kind(texts) == ["FT, L2-SP (each): a: b.", "LP: c.", "No name."]
+    assert sections.of_one_kind([]) == []
 
 
 # ---- results and pairs ----
@@ -91,10 +141,24 @@ def test_results_are_the_rows():
         "Epochs",
     ]
     assert table[2][:5] == ["FT", "0.871 [0.841, 0.901] ± 0.012", "★ best", "3", "0.891 [0.861, 0.921] ± 0.012"]
-    assert table[2][5:] == "0.881 ± 0.012|30|420|2.36|7.08|1.06 GiB|11,178,564|0".split("|")
+    assert table[2][5:] == "0.881 ± 0.012|30|420|2.36|7.08|1.06 GiB|11,178,564".split("|")
     tuned = make_experiment(strategies=("FT",))
     tuned = replace(tuned, rows=[replace(tuned.rows[0], trials=10)])
     assert "Trials" in lines(sections.results_table(tuned))[1]
+
+
+def test_runs_without_a_result_have_a_column_where_there_are_some():
+    experiment = make_experiment(strategies=("FT", "LP"))
+    rows = [experiment.rows[0], replace(experiment.rows[1], failed=1, missing=2)]
+    table = lines(sections.results_table(replace(experiment, rows=rows)))
+    assert [row[-1] for row in table[1:]] == ["No result", "0", "1 failed, 2 not run"]
+
+
+def test_the_result_of_an_earlier_stage_says_so_below_the_name():
+    experiment = make_experiment(strategies=("FT", "LP-FT"))
+    rows = [experiment.rows[0], replace(experiment.rows[1], early={"lp": 2})]
+    table = sections.results_table(replace(experiment, rows=rows))
+    assert '<th scope="row">LP-FT<small>2 of 3 runs scored in stage lp</small></th>' in table
 
 
 def test_a_pair_is_shown_both_ways_round():
@@ -112,12 +176,21 @@ def test_a_pair_is_shown_both_ways_round():
 def test_every_test_of_a_pair_has_its_columns_and_one_that_is_left_out_a_dash():
     experiment = make_experiment(strategies=("FT", "LP"))
     (pair,) = experiment.pairs
-    line = [plain(cell) for cell in sections.pair_line(pair)]
+    line = [plain(cell) for cell in sections.pair_line(pair, sections.TESTS)]
     assert line[0] == "FT − LP" and line[2:6] == ["3", "+0.011 [−0.015, +0.037]", "0.050", "0.200"]
     assert line[6] == f"{pair.mcnemar.only_a} / {pair.mcnemar.only_b}" and line[12:] == [LEFT_OUT] * 2
-    assert line[10].endswith("(2)") and len(line) == len(lines(sections.pair_table(experiment))[1])
+    assert line[10].endswith("(2)") and len(line) == 14
     bare = make_experiment(strategies=("FT", "LP"), full=False).pairs[0]
-    assert sections.pair_line(bare)[6:] == [LEFT_OUT] * 8
+    assert sections.pair_line(bare, sections.TESTS)[6:] == [LEFT_OUT] * 8
+
+
+def test_a_test_that_no_pair_has_has_no_columns():
+    experiment = make_experiment(strategies=("FT", "LP"))
+    groups, heads, line = lines(sections.pair_table(experiment))
+    assert groups == ["", "Group bootstrap", "McNemar", "DeLong", "Corrected t"]  # without Wilcoxon
+    assert heads[6:] == ["A / B", "p", "AUROC difference", "p", "t (df)", "p"] and len(line) == len(heads) == 12
+    bare = sections.pair_table(make_experiment(strategies=("FT", "LP"), full=False))
+    assert lines(bare)[0] == ["", "Group bootstrap"] and "McNemar" not in bare
 
 
 # ---- curves and metrics ----
@@ -143,9 +216,21 @@ def test_a_metric_that_some_runs_lack_says_how_many_have_it():
     found = {"kappa": make_estimate(0.5, n=2), "ece": make_estimate(0.1)}
     table = lines(sections.metrics_table(replace(experiment, rows=[replace(row, metrics=found)])))
     assert table == [
-        ["Strategy", "Cohen&#x27;s kappa", "expected calibration error"],
-        ["FT", "0.500 [0.470, 0.530] ± 0.012 (n = 2)", "0.100 [0.070, 0.130] ± 0.012"],
+        ["Metric", "FT"],
+        ["Cohen&#x27;s kappa", "0.500 [0.470, 0.530] ± 0.012 (n = 2)"],
+        ["expected calibration error", "0.100 [0.070, 0.130] ± 0.012"],
     ]
+
+
+def test_a_metric_is_tinted_from_its_worst_strategy_to_its_best():
+    experiment = make_experiment(strategies=("FT", "LP", "G-LF"))
+    values = [{"auroc": 0.9, "ece": 0.3}, {"auroc": 0.7, "ece": 0.2}, {"auroc": 0.75, "ece": 0.1}]
+    rows = [
+        replace(row, metrics={name: make_estimate(x) for name, x in found.items()})
+        for row, found in zip(experiment.rows, values, strict=True)
+    ]
+    table = sections.metrics_table(replace(experiment, rows=rows))
+    assert re.findall(r"--t:([\d.]+)", table) == ["1.00", "0.00", "0.25", "0.00", "0.50", "1.00"]
 
 
 def test_a_table_for_every_measure_of_the_classes():

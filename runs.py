@@ -21,8 +21,6 @@ import math
 import os
 import shutil
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,10 +122,13 @@ def read_table(file: Path) -> list[dict]:
         return []
     try:
         with open(file, encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines, restval=""))
-        return [{name: parsed(name, text) for name, text in row.items()} for row in rows]
-    except (ValueError, TypeError, csv.Error) as error:
+            reader = csv.DictReader(lines, strict=True)
+            if "epoch" not in (reader.fieldnames or ()):
+                raise ValueError("it has no column epoch")
+            rows = [{name: parsed(name, text) for name, text in row.items()} for row in reader]
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise RunError(f"{file} is damaged ({error})") from None
+    return rows
 
 
 def load_checkpoint(file: Path) -> dict:
@@ -387,13 +388,21 @@ class RunFolder:
         write_atomically(self.file("hardest.npz"), lambda out: np.savez_compressed(out, image=image, pixels=pixels))
 
     def hardest(self) -> dict[str, np.ndarray]:
-        """image -> (C, s, s) uint8. Empty where the file is missing or damaged: no report fails for want of a
-        thumbnail."""
-        try:
-            with np.load(self.file("hardest.npz"), allow_pickle=False) as held:
-                return dict(zip(held["image"].tolist(), held["pixels"], strict=True))
-        except (ValueError, KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile):
+        """image -> (C, s, s) uint8. Empty where the file is missing, RunError where it is damaged."""
+        file = self.file("hardest.npz")
+        if not file.is_file():
             return {}
+        try:
+            with np.load(file, allow_pickle=False) as held:
+                image, pixels = held["image"], held["pixels"]
+        except Exception as error:  # noqa: BLE001  a damaged archive ends in errors of any kind
+            raise RunError(f"{file} is damaged ({type(error).__name__})") from None
+        fits = image.dtype.kind == "U" and pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[1] in (1, 3)
+        if not fits or image.shape != pixels.shape[:1] or 0 in pixels.shape[2:]:
+            raise RunError(
+                f"{file} is damaged (image {image.dtype} {image.shape}, pixels {pixels.dtype} {pixels.shape})"
+            )
+        return dict(zip(image.tolist(), pixels, strict=True))
 
 
 def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -414,35 +423,131 @@ def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
 
 # ---- a folder that is read ----
 
-# What the report takes of config.json and metrics.json. What later versions added is optional.
+# What the report takes of config.json and metrics.json, as misfit() reads it. What later versions added has a "?".
+SPLIT = {"images": int, "groups": int, "units": int, "classes": {...: int}}
+WHOLE, REAL, TEXT = (int, None), (float, None), (str, None)
+TRAINING = {"batch_size?": WHOLE, "grad_accum?": WHOLE, "img_size?": WHOLE, "resize?": WHOLE, "bit_depth?": WHOLE}
+TRAINING |= {"schedule_epochs?": WHOLE, "patience?": WHOLE, "warmup?": REAL, "clip_grad?": REAL, "tune?": WHOLE}
+TRAINING |= {"opt?": TEXT, "augment?": TEXT, "flip?": TEXT, "amp?": TEXT, "class_weights?": (str, bool, None)}
+TRIAL = {"lr": float, "alpha": REAL, "optimizer_steps?": WHOLE}
+TUNING = {"trials": [TRIAL], "optimizer_steps": int, "minutes": float, "lr?": float, "alpha?": float}
 CONFIG = {
-    str: "strategy settings.cell.data settings.cell.arch settings.cell.strategy settings.task settings.metric"
-    " data.group_kind data.unit_kind",
-    int: "settings.cell.seed settings.cell.fold settings.epochs",
-    list: "settings.classes data.leave_out",
-    dict: "settings.hyperparameters data.splits environment arguments",
-    int | float | None: "settings.lr",
-    str | None: "data.unit_score",
+    "strategy": str,
+    "settings": {
+        "cell": {"data": str, "arch": str, "strategy": str, "seed": int, "fold": int},
+        "task": set(metrics.TASKS),
+        "classes": [str],
+        "metric": set(metrics.METRICS),
+        "lr": REAL,
+        "epochs": int,
+        "threshold": str,
+        "hyperparameters": {"alpha?": REAL, "beta?": REAL, "lp_lr?": REAL, "weight_decay?": REAL},
+        **TRAINING,
+    },
+    "data": {
+        "group_kind": str,
+        "unit_kind": str,
+        "unit_score": {None, "mean", "max", "video"},
+        "leave_out": [int],
+        "citation": TEXT,
+        "notes": [str],
+        "official_test": bool,
+        "groups_in_two_splits": int,
+        "identical_across_splits": int,
+        "splits": {...: SPLIT},
+        "folds?": WHOLE,
+        "mean?": ([float], None),
+        "std?": ([float], None),
+    },
+    "environment": dict,
+    "arguments": TRAINING | {"seed?": ([int], None), "folds?": WHOLE, "strategy?": ([str], None)},
+    "command?": [object],
+    "tuning?": (TUNING, None),
+    "about?": {"order?": int, "sentence?": str, "citation?": str, "staged?": bool, "settings?": [str]},
+}
+SCORES = {
+    "values": {...: REAL},
+    "averaged_over?": {...: int},
+    "per_class?": {...: {...: REAL}},
+    "confusion_matrix?": [[int]],
+    "n?": int,
 }
 RESULT = {
-    dict: "val.values test.values test.per_class",
-    int: "epochs optimizer_steps parameters trainable_parameters",
-    int | float: "minutes",
-    int | None: "peak_memory_bytes",
+    "val": SCORES,
+    "test": SCORES | {"per_class": SCORES["per_class?"]},
+    "epochs": int,
+    "optimizer_steps": int,
+    "parameters": int,
+    "trainable_parameters": int,
+    "minutes": float,
+    "peak_memory_bytes": WHOLE,
+    "best_epoch?": int,
+    "best_stage?": TEXT,
+    "stages?": ([str], None),
+    "second?": str,
+    "positive?": TEXT,
+    "thresholds?": ([REAL], None),
+    "threshold_fallback?": ([str], None),
 }
 
 
-def demand(content: dict, needed: dict, file: str) -> None:
-    """RunError where the content lacks an entry, or has another kind of it. needed: kind -> "name a.b"."""
-    for kind, names in needed.items():
-        for name in names.split():
-            value = content
-            for part in name.split("."):
-                if not isinstance(value, dict) or part not in value:
-                    raise RunError(f"{file} lacks {name}")
-                value = value[part]
-            if not isinstance(value, kind):
-                raise RunError(f"{file}: {name} is {value!r}")
+def misfit(value: object, shape: object, name: str = "") -> str:
+    """What is wrong with what JSON holds, "" where it has that shape. shape: a type (float: any finite number; int: no
+    bool; object: anything), None, a set of the values that it may have, a tuple of shapes of which one must fit,
+    [shape] for a list, and {"a": shape, "b?": shape, ...: shape} for an object that has an a, perhaps a b, and
+    others of the shape of ..., which may be anything where there is no "..."."""
+    if isinstance(shape, tuple):
+        wrong = [misfit(value, one, name) for one in shape]
+        return "" if "" in wrong else wrong[0]
+    if isinstance(shape, list) and isinstance(value, list):
+        return next(filter(None, (misfit(x, shape[0], f"{name}[{i}]") for i, x in enumerate(value))), "")
+    if isinstance(shape, dict) and isinstance(value, dict):
+        inner = {str(key).removesuffix("?"): (key, one) for key, one in shape.items() if key is not ...}
+        if lacking := [key for key, _ in inner.values() if key not in value and not key.endswith("?")]:
+            return f"lacks {name}.{lacking[0]}".replace(" .", " ")
+        others = (..., shape.get(..., object))
+        each = ((f"{name}.{key}".lstrip("."), x, inner.get(key, others)[1]) for key, x in value.items())
+        return next(filter(None, (misfit(x, one, place) for place, x, one in each)), "")
+    if isinstance(shape, set):
+        fits = isinstance(value, str | None) and value in shape
+    elif shape is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    elif isinstance(shape, type):
+        fits = isinstance(value, shape) and (shape is not int or not isinstance(value, bool))
+    else:
+        fits = value is None and shape is None
+    return "" if fits else f"{name} is {shortened(value)}"
+
+
+def shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def contradiction(settings: dict, data: dict, result: dict) -> str:
+    """Where what is of its shape does not go together, "" where it does."""
+    task, classes = settings["task"], settings["classes"]
+    count = len(classes)
+    if len(set(classes)) < count or count < (2 if task == "multiclass" else 1):
+        return f"settings.classes is {shortened(classes)}"
+    if not metrics.METRICS[settings["metric"]].is_for(task, count):
+        return f"settings.metric is {settings['metric']}, which {task} with {several_classes(count)} has not"
+    if any(not 0 <= c < count for c in data["leave_out"]):
+        return f"data.leave_out is {shortened(data['leave_out'])} of {several_classes(count)}"
+    if not result:
+        return ""
+    if set(result["test"]["per_class"]) != set(classes):
+        return "test.per_class has other classes than config.json"
+    if len(result.get("thresholds") or [0]) != (1 if task == "multiclass" else count):
+        return f"thresholds is {shortened(result['thresholds'])} for {several_classes(count)}"
+    matrix = result["test"].get("confusion_matrix")
+    if task == "multiclass" and (matrix is None or [len(row) for row in matrix] != [count] * count):
+        return f"test.confusion_matrix is {shortened(matrix)} for {several_classes(count)}"
+    return ""
+
+
+def several_classes(count: int) -> str:
+    return f"{count} class{'es' * (count != 1)}"
 
 
 @dataclass
@@ -456,6 +561,7 @@ class Run:
     reason: str = ""
     result: dict = field(default_factory=dict)
     log: list[dict] = field(default_factory=list)  # as read_table has it
+    lost: str = ""  # what is wrong with log.csv, which costs no more than what is made of it
 
     @property
     def files(self) -> RunFolder:
@@ -484,6 +590,18 @@ class Run:
         seed, fold = self.repeat
         return run_path("", *self.experiment, self.cell["strategy"], seed, fold).as_posix()
 
+    def ratios(self) -> list[dict]:
+        """ratios.csv as read_table has it. RunError where it is damaged or lacks a part of what it has."""
+        rows, file, layers = self.files.ratios(), self.files.file("ratios.csv"), {}
+        for row in rows:
+            if lacking := {"layer", "block", "lr"} - set(row):
+                raise RunError(f"{file} is damaged (it has no column {min(lacking)})")
+            layers.setdefault(row["epoch"], []).append(row["layer"])
+        kinds = {tuple(names) for names in layers.values()}
+        if len(kinds) > 1 or any(len(set(names)) < len(names) for names in kinds):
+            raise RunError(f"{file} is damaged (its epochs do not have the same layers)")
+        return rows
+
     def value(self, split: str, metric: str) -> float:
         value = self.result[split]["values"].get(metric)
         return NAN if value is None else value
@@ -511,7 +629,7 @@ class Run:
     @property
     def early_stage(self) -> str:
         """The stage that the scored checkpoint is from, where another stage came after it; else empty."""
-        stage, stages = self.result.get("best_stage"), list(self.stages)
+        stage, stages = self.result.get("best_stage"), list(self.stages) or self.result.get("stages") or []
         return stage if stages and stage in stages[:-1] else ""
 
 
@@ -532,6 +650,7 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         copies.sort(key=lambda run: run.folder.relative_to(folder).as_posix() != run.place)
         kept.append(copies[0])
         warnings += [f"left out, {copy.folder} holds the run {copy.place} a second time" for copy in copies[1:]]
+    warnings += [run.lost for run in kept if run.lost]
     order = strategies_in_order(kept)
     kept.sort(key=lambda run: (*run.experiment, order.index(run.strategy), *run.repeat))
     return kept, warnings
@@ -550,21 +669,48 @@ def strategies_in_order(runs: list[Run]) -> list[str]:
 
 
 def read_run(folder: Path) -> Run:
-    """One run. RunError where a file of it is damaged or lacks what a report needs."""
+    """One run. RunError where config.json or metrics.json is damaged or lacks what a report needs, and where there is
+    no predictions.csv."""
     files = RunFolder(folder)
-    config, log = files.config(), files.log()
-    demand(config, CONFIG, "config.json")
+    config = fitting(files.config(), CONFIG, "config.json")
+    result, status, reason = {}, "unfinished", ""
     if files.done():
-        result = files.result()
-        demand(result, RESULT, "metrics.json")
+        result, status = fitting(files.result(), RESULT, "metrics.json"), "done"
         if not files.has("predictions.csv"):
             raise RunError("predictions.csv is missing")
-        return Run(folder, config, "done", result=result, log=log)
-    if files.has("failed.json"):
-        reason = files.read_json("failed.json")
-        demand(reason, {str: "reason"}, "failed.json")
-        return Run(folder, config, "failed", reason["reason"], log=log)
-    return Run(folder, config, "unfinished", f"{len(log)} of {config['settings']['epochs']} epochs", log=log)
+    elif files.has("failed.json"):
+        status, reason = "failed", fitting(files.read_json("failed.json"), {"reason": str}, "failed.json")["reason"]
+    if wrong := contradiction(config["settings"], config["data"], result):
+        raise RunError(f"{'metrics.json' if wrong.startswith(('test', 'thres')) else 'config.json'}: {wrong}")
+    log, lost = readable_log(files, result)
+    if status == "unfinished":
+        reason = f"{len(log)} of {config['settings']['epochs']} epochs"
+    return Run(folder, config, status, reason, result=result, log=log, lost=lost)
+
+
+def fitting(content: dict, shape: dict, file: str) -> dict:
+    """The content. RunError where it is not of that shape."""
+    if wrong := misfit(content, shape):
+        raise RunError(f"{file}{' ' if wrong.startswith('lacks') else ': '}{wrong}")
+    return content
+
+
+def readable_log(files: RunFolder, result: dict) -> tuple[list[dict], str]:
+    """(the rows of log.csv, none where it is damaged; what is wrong with it). result: of a finished run."""
+    try:
+        log = files.log()
+    except (RunError, OSError) as error:
+        return [], f"left out of the learning curves, {error}"
+    epochs = [row["epoch"] for row in log]
+    if epochs != list(range(1, len(epochs) + 1)):
+        damage = f"is damaged (its epochs are {shortened(epochs)})"
+        return [], f"left out of the learning curves, {files.file('log.csv')} {damage}"
+    if result and len(log) != result["epochs"]:
+        return (
+            log,
+            f"{files.file('log.csv')} has {len(log)} of {result['epochs']} epochs: its learning curve ends there",
+        )
+    return log, ""
 
 
 @dataclass
@@ -582,16 +728,21 @@ class Scored:
 
 
 def read_scored(run: Run) -> Scored:
-    """The run's test predictions. RunError where predictions.csv is damaged or does not fit config.json."""
+    """The run's test predictions. RunError where predictions.csv is damaged or does not fit config.json and
+    metrics.json."""
     file = run.folder / "predictions.csv"
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             reader = csv.reader(lines)
-            head = next(reader)
-            column = {name: i for i, name in enumerate(head)}
-            return scored_of([row for row in reader if row[column["split"]] == "test"], column, run.config)
-    except (ValueError, KeyError, IndexError, StopIteration, csv.Error) as error:
+            column = {name: i for i, name in enumerate(next(reader))}
+            scored = scored_of([row for row in reader if row[column["split"]] == "test"], column, run.config)
+    except (ValueError, KeyError, IndexError, StopIteration, csv.Error, OSError) as error:
         raise RunError(f"{file} is damaged ({type(error).__name__}: {error})") from None
+    images, units = run.config["data"]["splits"].get("test", {}).get("images"), run.result["test"].get("n")
+    for found, wanted, what in ((scored.images, images, "image"), (scored.labels, units, "unit")):
+        if wanted is not None and len(found) != wanted:
+            raise RunError(f"{file} is damaged (it has {len(found)} test {what}s, and should have {wanted})")
+    return scored
 
 
 def scored_of(rows: list[list[str]], column: dict[str, int], config: dict) -> Scored:
@@ -601,14 +752,13 @@ def scored_of(rows: list[list[str]], column: dict[str, int], config: dict) -> Sc
     if not rows:
         raise ValueError("no test image is in it")
     scores = np.array([[float(row[column[f"score_{c}"]]) for c in classes] for row in rows])
-    if not np.isfinite(scores).all():
-        raise ValueError("a score is not finite")
     if settings["task"] == "multiclass":
         place = {c: i for i, c in enumerate(classes)}
         labels = np.array([place[row[column["label"]]] for row in rows])
     else:
         places = [column[f"label_{c}"] for c in classes]
         labels = np.array([[float(row[i]) if row[i] else NAN for i in places] for row in rows])
+    metrics.Cases.checked(settings["task"], scores, labels)
     images, named = [row[column["image"]] for row in rows], frozenset(row[column["group"]] for row in rows)
     groups = np.array([row[column.get("cluster", column["group"])] for row in rows])
     how = data["unit_score"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from report import figures, page, tables
 from report.analysis import ReportError, analyse_runs
 from report.experiment import Analysis, Experiment
-from report.wording import counted, distinct, estimate, lost_runs, problems
+from report.wording import clean, counted, distinct, estimate, lost_runs, problems
 from runs import Run, file_name, read_runs, to_csv, write_atomically
 
 SETTINGS = "epochs batch_size grad_accum opt img_size augment tune weights_sha256 data_hash".split()
@@ -144,13 +144,15 @@ def comparison_rows(analysis: Analysis) -> list[dict[str, object]]:
 
 
 def of_one_head(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Every column that a row has, in all; empty where a row has none, and for nan."""
+    """Every column that a row has, in all; empty where a row has none, and for nan; text that UTF-8 can hold."""
+
+    def shown(value: object) -> object:
+        if isinstance(value, float) and math.isnan(value):
+            return ""
+        return clean(value) if isinstance(value, str) else value
+
     names = dict.fromkeys(name for row in rows for name in row)
-    values = [{name: row.get(name, "") for name in names} for row in rows]
-    return [
-        {name: "" if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-        for row in values
-    ]
+    return [{clean(name): shown(row.get(name, "")) for name in names} for row in rows]
 
 
 def text(analysis: Analysis, only: set[tuple[str, str]] | None = None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from runs import Run, RunError, Scored, read_scored
 RESAMPLES = 2000  # of the bootstrap over groups
 FEW_SCORES = 20_000  # of a test set, images times classes
 MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc", "average_precision", "f1")
+AGREE = 1e-6  # a recorded value and that of the recorded scores
 Repeat = tuple[int, int]  # (seed, fold)
 MOSTLY = 0.9  # share of resamples without some class from which on they are not drawn again
 
@@ -34,13 +35,15 @@ class Resampled:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All runs of an experiment. scored and resampled are by strategy and (seed, fold)."""
+    """All runs of an experiment. scored and resampled are by strategy and (seed, fold). warnings: the report's,
+    to which what is lost later is added."""
 
     runs: list[Run]
     finished: dict[str, list[Run]]  # of every strategy, also of one without a finished run
     scored: dict[tuple[str, Repeat], Scored]
     resampled: dict[tuple[str, Repeat, str], Resampled]  # and by metric
     drawn_again: float  # share of the resamples that lacked a class
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> list[Run]:
@@ -48,12 +51,14 @@ class Evidence:
 
 
 def gather(runs: list[Run], warnings: list[str]) -> Evidence:
-    """The evidence of an experiment's runs. One whose predictions are damaged becomes unfinished, and is
-    named in warnings."""
+    """The evidence of an experiment's runs. One whose predictions are damaged, or are not those of its metrics.json,
+    becomes unfinished, and is named in warnings."""
     scored = {}
     for run in (run for run in runs if run.status == "done"):
         try:
-            scored[run.strategy, run.repeat] = read_scored(run)
+            test = read_scored(run)
+            check_values(run, test)
+            scored[run.strategy, run.repeat] = test
         except RunError as error:
             warnings.append(f"left out, {error}")
             run.status, run.reason = "unfinished", "damaged"
@@ -66,7 +71,27 @@ def gather(runs: list[Run], warnings: list[str]) -> Evidence:
         scored=scored,
         resampled=resampled,
         drawn_again=again,
+        warnings=warnings,
     )
+
+
+def check_values(run: Run, test: Scored) -> None:
+    """RunError where metrics.json has another value than predictions.csv gives: one of them is damaged, or of another
+    run. Of those that are resampled, which are computed here anyway."""
+    names = sorted(set(test.groups.tolist()))
+    once = np.ones((1, len(names)), int)
+    for name, recorded in run.result["test"]["values"].items():
+        known = metrics.METRICS.get(name)
+        if (
+            known is None
+            or not known.resampled
+            or not known.is_for(run.config["settings"]["task"], test.scores.shape[1])
+        ):
+            continue
+        (found,) = resampled_values(run, test, name, names, once)
+        if not np.isclose(found, NAN if recorded is None else recorded, rtol=0, atol=AGREE, equal_nan=True):
+            where = f"{run.folder}: metrics.json and predictions.csv do not belong together"
+            raise RunError(f"{where}: {name} is {recorded} there, {found:.6g} by the scores")
 
 
 def metrics_of(runs: list[Run]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import functools
 import io
 import zlib
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -16,8 +17,9 @@ import metrics
 from report import stats
 from report.evidence import Evidence, mean_over_runs, over_runs
 from report.experiment import NAN, Bin, Calibration, Call, Curve, Design, EpochPoint, HardImage, LayerRates, Threshold
-from runs import Run
+from runs import Run, RunError
 
+T = TypeVar("T")
 CURVE_RESAMPLES = 100  # of the bootstrap behind the bands of ROC and PR
 GRID = np.linspace(0, 1, 51)
 MOST_CURVES = 6  # classes; with more there are none
@@ -202,13 +204,18 @@ def thresholds(evidence: Evidence, design: Design) -> list[Threshold]:
 
 
 def layer_rates(evidence: Evidence) -> LayerRates | None:
-    """The learning rate of each layer in each epoch, mean over runs, of the first strategy that wrote
-    ratios.csv."""
+    """The learning rate of each layer in each epoch, mean over runs whose ratios.csv is not damaged, of the first
+    strategy that wrote it."""
     for strategy, runs in evidence.finished.items():
         found: dict[tuple[str, str], dict[int, list[float]]] = {}
-        for row in (row for run in runs for row in run.files.ratios()):
-            by_epoch = found.setdefault((row["layer"], row["block"]), {})
-            by_epoch.setdefault(row["epoch"], []).append(row["lr"])
+        for run in runs:
+            rows = readable(run.ratios, [], evidence.warnings)
+            if rows and rows[-1]["epoch"] != run.result["epochs"]:
+                ends = f"ends with epoch {rows[-1]['epoch']} of {run.result['epochs']}"
+                evidence.warnings.append(f"{run.files.file('ratios.csv')} {ends}: so do its rates of the layers")
+            for row in rows:
+                by_epoch = found.setdefault((row["layer"], row["block"]), {})
+                by_epoch.setdefault(row["epoch"], []).append(row["lr"])
         if found:
             epochs = sorted({epoch for by_epoch in found.values() for epoch in by_epoch})
             return LayerRates(
@@ -219,6 +226,15 @@ def layer_rates(evidence: Evidence) -> LayerRates | None:
                 rate=[[float(np.mean(by[e])) if e in by else NAN for e in epochs] for by in found.values()],
             )
     return None
+
+
+def readable(read: Callable[[], T], nothing: T, warnings: list[str]) -> T:
+    """What read() gives, or nothing and a warning where the file is damaged: it costs what is made of it, no more."""
+    try:
+        return read()
+    except (RunError, OSError) as error:
+        warnings.append(f"left out, {error}")
+        return nothing
 
 
 def hardest_images(evidence: Evidence, design: Design) -> list[HardImage]:
@@ -234,7 +250,7 @@ def hardest_images(evidence: Evidence, design: Design) -> list[HardImage]:
             scores.setdefault(image, {}).setdefault(strategy, []).append(test.image_scores[i])
             truth[image] = test.image_labels[i]
     worst = sorted(right, key=lambda image: (np.mean(right[image]), image))[:HARDEST]
-    thumbnails = thumbnails_of(evidence.done, set(worst))
+    thumbnails = thumbnails_of(evidence.done, set(worst), evidence.warnings)
     return [
         HardImage(
             image=image,
@@ -269,13 +285,13 @@ def call(scores: np.ndarray, truth: np.ndarray, classes: list[str]) -> Call:
     return Call(called_name(scores, classes), score=float(scores.max()), right=right)
 
 
-def thumbnails_of(runs: list[Run], wanted: set[str]) -> dict[str, str]:
-    """image -> data URI, of what the runs kept."""
+def thumbnails_of(runs: list[Run], wanted: set[str], warnings: list[str]) -> dict[str, str]:
+    """image -> data URI, of what the runs kept. What is damaged goes to the warnings."""
     found: dict[str, str] = {}
     for run in runs:
         if wanted <= set(found):
             break
-        for image, pixels in run.files.hardest().items():
+        for image, pixels in readable(run.files.hardest, {}, warnings).items():
             if image in wanted and image not in found:
                 found[image] = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
     return found

@@ -223,16 +223,19 @@ def read_back(root, changed=None, result=None, strategy="ft", fold=0, **more):
     """A finished run of the least that a report needs, written and read: (runs, warnings)."""
     cell = {"data": "toy", "arch": "net", "strategy": strategy, "seed": 0, "fold": fold}
     settings = {"cell": cell, "task": "multiclass", "classes": ["a", "b"], "metric": "auroc", "epochs": 2}
-    settings |= {"lr": 0.1, "hyperparameters": {}} | (changed or {})
+    settings |= {"lr": 0.1, "threshold": "0.5", "hyperparameters": {}} | (changed or {})
     data = {"splits": {}, "group_kind": "image", "unit_kind": "image", "unit_score": None, "leave_out": []}
+    data |= {"citation": None, "notes": [], "official_test": False}
+    data |= {"groups_in_two_splits": 0, "identical_across_splits": 0}
     config = {"strategy": strategy.upper(), "environment": {}, "arguments": {}} | more
     folder = runs.RunFolder(runs.run_path(root, "toy", "net", strategy, 0, fold))
     folder.begin(config | {"settings": settings, "data": data})
     counts = "epochs optimizer_steps parameters trainable_parameters peak_memory_bytes".split()
-    whole = {"val": {"values": {}}, "test": {"values": {}, "per_class": {}}, "minutes": 1.5}
+    test = {"values": {}, "per_class": {"a": {}, "b": {}}, "confusion_matrix": [[1, 0], [0, 1]]}
+    whole = {"val": {"values": {}}, "test": test, "minutes": 1.5}
     folder.write_csv("predictions.csv", [{"image": "x", "split": "test"}])
     folder.write_logs({"log": [{"epoch": 1, "stage": "lp", "val_loss": ""}], "ratios": []})
-    folder.finish(whole | dict.fromkeys(counts, 2) | (result or {}))
+    folder.finish(whole | dict.fromkeys(counts, 1) | (result or {}))
     return runs.read_runs(root)
 
 
@@ -246,6 +249,21 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "result", "message"),
     [
+        ({"classes": ["a", "a"]}, {}, "config.json: settings.classes is ['a', 'a']"),
+        ({"metric": "f1"}, {}, "config.json: settings.metric is f1, which multiclass with 2 classes has not"),
+        ({"metric": "=1+1"}, {}, "config.json: settings.metric is '=1+1'"),
+        ({"task": []}, {}, "config.json: settings.task is []"),
+        ({"epochs": True}, {}, "config.json: settings.epochs is True"),
+        ({}, {"minutes": "1"}, "metrics.json: minutes is '1'"),
+        ({}, {"thresholds": [0.5, 0.5]}, "metrics.json: thresholds is [0.5, 0.5] for 2 classes"),
+        ({}, {"thresholds": ["0.5"]}, "metrics.json: thresholds[0] is '0.5'"),
+        ({}, {"test": {"values": {"auroc": "x"}, "per_class": {}}}, "metrics.json: test.values.auroc is 'x'"),
+        ({}, {"test": {"values": {}, "per_class": {"a": {}}}}, "metrics.json: test.per_class has other classes than"),
+        (
+            {},
+            {"test": {"values": {}, "per_class": {"a": {}, "b": {}}, "confusion_matrix": [[1, 2], [3]]}},
+            "metrics.json: test.confusion_matrix is [[1, 2], [3]] for 2 classes",
+        ),
         ({"lr": "x"}, {}, "config.json: settings.lr is 'x'"),
         ({"classes": None}, {}, "config.json: settings.classes is None"),
         ({"cell": {}}, {}, "config.json lacks settings.cell.data"),
@@ -256,15 +274,31 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
 def test_a_run_that_lacks_what_a_report_needs_is_left_out_and_named(tmp_path, changed, result, message):
     found, warnings = read_back(tmp_path, changed, result)
     assert found == []
-    assert warnings == [f"left out, {tmp_path}/toy/net/ft/seed0-fold0 is damaged: {message}"]
+    (warning,) = warnings
+    assert warning.startswith(f"left out, {tmp_path}/toy/net/ft/seed0-fold0 is damaged: {message}")
 
 
-def test_a_damaged_log_is_named(tmp_path):
-    read_back(tmp_path)
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("epoch,stage,val_loss\ntwo,lp,0.5\n", "is damaged .*'two'"),
+        ("stage,val_loss\nlp,0.5\n", "is damaged .*no column epoch"),
+        ("epoch,stage,val_loss\n2,lp,0.5\n", r"is damaged .*its epochs are \[2\]"),
+        ("epoch,stage,val_loss\n1,lp,0.5,7\n", "is damaged"),
+        ("epoch,stage,val_loss\n1,lp\n", ""),  # an empty cell is nan
+        ("epoch,stage,val_loss\n", "has 0 of 1 epochs: its learning curve ends there"),
+        ("", "is damaged .*no column epoch"),
+        ("\0\0\0", "is damaged"),
+    ],
+)
+def test_a_damaged_log_costs_the_learning_curve_and_not_the_run(tmp_path, text, why):
+    read_back(tmp_path, result={"best_stage": "lp", "stages": ["lp", "ft"]})
     file = tmp_path / "toy/net/ft/seed0-fold0/log.csv"
-    file.write_text("epoch,stage,val_loss\n1,lp,0.5\ntwo,lp,0.5\n")
-    found, (warning,) = runs.read_runs(tmp_path)
-    assert found == [] and f"{file} is damaged" in warning and "two" in warning
+    file.write_text(text)
+    (run,), found = runs.read_runs(tmp_path)
+    assert run.status == "done" and run.early_stage == ("" if run.log else "lp")
+    assert len(found) == bool(why)
+    assert not why or re.fullmatch(f"(left out of the learning curves, )?{file} {why}.*", found[0])
 
 
 def test_runs_come_in_the_order_of_the_strategies_and_older_ones_in_that_of_their_command(tmp_path):
@@ -292,7 +326,7 @@ def test_small_pictures_are_those_of_torch_s_area_mean(side, channels):
         assert np.array_equal(runs.shrunk(pixels, 96), expected.round().byte().numpy())
 
 
-def test_the_hardest_images_come_back_and_a_damaged_file_of_them_stops_no_report(tmp_path):
+def test_the_hardest_images_come_back_and_a_damaged_file_of_them_is_named(tmp_path):
     run, rng = runs.RunFolder(tmp_path), np.random.default_rng(0)
     pixels = rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8)
     names = [f"i{k}" for k in range(20)]
@@ -303,7 +337,28 @@ def test_the_hardest_images_come_back_and_a_damaged_file_of_them_stops_no_report
     whole = run.file("hardest.npz").read_bytes()
     for damaged in (b"", b"no zip", whole[:200], whole[:-30]):
         run.file("hardest.npz").write_bytes(damaged)
-        assert run.hardest() == {}
+        with pytest.raises(runs.RunError, match="hardest.npz is damaged"):
+            run.hardest()
+    run.file("hardest.npz").unlink()
+    assert run.hardest() == {}
+
+
+@pytest.mark.parametrize(
+    ("image", "pixels"),
+    [
+        (np.array(["a"]), np.zeros((1, 3, 8, 8), np.float32)),
+        (np.array(["a"]), np.zeros((1, 2, 8, 8), np.uint8)),
+        (np.array(["a"]), np.zeros((1, 3, 8), np.uint8)),
+        (np.array(["a"]), np.zeros((1, 3, 0, 8), np.uint8)),
+        (np.array(["a", "b"]), np.zeros((1, 3, 8, 8), np.uint8)),
+        (np.array([1]), np.zeros((1, 3, 8, 8), np.uint8)),
+        (np.array("a"), np.zeros((1, 3, 8, 8), np.uint8)),
+    ],
+)
+def test_pictures_of_another_shape_are_called_damaged(tmp_path, image, pixels):
+    np.savez(tmp_path / "hardest.npz", image=image, pixels=pixels)
+    with pytest.raises(runs.RunError, match="hardest.npz is damaged .image"):
+        runs.RunFolder(tmp_path).hardest()
 
 
 def test_nan_becomes_null_in_json():

@@ -72,7 +72,7 @@ def write_run(
     kind="patient",
     classes=CLASSES,
     task="multiclass",
-    metric="accuracy",
+    metric=None,
     unit=None,
     units=None,
     changed=None,
@@ -89,6 +89,7 @@ def write_run(
     unit: of group and of what is scored. changed, arguments, about_data: what config.json holds besides of
     the settings, of the command line, of the data. about: what it holds of the strategy, False as in runs of
     earlier versions. stages: the stage of each epoch."""
+    metric = metric or ("accuracy" if task == "multiclass" else "auroc")
     folder = root / data / arch / KEYS[strategy] / f"seed{seed}-fold{fold}"
     folder.mkdir(parents=True)
     n = len(labels)

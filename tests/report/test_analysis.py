@@ -308,7 +308,7 @@ def test_a_score_that_is_not_finite_leaves_out_that_run_alone(tmp_path, rng):
     damaged = [line.replace("0.8", "nan") if line.endswith("test") else line for line in lines]
     file.write_text("\n".join(damaged))
     found = analyse(tmp_path)
-    assert any("a score is not finite" in w for w in found.warnings)
+    assert any("scores are not finite in" in w for w in found.warnings)
     assert {row.strategy: row.done for row in found.experiments[0].rows} == {"FT": 1, "LP": 0}
 
 

@@ -100,12 +100,17 @@ def run_cell(
     if tuned:
         settings = with_trial(settings, tuned.get("lr", settings.lr), tuned.get("alpha", settings.hyper.alpha))
     recipe = replace(settings.recipe, seed=cell.seed)
-    if found := result_before(cell, run, settings, worker):
-        if "failed" not in found:
+
+    def found_before() -> dict | None:
+        found = result_before(cell, run, settings, worker)
+        if found and "failed" not in found:
             run.check(identity, before_settings())
         return found
+
+    if found := found_before():
+        return found
     with worker.claims.take(run.path) as claim:
-        if found := result_before(cell, run, settings, worker):  # done while this one looked
+        if found := found_before():  # done while this one looked
             return found
         run.guard = claim.check
         runs.remove_leftovers(run.path, mine=True)
@@ -117,7 +122,7 @@ def run_cell(
             model, plan, note = build_cell(cell, start, len(data.index.classes), settings)
             if run.done():
                 score_again(model, data, run, recipe, worker.progress)
-                return run.result()
+                return run.whole_result()
             kernel, ran = load_kernel(plan, recipe.device, settings.native)
             if kernel:
                 plan.use_kernel(kernel)
@@ -416,7 +421,8 @@ def run_trial(cell: Cell, trial: dict, data: Data, weights: models.Weights, sett
     """One trial of --tune: its settings, validation value (None where it diverged), and what it cost.
     TrialFailed where it failed otherwise: the choice would be among others than the next fold's."""
     run = cell.folder(settings.output_dir)
-    if result_before(cell, run, settings, worker):
+    met = run.path in worker.told  # in a pass over the cells before this one
+    if result_before(cell, run, settings, worker) and not met:
         worker.progress.skip(settings.recipe.epochs)
     result = run_cell(cell, data, weights, with_trial(settings, trial["lr"], trial["alpha"]), worker)
     if result.get("type", "Diverged") != "Diverged":
@@ -573,6 +579,8 @@ def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of
         if weights.source == ABSENT and run.has("config.json"):
             identity["weights_sha256"] = run.config().get("settings", {}).get("weights_sha256")
         run.check(identity, before_settings())
+        if run.done():
+            run.whole_result()
         for tried, trial in trials_of(cell, settings) if settings.tune and not run.done() else ():
             if (begun := tried.folder(settings.output_dir)).has("config.json") and weights.source != ABSENT:
                 chosen, nested = with_trial(settings, trial["lr"], trial["alpha"]), nested_data(data, settings)
@@ -598,10 +606,10 @@ def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict, key:
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
         data, fold = ready[cell.data].data(cell.fold, weights), cell.shared_by_seeds()
         progress.number = cells.index(cell) + 1
-        done = result_before(cell, cell.folder(settings.output_dir), settings, worker)
-        if done:
-            progress.skip(settings.recipe.epochs)
         try:
+            done = result_before(cell, cell.folder(settings.output_dir), settings, worker)
+            if done:
+                progress.skip(settings.recipe.epochs)
             if settings.tune and not done and fold not in tuned:
                 tuned[fold] = tune(cell, data, weights, settings, worker)
             results[cell] = run_cell(cell, data, weights, settings, worker, tuned.get(fold))

@@ -496,6 +496,12 @@ class RunFolder:
     def result(self) -> dict:
         return read_json(self.file("metrics.json"))
 
+    def whole_result(self) -> dict:
+        """metrics.json; RunError where it lacks what a sweep goes on with."""
+        content = self.result()
+        demand(content, {int: "epochs", dict: "val.values"}, f"{self.file('metrics.json')} is damaged: it")
+        return content
+
     def fail(self, failure: dict, traceback: str = "") -> None:
         """failed.json, and the traceback beside it. failure: reason, sweep, and what else is known."""
         if traceback:

@@ -125,7 +125,8 @@ class Machine:
     save_every: float = flag(30.0, "seconds of training that a kill may cost", metavar="SECONDS", role="place")
     stale: float = flag(
         600.0,
-        "seconds without a sign of life after which a run that a worker elsewhere has begun is taken over",
+        "seconds without a sign of life after which a run of a worker elsewhere is taken over",
+        least=1,
         metavar="SECONDS",
         role="place",
     )

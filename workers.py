@@ -279,7 +279,7 @@ class Worker:
         if run.path not in self.told:
             self.progress.line(f"{name}: done before")
             self.told.add(run.path)
-        result = run.result()
+        result = run.whole_result()
         run.complete_logs(result["epochs"])
         return result
 

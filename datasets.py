@@ -11,6 +11,7 @@ folders, reading tables, the demo."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import importlib.util
@@ -19,10 +20,12 @@ import json
 import math
 import os
 import re
+import signal
+import threading
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -191,7 +194,16 @@ class Options:
     group_regex: str | None = flag(
         None, r"the patient in a file's name, as in '^(\d+)_', or its path", data="a folder, a CSV, t1w", basic=True
     )
-    keep_masks: bool = flag(False, "use name_mask.png beside name.png, too", data="a folder, t1w")
+    class_level: int | None = flag(
+        None, "which level of folders is the classes, 1: the one in FOLDER or in its train/", data="a folder"
+    )
+    multilabel: bool = flag(
+        False, "0/1 columns with a single 1 in every row are labels, too, no classes", data="a CSV, an npz"
+    )
+    exact_labels: bool = flag(
+        False, "keep classes apart that differ in form alone: 1, 1.0; Benign, benign", data="a folder, a CSV, t1w"
+    )
+    keep_masks: bool = flag(False, "use masks beside their images, too", data="a folder, t1w")
     exact_ids: bool = flag(
         False, "keep ids apart that differ in form alone: 3, 003, 3.0", data=f"a folder, a CSV, {GROUPED}"
     )
@@ -283,7 +295,7 @@ def load_index(data: str, data_dir: str | None = None, options: Options = Option
     if index.group_kind != "image":
         refuse_blank_ids(data, index)
         index = one_spelling(index, options.exact_ids)
-        index.warnings += doubtful_ids(index.group_kind, index.groups)
+        index.warnings += doubtful_ids(index.group_kind, index.groups) + giant_group(index.group_kind, index.groups)
     index.notes = [note.encode("utf-8", "backslashreplace").decode() for note in index.notes]
     return index
 
@@ -299,7 +311,7 @@ def is_text(name: str) -> bool:
 
 # ---- ids ----
 #
-# One rule for the ids of groups, whatever names them: a column, --group-regex, an archive.
+# One rule for the ids of groups, whatever names them: a column, --group-regex, an archive; and for classes.
 
 
 def id_key(text: str) -> str:
@@ -317,9 +329,14 @@ def id_key(text: str) -> str:
     return number[1] if number else seen
 
 
+def is_blank(text: str) -> bool:
+    """Empty, or "nan", which is how pandas writes a blank. "NA" and "None" are values."""
+    return id_key(text) in ("", "nan")
+
+
 def refuse_blank_ids(data: str, index: Index) -> None:
-    """DataError for images whose group is blank, or "nan", which is how pandas writes a blank."""
-    blank = {group for group in dict.fromkeys(index.groups) if id_key(group) in ("", "nan")}
+    """DataError for images whose group is blank."""
+    blank = {group for group in dict.fromkeys(index.groups) if is_blank(group)}
     if bad := [path for path, group in zip(index.paths, index.groups, strict=True) if group in blank]:
         many = f"{len(bad)} of {len(index)} images: {listing(bad)}"
         way_out = "fill it in, or leave those images out"
@@ -367,6 +384,30 @@ def doubtful_ids(kind: str, groups: list[str]) -> list[str]:
         for group, key in keys.items()
         if key in STANDS_FOR_MISSING and count[group] > 1
     ]
+
+
+def giant_group(kind: str, groups: list[str]) -> list[str]:
+    """A warning for a group that has over half of the images: it is all of one split."""
+    name, most = Counter(groups).most_common(1)[0]
+    if 2 * most <= len(groups):
+        return []
+    whole = f"{kind} {name!r} has {most} of {len(groups)} images, all of them in one split"
+    return [f"{whole}: is that one {kind}? --check-data shows which image has which"]
+
+
+def one_spelling_each(texts: Iterable[str], exact: bool) -> tuple[dict[str, str], list[str]]:
+    """(text -> the class that it names, warnings). Spellings of one class (id_key: case, white space, 1 and 1.0,
+    accents composed or not) take the shortest, and its first; names are in Unicode's form NFC. exact: only the
+    form of accents is no difference."""
+    ways = defaultdict(list)
+    for text in dict.fromkeys(texts):
+        ways[unicodedata.normalize("NFC", text) if exact else id_key(text)].append(text)
+    class_of = {t: unicodedata.normalize("NFC", min(spelt, key=len)) for spelt in ways.values() for t in spelt}
+    several = [" = ".join(map(repr, spelt)) for spelt in ways.values() if len(spelt) > 1]
+    if not several:
+        return class_of, []
+    what = f"{len(several)} classes have more than one spelling ({listing(several)}): each counts as one class"
+    return class_of, [what if exact else f"{what}; --exact-labels keeps them apart"]
 
 
 # ---- the datasets ----
@@ -1129,83 +1170,283 @@ DATASETS: dict[str, Dataset] = {
 
 def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
     if path.is_dir():
-        refuse_options(options, "a folder", path)
-        return class_folders(path, options)
+        return own_folder(path, options)
     if not path.exists():
         known = ", ".join([*DATASETS, *DEMOS])
-        raise DataError(f"--data {path}: neither a file or folder nor a dataset; the datasets are {known}")
+        raise DataError(f"--data {path}: neither a file, a folder nor a known dataset; the datasets are {known}")
     no_pipe(path)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         refuse_options(options, "an npz", path)
-        return npz_file(path)
+        return npz_file(path, options)
     if path.suffix.lower() in (".csv", ".tsv", ".txt"):
         refuse_options(options, "a CSV", path)
         return csv_file(path, Path(data_dir).expanduser() if data_dir else path.parent, options)
     raise DataError(f"--data {path}: give a folder of class folders, a .csv or an .npz")
 
 
-def class_folders(root: Path, options: Options) -> Index:
-    """root/<class>/**/*.png, or root/{train,val,test}/<class>/**/*.png, also Training, Testing, valid."""
+# Names that say nothing of the data: the folder's is put before them.
+PLAIN_NAMES = set("label labels train training data dataset metadata meta annotations index".split())
+
+
+def own_name(file: Path) -> str:
+    """A dataset's name from that of its file: "lesions-labels" of lesions/labels.csv."""
+    folder = file.resolve().parent.name
+    return f"{folder}-{file.stem}" if folder and file.stem.lower() in PLAIN_NAMES else file.stem
+
+
+def own_folder(root: Path, options: Options) -> Index:
+    """A folder of class folders; or the one table in it that has the label's column, where there are no class
+    folders or the options name its columns."""
     met = Met()
-    tops, places, notes, hint = class_places(root, met)
-    below = [(split, folder, list(walk(folder, met))) for split, folder in places]
+    layout = layout_of(root, options, met)
+    tables = [] if met.bad else [root / name for name in sorted(file_names(root)) if is_table(name)]
+    asked = any(getattr(options, name) != getattr(Options, name) for name in ("path_col", "label_col", "group_col"))
+    if len({place.label for place in layout.places}) < 2 or asked:
+        labelled = [file for file in tables if set(options.label_col) <= set(header_of(file))]
+        if len(labelled) == 1:
+            refuse_options(options, "a CSV", labelled[0])
+            index = csv_file(labelled[0], root, options)
+            note = f"the table {labelled[0].name} in {root} was read, not its folders"
+            return replace(index, name=root.resolve().name, notes=[note, *index.notes])
+        if tables:
+            names = listing(file.name for file in labelled or tables)
+            layout.hint += f"; tables in it are {names}: --data {tables[0]} reads one, with --label-col and --path-col"
+    refuse_options(options, "a folder", root)
+    index = class_folders(root, options, layout, met)
+    if tables:
+        names = listing(file.name for file in tables)
+        text = f"beside the class folders, not read: {names} (--data {tables[0]} reads it)"
+        alike = {re.sub(r"\d+", "", name) for name in index.classes}  # images_001, images_002: parts of one archive
+        (index.warnings if len(alike) == 1 and alike != {""} else index.notes).append(text)
+    return index
+
+
+def is_table(name: str) -> bool:
+    return name.lower().endswith((".csv", ".tsv"))
+
+
+def header_of(file: Path) -> list[str]:
+    """The columns of a table, none of one that cannot be read."""
+    try:
+        return read_table(file)[0]
+    except DataError:
+        return []
+
+
+def class_folders(root: Path, options: Options, layout: Layout | None = None, met: Met | None = None) -> Index:
+    """root/<class>/**/*.png, or root/{train,val,test}/<class>/**/*.png, also Training, Testing, valid; and what
+    else layout_of knows."""
+    met = met or Met()
+    layout = layout or layout_of(root, options, met)
+    below = [(place, sorted_out(walk(place.folder, met))) for place in layout.places]
     met.refuse(root)
-    refuse_read_twice(root, [folder for _, folder in places])
-    found, other, masks = [], Counter(), []
-    for split, folder, files in below:
-        kinds = [is_image(file) for file in files]
-        images = [file for file, kind in zip(files, kinds, strict=True) if kind]
-        if not images:
-            raise DataError(f"{folder}: a class folder without images; fill or remove it{hint}")
-        other.update(f.suffix.lower() or f.name for f, kind in zip(files, kinds, strict=True) if not kind)
-        left_out = set() if options.keep_masks else masks_beside(images)
-        masks += sorted(left_out)
-        kept = [file for file in images if file not in left_out] if left_out else images
-        found += [(file, folder, split) for file in kept]
-    if not found:
-        refuse_no_classes(root, hint)
-    notes += met.notes(root) + masks_note(masks, root)
-    if loose := [f.name for top in tops for f in sorted(top.iterdir()) if f.is_file() and is_image(f)]:
+    if layout.refused:
+        raise DataError(f"{root}: {layout.refused}{layout.hint}")
+    refuse_read_twice(root, [place.folder for place in layout.places])
+    other, unread = (sum((files[k] for _, files in below), Counter()) for k in (1, 2))
+    hollow = {place.folder.relative_to(root).as_posix(): files[2] for place, files in below if not files[0]}
+    if hollow:
+        names = listing(f"{name} ({counted(kinds) or 'no images'})" for name, kinds in hollow.items())
+        way_out = f"{TO_PNG}; or remove the folders" if unread else "fill or remove them"
+        raise DataError(f"{root}: {len(hollow)} class folders without images: {names}; {way_out}{layout.hint}")
+    if not below:
+        refuse_no_classes(root, layout.hint)
+    masks = set() if options.keep_masks else {f for _, files in below for f in masks_beside(files[0])}
+    found = [(file, place) for place, files in below for file in files[0] if file not in masks]
+    notes = layout.notes + met.notes(root) + masks_note(layout.masks + sorted(masks), root)
+    if loose := [f.name for top in layout.tops for f in sorted(top.iterdir()) if is_image(f) and f.is_file()]:
         notes.append(f"{len(loose)} images lie in no class folder, left out: {listing(loose)}")
     if other:
         notes.append("not images, left out: " + listing(f"{n} {suffix}" for suffix, n in other.most_common()))
-    nested = sum(file.parent != folder for file, folder, _ in found)
-    if nested and not options.group_regex:
-        way_out = "if those folders are patients, name them with --group-regex, as in '([^/]+)/[^/]+$'"
-        notes.append(f"{nested} images lie deeper than their class folder: {way_out}")
-    paths = [file.relative_to(root).as_posix() for file, _, _ in found]
-    classes = sorted({folder.name for _, folder in places}, key=natural)
+    class_of, warnings = one_spelling_each((place.label for place in layout.places), options.exact_labels)
+    warnings += layout.warnings + ([] if options.group_regex else nested_warning(layout, found))
+    if unread:
+        warnings.append(f"left out, in forms that are not read: {counted(unread)}; {TO_PNG}")
+    paths = [file.relative_to(root).as_posix() for file, _ in found]
+    classes = sorted(set(class_of.values()), key=natural)
     groups, kind = groups_by_regex(paths, options.group_regex)
+    folds = sorted({place.fold for _, place in found} - {""}, key=lambda fold: int(re.findall(r"\d+", fold)[0]))
     return Index(
         name=root.resolve().name,
         task="multiclass",
         classes=classes,
         paths=paths,
-        labels=np.array([classes.index(folder.name) for _, folder, _ in found], np.int64),
+        labels=np.array([classes.index(class_of[place.label]) for _, place in found], np.int64),
         root=root,
         groups=groups,
         group_kind=kind,
-        official=[split for _, _, split in found],
+        official=[place.split for _, place in found],
+        official_folds=[["test" if place.fold == fold else "train" for _, place in found] for fold in folds] or None,
         notes=notes,
+        warnings=warnings,
     )
 
 
-def class_places(root: Path, met: Met) -> tuple[list[Path], list[tuple[str, Path]], list[str], str]:
-    """(the folders that class folders lie in, (split or "", class folder) of each class, notes, what an error
-    adds where a class may have been taken for a split)."""
-    folders = subfolders(root, met)
-    split_of = {f: SPLIT_NAMES[f.name.lower()] for f in folders if f.name.lower() in SPLIT_NAMES}
-    if not split_of:
-        return [root], [("", folder) for folder in folders], [], ""
-    places = [(split, c) for folder, split in split_of.items() for c in subfolders(folder, met)]
-    beside = [folder.name for folder in folders if folder not in split_of]
-    notes, hint = [], ""
-    if beside:
-        notes = [f"left out, beside the splits' folders: {listing(beside)}"]
-        names = " and ".join(f"{folder.name}/" for folder in split_of)
-        hint = f"; {names} was read as the folder of a split and the {len(beside)} beside it left out: "
-        hint += "rename it if it is a class"
-    return [root, *split_of], places, notes, hint
+def nested_warning(layout: Layout, found: list[tuple[Path, Place]]) -> list[str]:
+    """A warning for images in folders within their class folder, if any: of patients, or the true classes."""
+    folders = [file.parent for file, place in found if file.parent != place.folder]
+    if not (inner := [folder for folder in folders if folder.name.lower() not in PICTURES]):
+        return []
+    where = f"{len(inner)} images lie deeper than their class folder, as in {inner[0].name}/"
+    patients = "if those folders are patients, name them with --group-regex, as in '([^/]+)/[^/]+$'"
+    return [f"{where}: {patients}{layout.deeper}"]
+
+
+# ---- which folders are the classes ----
+
+# Folders that hold the pictures of what is above them, beside which masks may lie; small letters
+PICTURES = set("image images img imgs picture pictures photo photos scan scans original originals".split())
+MASK_FOLDER = re.compile(
+    r"(.*[ _.-])?(masks?|seg|segmentations?|gt|ground[ _-]?truths?|annotations?|labels?|superpixels)", re.IGNORECASE
+)
+FOLD_FOLDER = re.compile(r"(?:cv|fold)[ _-]?(\d+)|(\d+)[ _-]?fold", re.IGNORECASE)
+# Words of findings, which are classes where the folders above have none: kidney/normal, kidney/stone
+FINDING = re.compile(
+    r"(?<![a-z])(ab|non?[ _-]?)?(normal|healthy|benign|malignant|positive|negative|pos|neg|tumou?rs?|cancer|lesion"
+    r"|control|disease|diseased|infected|uninfected|sick|pathological)(?![a-z])",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of images of one class. split: train, val, test, or "" where no folder says so; fold: the name of
+    the fold's folder, or ""."""
+
+    label: str
+    folder: Path
+    split: str = ""
+    fold: str = ""
+
+
+@dataclass
+class Layout:
+    """What the folders below a data folder are. tops: those above the class folders. masks: images in folders of
+    masks. refused: why the folders cannot be read as classes, if so. hint: what an error adds where a folder may
+    have been taken for another thing, deeper: what is said of folders within the classes."""
+
+    places: list[Place] = field(default_factory=list)
+    tops: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    refused: str = ""
+    hint: str = ""
+    deeper: str = ""
+
+    def open(self, folder: Path, keep_masks: bool, met: Met) -> list[Path]:
+        """The folders in a folder, without those of masks beside images/. Where images/ is alone, or a folder that
+        holds train/ and test/ with folders, those in it."""
+        self.tops.append(folder)
+        folders = subfolders(folder, met)
+        if not keep_masks and any(f.name.lower() in PICTURES for f in folders):
+            masks = [f for f in folders if MASK_FOLDER.fullmatch(f.name)]
+            self.masks += [file for f in masks for file in walk(f, met) if is_image(file)]
+            folders = [f for f in folders if f not in masks]
+        if len(folders) == 1 and split_name(folders[0]) is None:
+            within, images = look(folders[0])
+            wraps = any(split_name(f) and look(f)[0] for f in within)
+            if within and not images and (wraps or folders[0].name.lower() in PICTURES):
+                return self.open(folders[0], keep_masks, met)
+        return folders
+
+
+def split_name(folder: Path) -> str | None:
+    return SPLIT_NAMES.get(folder.name.lower())
+
+
+def look(folder: Path) -> tuple[list[Path], bool]:
+    """(the folders in a folder, whether images lie in it)"""
+    found, names = scan(os.fspath(folder), os.path.realpath(folder), Met())
+    return [Path(path) for path, _, _ in found], any(is_image(Path(name)) for name in names)
+
+
+def layout_of(root: Path, options: Options, met: Met) -> Layout:
+    """Known: class, {train,val,test}/class, class/{train,val,test}, fold1/class and so on; images/ beside masks/ at
+    any level; organ/class where the names leave no doubt. --class-level says it otherwise."""
+    layout = Layout()
+    folders = layout.open(root, options.keep_masks, met)
+    split_of = {f: split_name(f) for f in folders if split_name(f)}
+    is_fold = len(folders) > 1 and all(FOLD_FOLDER.fullmatch(f.name) for f in folders)
+    if split_of:
+        places = [
+            Place(c.name, c, split=split)
+            for folder, split in split_of.items()
+            for c in layout.open(folder, options.keep_masks, met)
+        ]
+        name_what_is_beside(layout, split_of, [f for f in folders if f not in split_of])
+    elif is_fold:
+        below = {f: layout.open(f, options.keep_masks, met) for f in folders}
+        if whole := [f.name for f, inner in below.items() if any(map(split_name, inner))]:
+            way_out = f"give one of them: --data {root / whole[0]}"
+            layout.refused = f"folds with train/ and test/ of their own: {listing(whole)}; {way_out}"
+        places = [Place(c.name, c, fold=f.name) for f, inner in below.items() for c in inner]
+        layout.notes.append(f"{len(folders)} folders are folds: --folds {len(folders)} uses them")
+    else:
+        places = [Place(f.name, f) for f in folders]
+    layout.places = places
+    choose_level(layout, root, options, met, given=bool(split_of or is_fold))
+    return layout
+
+
+def name_what_is_beside(layout: Layout, split_of: dict[Path, str], beside: list[Path]) -> None:
+    """Folders beside train/ and test/ are left out, which is said."""
+    if not beside:
+        return
+    images = sum(is_image(file) for folder in beside for file in walk(folder, Met()))
+    names = listing(folder.name for folder in beside)
+    layout.notes.append(f"{images} images left out, beside the splits' folders: {names}")
+    splits = " and ".join(f"{folder.name}/" for folder in split_of)
+    layout.hint = f"; {splits} was read as the folder of a split and the {len(beside)} beside it left out: "
+    layout.hint += "rename it if it is a class"
+
+
+def choose_level(layout: Layout, root: Path, options: Options, met: Met, given: bool) -> None:
+    """Takes the classes from a deeper level where they are there: as --class-level says, or where the names leave
+    no doubt. given: whether folders above the classes are splits or folds."""
+    looked = [look(place.folder) for place in layout.places]
+    inner = [(place, sub) for place, (subs, _) in zip(layout.places, looked, strict=True) for sub in subs]
+    sided = [(place, sub) for place, sub in inner if split_name(sub)]
+    hollow = bool(inner) and all(subs and not images for subs, images in looked)
+    if hollow and sided == inner and not given and options.class_level in (None, 1):
+        layout.tops += [place.folder for place in layout.places]
+        layout.places = [Place(place.label, sub, split=split_name(sub)) for place, sub in inner]
+        layout.notes.append(f"the splits are the folders {listing(sorted({s.name for _, s in inner}))} in each class")
+        return
+    if sided:
+        names = listing(sub.relative_to(root).as_posix() for _, sub in sided)
+        layout.warnings.append(f"folders within classes are named like splits and were not read as such: {names}")
+    level, labels = options.class_level, sorted({place.label for place in layout.places}, key=natural)
+    names = sorted({sub.name for _, sub in inner}, key=natural)
+    if level is None and hollow and not any(name.lower() in PICTURES for name in names):
+        if len(labels) == 1 and not given and len(names) > 1:
+            only = f"{labels[0]} is the only folder in it, with {listing(names)}"
+            layout.refused = f"{only}; if those are the classes, give --class-level 2"
+        if level_two(labels, inner):
+            level, shown = 2, listing(labels)
+            took = f"the classes are the folders {listing(names)}, not those above them ({shown})"
+            layout.warnings.append(f"{took}; --class-level 1 takes those")
+        else:
+            layout.deeper = "; if they are the classes, give --class-level 2"
+    for _ in range((level or 1) - 1):
+        layout.tops += [place.folder for place in layout.places]
+        layout.places = [
+            replace(place, label=sub.name, folder=sub)
+            for place in layout.places
+            for sub in subfolders(place.folder, met)
+        ]
+
+
+def level_two(labels: list[str], inner: list[tuple[Place, Path]]) -> bool:
+    """Whether the names leave no doubt that folders within those of the labels are the classes: each repeats the
+    first word of the one above it (lung/lung_n), or they name findings and those above do not (kidney/normal).
+    Numbers in them are of patients, or of degrees of the class above."""
+    if any(re.search(r"\d", sub.name) for _, sub in inner) or len(labels) < 2:
+        return False
+    words = [[re.split(r"[ _.-]+", name.lower()) for name in (place.label, sub.name)] for place, sub in inner]
+    repeated = all(below[0] == above[0] and len(below) > 1 for above, below in words)
+    named = any(FINDING.search(sub.name) for _, sub in inner) and not any(map(FINDING.search, labels))
+    return repeated or named
 
 
 def refuse_read_twice(root: Path, folders: list[Path]) -> None:
@@ -1218,10 +1459,40 @@ def refuse_read_twice(root: Path, folders: list[Path]) -> None:
 
 
 def refuse_no_classes(root: Path, hint: str) -> None:
-    loose = sum(map(is_image, walk(root)))
-    what = f"{loose} images lie in it, but in no class folder" if loose else "there is no image in it"
+    images, _, unread = sorted_out(walk(root))
+    what = f"{len(images)} images lie in it, but in no class folder" if images else "there is no image in it"
+    what += f", but {counted(unread)} ({TO_PNG})" if unread and not images else ""
     expected = f"expected {root.name}/<class>/*.png or {root.name}/train/<class>/*.png"
     raise DataError(f"{root}: {what}; {expected}{hint}")
+
+
+# ---- tables and arrays ----
+
+REGEX_SECONDS = 10.0
+
+
+class OverTime(Exception):
+    """at_most's time is over."""
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """OverTime where the block takes longer, a search with a regular expression included. Without a limit on systems,
+    and in threads, that have no such timer."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(*_: object) -> None:
+        raise OverTime
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], str]:
@@ -1233,7 +1504,14 @@ def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], s
         compiled = re.compile(pattern)
     except re.error as error:
         raise DataError(f"--group-regex {pattern!r} is no regular expression: {error}") from None
-    matches = [compiled.search(p if "/" in pattern else p.rpartition("/")[2]) for p in paths]
+    names, matches = [p if "/" in pattern else p.rpartition("/")[2] for p in paths], []
+    with at_most(REGEX_SECONDS + len(paths) / 10_000):
+        try:
+            matches.extend(map(compiled.search, names))
+        except OverTime:
+            name = names[len(matches)]
+            why = f"tries too many ways on {name!r}: no + or * within another, as in (a+)+"
+            raise DataError(f"--group-regex {pattern!r} {why}") from None
     groups = [m.group(1 if compiled.groups else 0) if m else None for m in matches]
     missed = [path for path, group in zip(paths, groups, strict=True) if not group]  # None, or no characters
     if missed:
@@ -1242,34 +1520,38 @@ def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], s
     return groups, "group"
 
 
+# A column's name that is a group: PatientID, anon_patient_id, subject, Study Instance UID; not patient_age
+GROUP_COLUMN = re.compile(
+    r"(\w+[ _-])?(patient|subject|person|participant|case|video|study|lesion|specimen|slide|mrn|pid)s?"
+    r"([ _-]?instance)?([ _-]?(id|uid|no|nr|num|number|code|key|name))?",
+    re.IGNORECASE,
+)
+
+
 def csv_file(file: Path, root: Path, options: Options) -> Index:
     """A CSV with a header: path,label[,group][,split]. Several labels: a|b in one column, or 0/1 columns
-    (blank: unknown, masked out) named in --label-col."""
+    named in --label-col. A blank is unknown: refused of one label, masked out of several."""
     header, rows = read_table(file)
     if options.group_col and options.group_regex:
         raise DataError(f"{file}: give --group-col or --group-regex, not both")
-    group_col = options.group_col or ("group" if "group" in header and not options.group_regex else None)
+    if not rows:
+        raise DataError(f"{file}: no rows below the header")
     split_col = options.split_col or ("split" if "split" in header else None)
-    asked = [(options.path_col, "--path-col"), *((name, "--label-col") for name in options.label_col)]
+    taken = {options.path_col, split_col, options.group_col, *options.label_col}
+    path_col, notes = path_column(header, rows, root, options.path_col, taken)
+    group_col, said = group_column(file, header, options, taken | {path_col})
+    asked = [(path_col, "--path-col"), *((name, "--label-col") for name in options.label_col)]
     asked += [(group_col, "--group-col"), (split_col, "--split-col")]
     if absent := [f"{name} ({flag})" for name, flag in asked if name and name not in header]:
         raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=12)}")
-    if not rows:
-        raise DataError(f"{file}: no rows below the header")
-    paths = inside(root, [row[options.path_col] for row in rows], str(file))
+    paths, found = named_images(root, [row[path_col] for row in rows], str(file))
     refuse(file, duplicates(paths), "images are listed more than once")
-    task, classes, labels = read_labels(file, rows, paths, options.label_col)
-    notes = []
-    if group_col:
+    task, classes, labels, warnings = read_labels(file, rows, paths, options)
+    groups, kind = groups_by_regex(paths, options.group_regex)
+    if group_col and group_col != path_col:
         groups, kind = [row[group_col] for row in rows], group_col
-    else:
-        groups, kind = groups_by_regex(paths, options.group_regex)
-        like = re.compile(r"patient|subject|person|case|video|study", re.IGNORECASE)
-        if hints := list(filter(like.search, header)):
-            looks = "looks like a group that must not be split: name it with --group-col"
-            notes.append(f"column {listing(hints)} {looks}")
     return Index(
-        name=file.stem,
+        name=own_name(file),
         task=task,
         classes=classes,
         paths=paths,
@@ -1278,8 +1560,42 @@ def csv_file(file: Path, root: Path, options: Options) -> Index:
         groups=groups,
         group_kind=kind,
         official=read_official(file, rows, paths, split_col) if split_col else [],
-        notes=notes,
+        notes=notes + said + found,
+        warnings=warnings,
     )
+
+
+def path_column(
+    header: list[str], rows: list[dict[str, str]], root: Path, asked: str, taken: set[str | None]
+) -> tuple[str, list[str]]:
+    """(the column with the images' paths, notes): the one that was asked for; where there is no "path", the one
+    column in whose first rows each names an image below root."""
+    if asked in header or asked != Options.path_col:
+        return asked, []
+    named, first = images_by_name(root), rows[:20]
+    fits = [c for c in header if c not in taken and all(meant_by(row[c], named) for row in first)]
+    if len(fits) != 1:
+        return asked, []
+    return fits[0], [f"the images' paths are column {fits[0]}: --path-col names another"]
+
+
+def group_column(
+    file: Path, header: list[str], options: Options, taken: set[str | None]
+) -> tuple[str | None, list[str]]:
+    """(the column with the groups or None, notes): the one that was asked for, "group", or the one whose name is a
+    group's. DataError where several are."""
+    if options.group_col or options.group_regex:
+        return options.group_col, []
+    if "group" in header:
+        return "group", []
+    like = [name for name in header if GROUP_COLUMN.fullmatch(name) and name not in taken]
+    if not like:
+        return None, []
+    none = f"--group-col {options.path_col} for none"
+    if len(like) > 1:
+        way_out = f"name one with --group-col, the patient where there is one ({none})"
+        raise DataError(f"{file}: columns {listing(like)} look like groups that must not be split: {way_out}")
+    return like[0], [f"groups are column {like[0]}, by its name: --group-col names another, {none}"]
 
 
 def read_official(file: Path, rows: list[dict[str, str]], paths: list[str], column: str) -> list[str]:
@@ -1291,34 +1607,98 @@ def read_official(file: Path, rows: list[dict[str, str]], paths: list[str], colu
 
 
 def read_labels(
-    file: Path, rows: list[dict[str, str]], paths: list[str], columns: tuple[str, ...]
-) -> tuple[str, list[str], np.ndarray]:
-    """(task, classes, labels) of one column of names, or of several 0/1 columns."""
+    file: Path, rows: list[dict[str, str]], paths: list[str], options: Options
+) -> tuple[str, list[str], np.ndarray, list[str]]:
+    """(task, classes, labels, warnings) of one column of names, or of several 0/1 columns."""
+    columns = options.label_col
     if len(columns) > 1:
-        known = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
-        values = ((path, c, row[c]) for path, row in zip(paths, rows, strict=True) for c in columns)
-        if bad := [f"{path}, {c}: {value!r}" for path, c, value in values if value not in known]:
+        known = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+        values = [[np.nan if is_blank(row[c]) else known.get(row[c]) for c in columns] for row in rows]
+        named = zip(paths, rows, values, strict=True)
+        bad = (f"{p}, {c}: {row[c]!r}" for p, row, of in named for c, y in zip(columns, of, strict=True) if y is None)
+        if bad := list(bad):
             many = f"{len(bad)} values are something else: {listing(bad)}"
             raise DataError(f"{file}: label columns hold 0, 1 or nothing; {many}")
-        labels = np.array([[known[row[c]] for c in columns] for row in rows], np.float32)
-        return "multilabel", list(columns), labels
-    texts = [row[columns[0]] for row in rows]
+        return columns_or_classes(list(columns), np.array(values, np.float32), options.multilabel)
+    texts, column = [row[columns[0]] for row in rows], columns[0]
+    blank = [path for path, text in zip(paths, texts, strict=True) if is_blank(text)]
     if any("|" in text for text in texts):
-        sets = [set(filter(None, map(str.strip, text.split("|")))) for text in texts]
-        classes = sorted(set().union(*sets), key=natural)
-        return "multilabel", classes, np.array([[float(c in s) for c in classes] for s in sets], np.float32)
-    if blank := [path for path, text in zip(paths, texts, strict=True) if not text]:
-        raise DataError(f"{file}: column {columns[0]} is blank for {len(blank)} images: {listing(blank)}")
-    classes = sorted(set(texts), key=natural)
+        return label_sets(column, texts, blank, options.exact_labels)
+    if blank:
+        many = f"{len(blank)} images: {listing(blank)}"
+        raise DataError(f"{file}: column {column} is blank (or nan) for {many}; fill it in, or leave those images out")
+    class_of, warnings = one_spelling_each(texts, options.exact_labels)
+    classes = sorted(set(class_of.values()), key=natural)
     if len(classes) > max(20, len(rows) // 4):
         many = f"{len(classes)} different values in {len(rows)} rows"
-        raise DataError(f"{file}: column {columns[0]} has {many}; is it a label?")
+        raise DataError(f"{file}: column {column} has {many}; is it a label?")
     number = {c: i for i, c in enumerate(classes)}
-    return "multiclass", classes, np.array([number[text] for text in texts], np.int64)
+    return "multiclass", classes, np.array([number[class_of[text]] for text in texts], np.int64), warnings
 
 
-def npz_file(file: Path) -> Index:
-    """MedMNIST's form: {train,val,test}_{images,labels}; images N x S x S [x 3] uint8, labels N x L
+def label_sets(
+    column: str, texts: list[str], blank: list[str], exact: bool
+) -> tuple[str, list[str], np.ndarray, list[str]]:
+    """The same of a column with a|b. A blank is unknown, as it is in a 0/1 column; "|" is none of them."""
+    sets = [[part for part in map(str.strip, text.split("|")) if not is_blank(part)] for text in texts]
+    class_of, warnings = one_spelling_each((part for parts in sets for part in parts), exact)
+    classes = sorted(set(class_of.values()), key=natural)
+    named = [{class_of[part] for part in parts} for parts in sets]
+    labels = np.array([[float(c in own) for c in classes] for own in named], np.float32)
+    labels[[is_blank(text) for text in texts]] = np.nan
+    if blank:
+        many = f"column {column} is blank for {len(blank)} images ({listing(blank)})"
+        warnings.append(f"{many}: unknown, masked out; one with none of the labels is written |")
+    return "multilabel", classes, labels, warnings
+
+
+def columns_or_classes(
+    names: list[str], labels: np.ndarray, multilabel: bool
+) -> tuple[str, list[str], np.ndarray, list[str]]:
+    """(task, classes, labels, warnings) of 0/1 columns. labels: (N, L) float32 0/1, nan for unknown. With a single
+    1 in every row they are classes."""
+    if multilabel or not (labels.sum(axis=1) == 1).all():  # nan is no sum
+        return "multilabel", names, labels, []
+    used = np.flatnonzero(labels.any(axis=0))
+    said = f"each row of the {len(names)} 0/1 columns has a single 1: read as classes, of which an image has one"
+    never = [names[c] for c in np.setdiff1d(np.arange(len(names)), used)]
+    said += f", without {listing(never)}, which no image has" if never else ""
+    warning = f"{said}; --multilabel trains them as labels of their own"
+    return "multiclass", [names[c] for c in used], labels[:, used].argmax(axis=1), [warning]
+
+
+# Class names of MedMNIST's files (Yang et al. 2023, medmnist/info.py; a comma there is an "or" here), by number.
+ORGANS = "bladder|femur-left|femur-right|heart|kidney-left|kidney-right|liver|lung-left|lung-right|pancreas|spleen"
+MEDMNIST = {
+    "pathmnist": "adipose|background|debris|lymphocytes|mucus|smooth muscle|normal colon mucosa"
+    "|cancer-associated stroma|colorectal adenocarcinoma epithelium",
+    "chestmnist": "atelectasis|cardiomegaly|effusion|infiltration|mass|nodule|pneumonia|pneumothorax|consolidation"
+    "|edema|emphysema|fibrosis|pleural|hernia",
+    "dermamnist": "actinic keratoses and intraepithelial carcinoma|basal cell carcinoma|benign keratosis-like lesions"
+    "|dermatofibroma|melanoma|melanocytic nevi|vascular lesions",
+    "octmnist": "choroidal neovascularization|diabetic macular edema|drusen|normal",
+    "pneumoniamnist": "normal|pneumonia",
+    "breastmnist": "malignant|normal or benign",
+    "bloodmnist": "basophil|eosinophil|erythroblast|immature granulocytes|lymphocyte|monocyte|neutrophil|platelet",
+    "tissuemnist": "collecting duct or connecting tubule|distal convoluted tubule|glomerular endothelial cells"
+    "|interstitial endothelial cells|leukocytes|podocytes|proximal tubule segments|thick ascending limb",
+    "organamnist": ORGANS,
+    "organcmnist": ORGANS,
+    "organsmnist": ORGANS,
+}
+
+
+def medmnist_names(file: Path, numbers: Iterable[int]) -> list[str]:
+    """The classes of these numbers by their names where the file is called as one of MedMNIST's (bloodmnist_224.npz
+    too) and they are among its own; else the numbers."""
+    numbers = list(numbers)
+    known = MEDMNIST.get(re.sub(r"_\d+$", "", file.stem.lower()), "").split("|")
+    fits = known != [""] and all(0 <= number < len(known) for number in numbers)
+    return [known[number] if fits else str(number) for number in numbers]
+
+
+def npz_file(file: Path, options: Options) -> Index:
+    """MedMNIST's form: {train,val,test}_{images,labels}; images N x S x S [x 1 or 3] uint8, labels N x L
     integers."""
     arrays, held = npz_arrays(file)
     splits = [s for s in SPLITS if s == "train" or f"{s}_images" in arrays or f"{s}_labels" in arrays]
@@ -1335,22 +1715,24 @@ def npz_file(file: Path) -> Index:
     widths = sorted({numbers.shape[1] for numbers in labels})
     if len(widths) > 1:
         raise DataError(f"{file}: the splits' labels have {widths} columns")
-    joined = np.concatenate(labels)
+    joined, warnings = np.concatenate(labels), []
     if widths == [1]:
         found, values = np.unique(joined[:, 0], return_inverse=True)
-        task, classes, values = "multiclass", [str(number) for number in found], values.astype(np.int64)
+        task, classes, values = "multiclass", medmnist_names(file, found.tolist()), values.astype(np.int64)
     else:
         if not np.isin(joined, (0, 1)).all():
             raise DataError(f"{file}: labels with several columns must be 0 or 1")
-        task, classes, values = "multilabel", [str(c) for c in range(widths[0])], joined.astype(np.float32)
+        names = medmnist_names(file, range(widths[0]))
+        task, classes, values, warnings = columns_or_classes(names, joined.astype(np.float32), options.multilabel)
     return Index(
-        name=file.stem,
+        name=own_name(file),
         task=task,
         classes=classes,
         paths=paths,
         labels=values,
         root=file.parent,
         official=official,
+        warnings=warnings,
         arrays=images,
     )
 
@@ -1398,10 +1780,12 @@ def memory_bytes() -> float:
 
 def npz_split(file: Path, split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels (N, L) int64) of one split."""
+    if images.ndim == 4 and images.shape[-1] == 1:  # grey, as Keras keeps it
+        images = images[..., 0]
     colour = images.ndim == 4 and images.shape[-1] == 3
     if images.dtype != np.uint8 or not (images.ndim == 3 or colour) or 0 in images.shape[1:]:
         found = f"{split}_images is {images.dtype} {images.shape}"
-        raise DataError(f"{file}: {found}; it must be uint8, N x S x S or N x S x S x 3")
+        raise DataError(f"{file}: {found}; it must be uint8, N x S x S, or N x S x S x 1 or 3")
     found = f"{split}_labels is {labels.dtype} {labels.shape}"
     columns = labels.reshape(-1, 1) if labels.ndim < 2 else labels
     fits = columns.ndim == 2 and len(columns) == len(images) and columns.shape[1] and columns.dtype.kind in "biuf"
@@ -1427,8 +1811,58 @@ def visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS
 
 
+IMAGES = {*IMG_EXTENSIONS, ".jfif", ".jpe"}  # Pillow knows JPEG by two more endings than torchvision
+
+
 def is_image(file: Path) -> bool:
-    return visible(file.name) and file.suffix.lower() in IMG_EXTENSIONS
+    return visible(file.name) and file.suffix.lower() in IMAGES
+
+
+# Images that are not read, by the end of their name.
+NOT_READ = {
+    "DICOM": ".dcm .dicom .dic .ima",
+    "NIfTI": ".nii .nii.gz",
+    "volume": ".nrrd .mha .mhd .mgh .mgz .hdr",
+    "GIF": ".gif",
+    "whole slide": ".svs .ndpi .mrxs .scn .vms .bif",
+    "HEIC or AVIF": ".heic .heif .avif",
+    "JPEG 2000": ".jp2 .j2k .jpx",
+    "array": ".npy .npz .mat .h5",
+    "PDF": ".pdf",
+}
+ENDINGS = {ending: kind for kind, endings in NOT_READ.items() for ending in endings.split()}
+MARKS = {"PNG": (0, b"\x89PNG"), "JPEG": (0, b"\xff\xd8\xff"), "DICOM": (128, b"DICM")}
+TO_PNG = "export them as PNG or JPEG, an image a file"
+
+
+def unread_kind(file: Path) -> str:
+    """What a file is that is_image does not know and that holds an image, by its name, or by its first bytes where
+    that has no ending of letters (IM0001); "" for any other."""
+    name = file.name.lower()
+    kind = next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), "")
+    if kind or re.search(r"\.[a-z]\w*$", name) or not file.is_file():
+        return kind
+    with open(file, "rb") as content:
+        start = content.read(132)
+    return next((f"{kind} without ending" for kind, (at, mark) in MARKS.items() if start[at:].startswith(mark)), "")
+
+
+def sorted_out(files: Iterable[Path]) -> tuple[list[Path], Counter[str], Counter[str]]:
+    """(images, other files by ending, images in forms that are not read by kind)"""
+    images, other, unread = [], Counter(), Counter()
+    for file in files:
+        if is_image(file):
+            images.append(file)
+        elif kind := unread_kind(file):
+            unread[kind] += 1
+        else:
+            other[file.suffix.lower() or file.name] += 1
+    return images, other, unread
+
+
+def counted(kinds: Counter[str]) -> str:
+    """'6 DICOM, 2 GIF'"""
+    return ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
 
 
 # name_mask.png, name-Mask.png, name_mask_1.png, mask_name.png, name_seg.png, name_gt.png and the like
@@ -1441,12 +1875,26 @@ MASK = re.compile(
 
 def masks_beside(files: Iterable[Path]) -> set[Path]:
     """Those that are masks of others: named as an image of the same folder is, and "mask" or what says the
-    same. A name alone is no sign (with_mask_1.png is a face): the image has to lie beside it."""
+    same; in a folder masks/ that stands beside images/, or in which an image is named as one above it. A name
+    alone is no sign (with_mask_1.png is a face): the image has to lie there, too."""
     files = list(files)
-    matches = ((file, MASK.fullmatch(file.stem)) for file in files)
-    image_of = {file: (match["image"] or match["of"]).casefold() for file, match in matches if match}
-    there = {(file.parent, file.stem.casefold()) for file in files} if image_of else set()
-    return {file for file, image in image_of.items() if (file.parent, image) in there}
+    folders = {above for parent in {file.parent for file in files} for above in (parent, *parent.parents)}
+    pictured = {folder.parent for folder in folders if folder.name.lower() in PICTURES}
+    masked = {folder for folder in folders if MASK_FOLDER.fullmatch(folder.name)}
+    beside = {folder for folder in masked if folder.parent in pictured}
+    there = {(file.parent, file.stem.casefold()) for file in files}
+
+    def is_mask(file: Path) -> bool:
+        match = MASK.fullmatch(file.stem)
+        image = (match["image"] or match["of"]).casefold() if match else None
+        above = file.parent in masked and {image, file.stem.casefold()}
+        return (
+            (file.parent, image) in there
+            or bool(above and any((file.parent.parent, name) in there for name in above))
+            or bool(beside and not beside.isdisjoint(file.parents))
+        )
+
+    return {file for file in files if is_mask(file)}
 
 
 def masks_note(masks: list[Path], root: Path) -> list[str]:
@@ -1547,28 +1995,32 @@ def walk(folder: Path, met: Met | None = None) -> Iterable[Path]:
 
 def natural(text: str) -> tuple:
     """Sort key: numbers by value where a name is one ("1" and "01" by their text), other text after them."""
-    return (0, int(text), text) if re.fullmatch(r"-?\d+", text) else (1, 0, text)
+    return (0, float(text), text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else (1, 0, text)
 
 
 # ---- reading tables ----
 
 
 def read_rows(file: Path) -> Iterable[list[str]]:
-    """The rows of a CSV as text; comma, semicolon or tab by its first line; BOM or none, CRLF or LF."""
+    """The rows of a CSV as text; comma, semicolon or tab by its first line, or as Excel's sep=; says above it; BOM
+    or none, CRLF or LF."""
     try:
         text = no_pipe(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from None
+    first, _, below = text.partition("\n")
+    said = re.fullmatch(r'"?sep=(.)"?\r?', first, re.IGNORECASE)
+    text, first = (below, said[1]) if said else (text, first)
     if not text.strip():
         raise DataError(f"{file}: empty")
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    delimiter = said[1] if said else max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         yield from reader
     except csv.Error as error:  # a quote that is never closed would swallow the rows below it
-        raise DataError(f"{file}: line {reader.line_num}: {error}") from None
+        raise DataError(f"{file}: line {reader.line_num + bool(said)}: {error}") from None
 
 
 def read_table(file: Path, wanted: Iterable[str] | None = None) -> tuple[list[str], list[dict[str, str]]]:
@@ -1653,17 +2105,69 @@ def refuse_missing(root: Path, paths: list[str], source: str, hint: str) -> None
         raise DataError(f"{source}: {many} are not below {root}: {listing(missing)}; {hint}")
 
 
-def inside(
-    root: Path, paths: list[str], source: str, hint: str = "the folder is the CSV's own, or --data-dir"
-) -> list[str]:
+def inside(root: Path, paths: list[str], source: str, hint: str) -> list[str]:
     """The paths relative to root. DataError for all that leave it and for all that are no file."""
+    relative = below(root, paths, source)
+    refuse_missing(root, relative, source, hint)
+    return relative
+
+
+def below(root: Path, paths: list[str], source: str) -> list[str]:
+    """The paths relative to root. DataError for all that leave it."""
     base = os.path.join(root.resolve(), "")
     full = [os.path.normpath(os.path.join(base, path)) for path in paths]
     leaving = [path for path, whole in zip(paths, full, strict=True) if not whole.startswith(base)]
     refuse(source, leaving, f"paths leave the data folder {root}")
-    relative = [whole.removeprefix(base).replace(os.sep, "/") for whole in full]
-    refuse_missing(root, relative, source, hint)
-    return relative
+    return [whole.removeprefix(base).replace(os.sep, "/") for whole in full]
+
+
+def named_images(root: Path, paths: list[str], source: str) -> tuple[list[str], list[str]]:
+    """(the images of a table's paths, relative to root, notes). One that is no file as it is written may mean an
+    image (meant_by): taken where there is one alone. DataError for all others at once, with what is there."""
+    relative = below(root, paths, source)
+    missing = missing_files(root, relative)
+    if not missing:
+        return relative, []
+    named = images_by_name(root)
+    meant = {path: found[0] for path in missing if len(found := meant_by(path, named)) == 1}
+    if lost := [path for path in missing if path not in meant]:
+        like = {path: named.get(plain(path).rpartition("/")[2]) or named.get(plain_stem(path), ()) for path in lost}
+        shown = [f"{path} ({' and '.join(like[path][:2])} is there)" if like[path] else path for path in lost]
+        many = f"{len(lost)} of {len(paths)} images are not below {root}: {listing(shown)}"
+        raise DataError(f"{source}: {many}; the folder is the CSV's own, or --data-dir")
+    shown = listing(f"{path} = {image}" for path, image in meant.items())
+    note = f"{len(meant)} paths are no file as they stand there and were found by name: {shown}"
+    return [meant.get(path, path) for path in relative], [note]
+
+
+def plain(path: str) -> str:
+    """A path without what differs between systems: backslashes, case, accents composed or not."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/")).casefold().removeprefix("./")
+
+
+def plain_stem(path: str) -> str:
+    return os.path.splitext(plain(path).rpartition("/")[2])[0]
+
+
+def images_by_name(root: Path) -> dict[str, list[str]]:
+    """Plain name, with its ending and without -> the images below root that are called so, relative to it."""
+    found = defaultdict(list)
+    for file in filter(is_image, walk(root, Met())):
+        path = file.relative_to(root).as_posix()
+        for name in {plain(file.name), plain_stem(file.name)}:
+            found[name].append(path)
+    return found
+
+
+def meant_by(path: str, named: dict[str, list[str]]) -> list[str]:
+    """The images that a table's path may mean, which may lack its first folders and its ending; those in its very
+    folder where there are any."""
+    wanted = plain(path)
+    ways = {
+        image: (plain(image), os.path.splitext(plain(image))[0]) for image in named.get(wanted.rpartition("/")[2], ())
+    }
+    here = [image for image, spelt in ways.items() if wanted in spelt]
+    return here or [image for image, spelt in ways.items() if any(way.endswith(f"/{wanted}") for way in spelt)]
 
 
 # ---- demo ----

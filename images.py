@@ -125,8 +125,7 @@ def deep_to_8bit(image: Image.Image, tags: dict, bits: int | None) -> tuple[Imag
         if low < 0 or high > top:
             raise ValueError(f"pixels from {low} to {high} do not fit {bits or 16} bits")
         if white_is_zero:
-            own = min(bits or 16, *tags.get(258, ()))  # BitsPerSample: 0 of 12 bits is white there, 4095 black
-            values = 2**own - 1 - values.astype(np.int64)
+            values = top - values.astype(np.int64)
         scaled, largest = values.astype(np.float64) * (255 / top), int(values.max())
     return Image.fromarray((scaled + 0.5).astype(np.uint8)), largest
 
@@ -231,6 +230,8 @@ def decode_image(
     """((C, size, size) uint8, C 1 or 3; what was seen on the way). Raises if unreadable."""
 
     def look(image: Image.Image) -> tuple[np.ndarray, Seen]:
+        if 0 in image.size:  # of which Pillow makes black ones
+            raise ValueError(f"no pixels: {image.width} x {image.height}")
         if bits and file_mode(image).endswith(";16") and image.mode.startswith("RGB"):
             raise ValueError("16-bit colour is read at full depth; --bit-depth is for grey")
         # JPEG: decodes at 1/2, 1/4, 1/8 where twice the size is left
@@ -560,8 +561,10 @@ def load_cache(folder: Path, workers: int, check: bool = True) -> Pixels:
             raise DamagedCache("pixels.npy does not match its hash")
     except FileNotFoundError as error:
         raise DamagedCache(f"{Path(error.filename).name} is missing") from None
-    except (ValueError, TypeError, KeyError, EOFError, RecursionError) as error:
-        raise error if isinstance(error, DamagedCache) else DamagedCache(type(error).__name__) from None
+    except (OSError, DamagedCache):
+        raise
+    except Exception as error:  # noqa: BLE001  numpy and json raise a dozen kinds
+        raise DamagedCache(f"unreadable, {type(error).__name__}") from None
     meta["grey"] = np.isin(np.arange(len(data)), meta["grey"])
     return Pixels(torch.from_numpy(data), **meta)
 
@@ -638,11 +641,11 @@ def put_away(folder: Path) -> None:
 
 
 def thumbnails(data: torch.Tensor, side: int = 16) -> torch.Tensor:
-    """(N, side * side) float32 of (N, C, S, S) uint8: the mean of the channels, made small, without its mean
-    and of length 1, so that a product of two is their correlation; 0 of what is flat."""
-    rows = []
+    """(N, side * side) float32 of (N, C, S, S) uint8: in grey, made small, without its mean and of length 1, so
+    that a product of two is their correlation; 0 of what is flat."""
+    rows, luma = [], torch.tensor((0.299, 0.587, 0.114))[:, None, None]  # ITU-R BT.601, as Pillow's L
     for part in data.split(256):
-        grey = part.float().mean(dim=1, keepdim=True)
+        grey = part.float() if part.shape[1] == 1 else (part * luma).sum(dim=1, keepdim=True)
         small = torch.nn.functional.interpolate(grey, (side, side), mode="area").flatten(1)
         small = small - small.mean(dim=1, keepdim=True)
         length = small.norm(dim=1, keepdim=True)

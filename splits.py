@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+import runs
 from datasets import SPLIT_NAMES, SPLITS, DataError, Index, duplicates, listing, natural, read_table, refuse
 
 
@@ -62,7 +62,7 @@ def completed(
     shares["train"] -= sum(shares.values()) - 1
     if shares["train"] <= 0:
         shown = " and ".join(f"{side} {share:g}" for side, share in lacking.items())
-        raise DataError(f"the shares {shown} leave nothing to train on")
+        raise DataError(f"the shares {shown} leave no images for training")
     pool = np.flatnonzero((official == "") | (official == "train"))
     split = official.astype("<U5")
     split[pool] = np.array(list(shares))[cut(index, ties, pool, list(shares.values()), rng)]
@@ -204,7 +204,7 @@ def refuse_lacking_class(index: Index, rows: np.ndarray, side: str, place: str) 
     first += f" and {len(names) - 1} more" if len(names) > 1 else ""
     absent = f"class {listing(names)} is absent from {side} ({first} {index.group_kind}s in all)"
     way_out = "merge classes, add data, or change the split"
-    raise DataError(f"{place}: {absent}; it needs one in each split: {way_out}")
+    raise DataError(f"{place}: {absent}; each split needs one: {way_out}")
 
 
 def torn_by_spelling(index: Index, split: np.ndarray) -> str:
@@ -233,18 +233,15 @@ def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> Path:
     writer.writerow(["image", "group", "label", "split", "fold"])
     for k, split in enumerate(folds):
         for i, (path, group, side) in enumerate(zip(index.paths, index.groups, split, strict=True)):
-            writer.writerow([path, group, index.label_text(i), side, k])
-    content = out.getvalue().encode()
-    file.parent.mkdir(parents=True, exist_ok=True)
+            writer.writerow([*map(runs.as_text, (path, group, index.label_text(i))), side, k])
+    content = out.getvalue().encode("utf-8", "backslashreplace")
     written, number = file, 1
     while written.exists():
         if written.read_bytes() == content:
             return written
         number += 1
         written = file.with_name(f"{file.stem}-{number}{file.suffix}")
-    temporary = written.with_name(f"{written.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, written)
+    runs.write_atomically(written, content)
     return written
 
 
@@ -257,6 +254,7 @@ def read_splits(file: Path, index: Index) -> list[np.ndarray]:
         what = "is a folder, a pipe or a device" if file.exists() else "no such file"
         raise DataError(f"--splits-file {file}: {what}")
     header, rows = read_table(file)
+    rows = [{name: runs.from_text(value) for name, value in row.items()} for row in rows]
     if absent := [c for c in ("image", "split") if c not in header]:
         raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=12)}")
     if not rows:
@@ -395,10 +393,11 @@ def check_data(
         problems.append(f"{index.name}: {many}; fix them or give --skip-bad")
     identical, leaks = list(identical), []
     for where, split in checked:
-        across = spanning(identical, split)
-        spoilt = [same for same in across if {"train", "test"} <= {str(split[i]) for i in same}]
-        problems += copies_lines(index, where, split, spoilt, "both train and test")
-        leaks += copies_lines(index, where, split, [same for same in across if same not in spoilt], "two splits")
+        spoilt, others = [], []
+        for same in spanning(identical, split):
+            (spoilt if {"train", "test"} <= {split[i] for i in same} else others).append(same)
+        problems += copies_lines(index, where, split, spoilt, "train and test")
+        leaks += copies_lines(index, where, split, others, "two splits")
         leaks += near_lines(index, where, split, near(split), identical)
     leaks += differing_copies(index, identical)
     warnings = [*index.warnings, *warnings, *differences, *leaks]
@@ -424,7 +423,7 @@ def beside_official(index: Index, rows: Iterable[dict]) -> tuple[list[dict], lis
     return counted, warnings
 
 
-def shown_sets(index: Index, sets: list[list[int]], value: Callable[[int], str]) -> str:
+def shown_sets(index: Index, sets: Iterable[list[int]], value: Callable[[int], str]) -> str:
     """'a.png (train) = b.png (test), ...' of sets of rows."""
     return listing(" = ".join(f"{index.paths[i]} ({value(i)})" for i in same[:3]) for same in sets)
 
@@ -433,17 +432,10 @@ def copies_lines(index: Index, where: str, split: np.ndarray, sets: list[list[in
     """A line for byte-identical images that span splits, if any."""
     if not sets:
         return []
-    # of a large set the examples are one of each split
-    firsts = [[same[sides.index(side)] for side in dict.fromkeys(sides)] for same, sides in with_sides(sets, split)]
-    names = shown_sets(index, firsts, lambda i: split[i])
+    one_of_each = [list({split[i]: i for i in reversed(same) if split[i] != ""}.values()) for same in sets]
+    names = shown_sets(index, map(sorted, one_of_each), lambda i: split[i])
     many = f"{len(sets)} sets of byte-identical images are in {between}: {names}"
     return [f"{index.name}, {where}: {many}; --drop-duplicates takes the copies out of training"]
-
-
-def with_sides(sets: list[list[int]], split: np.ndarray) -> list[tuple[list[int], list[str]]]:
-    """Each set with the sides of its images; those in no split are left out."""
-    used = [[i for i in same if split[i] != ""] for same in sets]
-    return [(same, [str(split[i]) for i in same]) for same in used]
 
 
 def near_lines(
@@ -494,6 +486,18 @@ def count_rows(index: Index, split: np.ndarray, table: str) -> Iterable[dict[str
                 "groups": "" if index.group_kind == "image" else len(np.unique(groups[rows])),
                 "units": "" if index.units is None else len(np.unique(units[rows])),
             }
+
+
+def group_lines(index: Index) -> list[str]:
+    """What shows whether the groups are right: some images with theirs, and the largest. [] without groups."""
+    if index.group_kind == "image":
+        return []
+    kinds, first = unit_name(index, "groups"), {}
+    for path, group in zip(index.paths, index.groups, strict=True):
+        first.setdefault(group, path)
+    samples = "; ".join(f"{path} is of {group!r}" for group, path in list(first.items())[:5])
+    largest = ", ".join(f"{group!r} {n}" for group, n in Counter(index.groups).most_common(5))
+    return [f"{len(first)} {kinds}: {samples}", f"images of the largest {kinds}: {largest}; of {len(index)} in all"]
 
 
 def unit_name(index: Index, what: str) -> str:

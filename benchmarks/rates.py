@@ -189,13 +189,14 @@ class Memory:
     def __init__(self):
         self.log: list[dict] = []
 
-    def has(self, name: str) -> bool:
-        return False
-
     def load(self, name: str) -> dict:
         raise FileNotFoundError(name)
 
     def save(self, name: str, checkpoint: dict) -> None: ...
+
+    def load_state(self) -> dict | None: ...
+
+    def save_state(self, state: dict) -> None: ...
 
     def write_logs(self, state: dict) -> None:
         self.log = state["log"]

@@ -42,7 +42,7 @@ FROM_CALLS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # of the cl
 OWN_TO_A_ROW = "cell hyperparameters split_hash lr alpha strategy data arch seed fold".split()
 SAYS_NOTHING = (
     "dry_run check_data list_data show_blocks overwrite report gradcam predict export run out labels "
-    "uncertain views region variant workers path_col label_col"
+    "uncertain views region variant workers path_col label_col keep_last save_every stale parallel"
 ).split()
 
 

@@ -7,10 +7,13 @@ Pillow does not write 16-bit RGB or big-endian files; png() and tiff() below wri
 specifications, so that the values in the file are known."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import signal
+import socket
 import struct
 import threading
 import warnings
@@ -26,8 +29,10 @@ from PIL import Image
 import images
 from images import (
     AUGMENT,
+    FLIP,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    MOST_PIXELS,
     Augmentation,
     augmented,
     batch,
@@ -50,14 +55,16 @@ def png(file: Path, values: np.ndarray, *chunks: tuple[bytes, bytes], size=None)
     return file
 
 
-def tiff(file: Path, values: np.ndarray, order="<") -> Path:
-    """values: (H, W) or (H, W, 3) of any dtype, uncompressed in one strip, little- or big-endian."""
+def tiff(file: Path, values: np.ndarray, order="<", **more: int) -> Path:
+    """values: (H, W) or (H, W, 3) of any dtype, uncompressed in one strip, little- or big-endian. more: photometric
+    (0: white is zero), orientation."""
     height, width = values.shape[:2]
     channels = 1 if values.ndim == 2 else values.shape[2]
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     sample_format = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     tags = {256: [width], 257: [height], 258: [8 * values.dtype.itemsize] * channels, 259: [1]}
-    tags |= {262: [1 if channels == 1 else 2], 273: [0], 277: [channels], 278: [height], 279: [len(data)]}
+    tags |= {262: [more.get("photometric", 1 if channels == 1 else 2)], 273: [0], 274: [more.get("orientation", 1)]}
+    tags |= {277: [channels], 278: [height], 279: [len(data)]}
     tags[339] = [sample_format] * channels
     start = 8 + 2 + 12 * len(tags) + 4
     tags[273] = [start + 12]  # room for two lists of three numbers, of 6 bytes each
@@ -160,6 +167,32 @@ def test_depth_warning_at_half_of_the_range(tmp_path):
     assert decode([saved(tmp_path / "dark.png", noise(4, 4, high=9))], 4, tmp_path / "c").warnings == []
 
 
+@pytest.mark.parametrize("bits", [None, 12])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_white_is_zero_in_16_bits(tmp_path, bits, orientation):
+    """TIFF 6.0, tag 262: of WhiteIsZero 0 is imaged as white, so a file of top - v is the picture of v. Turned,
+    too: Pillow forgets the tags of what it turns."""
+    top = 2 ** (bits or 16) - 1
+    values = noise(8, 8, high=top + 1, dtype=np.uint16)
+    values[0, :2] = 0, top
+    black = tiff(tmp_path / "black.tif", values, orientation=orientation)
+    white = tiff(tmp_path / "white.tif", (top - values).astype(np.uint16), photometric=0, orientation=orientation)
+    expected = ORIENTED[orientation](np.floor(values * (255 / top) + 0.5))
+    for file in (black, white):
+        np.testing.assert_array_equal(pixels_of(file, bits=bits), expected)
+        assert decode_image(file, 8, bits=bits)[1].largest == top
+    dark = tiff(tmp_path / "dark.tif", np.full((8, 8), 65535 - 900, np.uint16), photometric=0)
+    (warning,) = decode([dark], 8, tmp_path / "c").warnings
+    assert "reach only 900" in warning  # the depth is that of the picture, not of its negative
+
+
+def test_white_is_zero_in_8_bits_and_in_floating_point(tmp_path):
+    values = noise(8, 8)
+    np.testing.assert_array_equal(pixels_of(tiff(tmp_path / "x.tif", 255 - values, photometric=0)), values)
+    real = (1 - values / np.float32(255)).astype(np.float32)
+    np.testing.assert_array_equal(pixels_of(tiff(tmp_path / "y.tif", real, photometric=0)), values)
+
+
 def test_1_bit(tmp_path):
     values = noise(8, 8, high=2) * 255
     Image.fromarray(values).convert("1").save(tmp_path / "x.png")
@@ -222,6 +255,27 @@ def test_colour_with_alpha_is_on_black(tmp_path):
     expected = np.full((8, 8, 3), 255)
     expected[0, :3] = [[0, 0, 0], [51, 20, 10], [10, 20, 30]]
     np.testing.assert_array_equal(pixels_of(saved(tmp_path / "x.png", values)), expected)
+
+
+def test_an_alpha_of_0_everywhere_is_no_alpha(tmp_path):
+    """A writer that left the channel unset; one pixel that is not clear, and the alpha means what it says."""
+    colour, grey = noise(8, 8, 4), noise(8, 8, 2)
+    colour[..., 3], grey[..., 1] = 0, 0
+    unset = [saved(tmp_path / "colour.png", colour), saved(tmp_path / "grey.png", grey)]
+    indices = np.ones((8, 8), np.uint8)
+    palette_image(COLOURS, indices).save(tmp_path / "palette.png", transparency=1)
+    level = np.full((8, 8), 7, np.uint8)
+    unset += [tmp_path / "palette.png", png(tmp_path / "level.png", level, (b"tRNS", struct.pack(">H", 7)))]
+    found = [pixels_of(file) for file in unset]
+    for got, expected in zip(found, [colour[..., :3], grey[..., 0], COLOURS[indices], level], strict=True):
+        np.testing.assert_array_equal(got, expected)
+    meant = colour.copy()
+    meant[3, 4, 3] = 255
+    on_black = np.zeros((8, 8, 3), np.uint8)
+    on_black[3, 4] = meant[3, 4, :3]
+    np.testing.assert_array_equal(pixels_of(saved(tmp_path / "meant.png", meant)), on_black)
+    pixels = decode([*unset, tmp_path / "meant.png"], 8, tmp_path / "c")
+    assert pixels.odd == {"flat": [2, 3], "clear": [0, 1, 2, 3], "pages": []}
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -289,6 +343,91 @@ def test_several_frames_give_the_first(tmp_path, suffix):
     np.testing.assert_array_equal(pixels_of(tmp_path / f"x.{suffix}"), np.broadcast_to(COLOURS[0], (8, 8, 3)))
 
 
+def test_what_is_flat_and_what_has_pages_is_counted_and_named(tmp_path):
+    """Pages of a TIFF, frames of a WebP and of a PNG: the first is read. One grey level or one colour is flat;
+    what is all but one pixel is not."""
+    spot = np.full((8, 8), 7, np.uint8)
+    spot[7, 7] = 8
+    pages = [Image.fromarray(noise(8, 8, 3, seed=k)) for k in range(3)]
+    for name, options in {"t.tif": {}, "w.webp": {"lossless": True}, "p.png": {}}.items():
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], **options)
+        np.testing.assert_array_equal(pixels_of(tmp_path / name), noise(8, 8, 3, seed=0))
+    files = [tmp_path / "t.tif", saved(tmp_path / "one.tif", noise(8, 8)), tmp_path / "w.webp", tmp_path / "p.png"]
+    files += [saved(tmp_path / "one.webp", noise(8, 8, 3)), saved(tmp_path / "spot.png", spot)]
+    files += [saved(tmp_path / "grey.png", np.full((9, 9), 7, np.uint8))]
+    files += [saved(tmp_path / "red.png", np.full((8, 8, 3), [200, 0, 0], np.uint8)), tmp_path / "gone.png"]
+    for _ in range(2):  # built, and from the cache
+        pixels = decode(files, 8, tmp_path / "c")
+        assert pixels.odd == {"flat": [6, 7], "clear": [], "pages": [0, 2, 3]}
+    names = [file.name for file in files]
+    assert pixels.remarks(names, most=2) == [
+        "2 of 9 images with one flat value, so nothing to see: grey.png, red.png",
+        "3 of 9 images with several pages or frames, of which the first was read: t.tif, w.webp and 1 more",
+    ]
+    assert replace(pixels, odd={}, warnings=["dark"]).remarks(names) == ["dark"]
+
+
+def text_chunk(kind: bytes, keyword: bytes, text: bytes) -> tuple[bytes, bytes]:
+    head = keyword + (b"\0" if kind == b"tEXt" else b"\0\0" if kind == b"zTXt" else b"\0\0\0\0\0")
+    return kind, head + (zlib.compress(text) if kind == b"zTXt" else text)
+
+
+@pytest.mark.parametrize("place", ["before the pixels", "after them"])
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"tEXt"])
+def test_texts_in_a_png_are_no_reason_to_refuse_it(tmp_path, kind, place):
+    """Pillow's limits are 1 MB unpacked for one and 64 MB for all. What says how the picture is turned stays."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    chunks = [text_chunk(b"zTXt", b"report", bytes(3_000_000))]
+    if kind != b"zTXt":
+        chunks = [text_chunk(kind, b"report", b"x" * 900_000)] * 75
+    png(tmp_path / "x.png", noise(8, 8, 3), (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")), *chunks)
+    if place == "after them":
+        data = (tmp_path / "x.png").read_bytes()
+        texts, pixels = data.index(chunks[0][0]) - 4, data.index(b"IDAT") - 4
+        end = data.index(b"IEND") - 4
+        (tmp_path / "x.png").write_bytes(data[:texts] + data[pixels:end] + data[texts:pixels] + data[end:])
+    with pytest.raises(ValueError, match="MAX_TEXT"), Image.open(tmp_path / "x.png") as image:
+        image.load()
+    np.testing.assert_array_equal(pixels_of(tmp_path / "x.png"), np.rot90(noise(8, 8, 3), -1))
+    assert images.header(tmp_path / "x.png") == ("RGB", 8, 8)
+
+
+def test_the_orientation_in_a_text_outlives_the_others(tmp_path):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="3"/></x:xmpmeta>'
+    chunks = [text_chunk(b"iTXt", b"XML:com.adobe.xmp", xmp), text_chunk(b"zTXt", b"report", bytes(3_000_000))]
+    png(tmp_path / "x.png", noise(8, 8), *chunks)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "x.png"), np.rot90(noise(8, 8), 2))
+    png(tmp_path / "x.png", noise(8, 8), text_chunk(b"zTXt", b"XML:com.adobe.xmp", xmp + bytes(3_000_000)))
+    with pytest.raises(ValueError, match="MAX_TEXT"):  # it may turn the picture: not left out in silence
+        decode_image(tmp_path / "x.png", 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_is_no_file_is_listed_and_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as open_socket:
+        monkeypatch.chdir(tmp_path)  # the whole path may be too long for a socket
+        open_socket.bind("s.png")
+        (tmp_path / "zero.png").symlink_to("/dev/zero")
+        sources = [tmp_path / "pipe.png", tmp_path / "s.png", tmp_path / "zero.png", noise(8, 8)]
+        previous = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+        signal.alarm(20)
+        try:
+            pixels = decode(sources, 8, tmp_path / "cache/x")
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, previous)
+    assert pixels.bad == [(row, "no file but a pipe, a socket or a device") for row in range(3)]
+    np.testing.assert_array_equal(pixels.data[3, 0], noise(8, 8))
+
+
+def test_an_image_without_pixels_is_listed(tmp_path):
+    pixels = decode([np.zeros((0, 0), np.uint8), np.zeros((0, 5, 3), np.uint8), noise(8, 8)], 8, tmp_path / "c")
+    assert pixels.bad == [(0, "no pixels: 0 x 0"), (1, "no pixels: 5 x 0")]
+    assert [row for row, _ in decode([np.zeros((0, 0), np.uint8)], 8, tmp_path / "c", resize=9).bad] == [0]
+
+
 # ---- sizes ----
 
 
@@ -324,6 +463,49 @@ def test_resize_then_crop_keeps_the_aspect_and_the_middle(tmp_path):
     colour = noise(40, 60, 3)  # shorter side 40 -> 20, so 60 -> 30; the middle 16 x 16 of 20 x 30
     pixels = pixels_of(saved(tmp_path / "z.png", colour), 16, resize=20)
     assert np.abs(pixels - resampled(colour, 20, 30)[2:18, 7:23]).max() <= 1
+
+
+SHAPES = [(1, 200_000), (200_000, 1), (3, 90_000), (40_000, 2)]
+
+
+@pytest.mark.parametrize("resize", [None, 224, 256])
+@pytest.mark.parametrize("height, width", SHAPES)
+def test_no_step_of_a_resize_is_larger_than_the_cap(height, width, resize, monkeypatch):
+    """1 x 200,000 brought to a shorter side of 224 would have ten thousand million pixels. A ramp along the long
+    side shows which part is left: all of it, or the middle."""
+    ramp = np.linspace(0, 255, max(height, width)).astype(np.uint8)
+    picture = Image.fromarray(np.broadcast_to(ramp[:, None] if height > width else ramp, (height, width)).copy())
+    made, real = [], Image.Image.resize
+
+    def resize_(image, size, *how, **more):
+        made.append((image.size, tuple(size)))
+        return real(image, size, *how, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", resize_)
+    out = np.asarray(images.fit(picture, 224, resize))
+    for (w, h), (new_w, new_h) in made:
+        between = new_w * h if new_w != w else 0  # Pillow's own: the width first
+        assert max(new_w * new_h, between) <= max(MOST_PIXELS, width * height)
+    along = out.mean(axis=1 if height > width else 0)
+    if resize is None:
+        np.testing.assert_allclose(along, (np.arange(224) + 0.5) / 224 * 255, atol=1)
+    else:
+        assert np.abs(out.astype(int) - 127).max() <= 1 and out.shape == (224, 224)
+
+
+@pytest.mark.parametrize("height, width, size, resize", [(9, 301, 20, 24), (300, 8, 30, 30), (64, 901, 20, 24)])
+def test_the_middle_that_is_cut_out_first_is_the_one_that_would_be_left(height, width, size, resize, monkeypatch):
+    """Against the same without a cap: within the rounding of the scaled sides, which is less than a pixel of the
+    result."""
+    picture = Image.fromarray(smooth(height, width))
+    whole = np.asarray(images.fit(picture, size, resize)).astype(int)
+    monkeypatch.setattr(images, "MOST_PIXELS", 100)
+    made, real = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda i, *a, **k: (made.append(i.size), real(i, *a, **k))[1])
+    cut = np.asarray(images.fit(picture, size, resize)).astype(int)
+    assert max(made[0]) < max(height, width) / 2 and cut.shape == whole.shape
+    slope = max(np.abs(np.diff(whole, axis=axis)).max() for axis in (0, 1))
+    assert np.abs(cut - whole).max() <= slope + 1
 
 
 @pytest.mark.parametrize("resize", [None, 40])
@@ -655,6 +837,116 @@ def test_the_cache_is_met_again_and_missed_after_any_change(tmp_path, monkeypatc
     assert decoded()[1] == 3 and decoded()[1] == 0
 
 
+def changed(file, at, by=1):
+    data = bytearray(file.read_bytes())
+    data[at] ^= by
+    file.write_bytes(data)
+
+
+DAMAGES = {
+    "a bit of the pixels": lambda f: changed(f / "pixels.npy", 128 + 70),
+    "a bit of their shape": lambda f: changed(f / "pixels.npy", f.joinpath("pixels.npy").read_bytes().index(b"(4")),
+    "half of the pixels": lambda f: os.truncate(f / "pixels.npy", 200),
+    "no pixels": lambda f: (f / "pixels.npy").unlink(),
+    "empty pixels": lambda f: (f / "pixels.npy").write_bytes(b""),
+    "pickled pixels": lambda f: np.save(f / "pixels.npy", np.array([{}], object), allow_pickle=True),
+    "other pixels": lambda f: np.save(f / "pixels.npy", np.zeros((4, 1, 8, 8), np.uint8)),
+    "no list": lambda f: (f / "pixels.json").unlink(),
+    "half of the list": lambda f: os.truncate(f / "pixels.json", 20),
+    "no object": lambda f: (f / "pixels.json").write_text("[]"),
+    "a deep list": lambda f: (f / "pixels.json").write_text("[" * 100_000),
+    "another reason": lambda f: changed(f / "pixels.json", (f / "pixels.json").read_bytes().index(b"identify"), 2),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_said_and_built_anew(tmp_path, damage):
+    files = [saved(tmp_path / f"{k}.png", noise(8, 8, seed=k)) for k in range(3)] + [tmp_path / "bad.png"]
+    files[3].write_bytes(b"no picture")
+    whole = decode(files, 8, tmp_path / "cache/x")
+    assert whole.warnings == []
+    whole.data = whole.data.clone()  # it is mapped from the file
+    (folder,) = (tmp_path / "cache").iterdir()
+    DAMAGES[damage](folder)
+    counted = Counted()
+    again = decode(files, 8, tmp_path / "cache/x", progress=counted)
+    (warning,) = again.warnings
+    assert warning.startswith(f"the decoded images in {folder} were damaged (") and "decoded anew" in warning
+    assert len(counted.calls) == 4 and torch.equal(again.data, whole.data)
+    assert (again.digest, again.bad, again.identical) == (whole.digest, whole.bad, whole.identical)
+    last = decode(files, 8, tmp_path / "cache/x", progress=counted)
+    assert last.warnings == [] and len(counted.calls) == 4
+    assert list((tmp_path / "cache").iterdir()) == [folder]
+
+
+def test_the_hash_of_the_pixels_is_of_each_image_in_order(tmp_path):
+    """What runs were compared by from the first version on: blake2b of the shape, then of each image's hash."""
+    arrays = [noise(8, 8, seed=k) for k in range(150)]
+    digest = hashlib.blake2b(b"(150, 1, 8, 8)", digest_size=8)
+    for array in arrays:
+        digest.update(hashlib.blake2b(array.tobytes(), digest_size=16).digest())
+    for _ in range(2):  # built, and held against it
+        pixels = decode(arrays, 8, tmp_path / "c", workers=3)
+        assert pixels.digest == digest.hexdigest() and pixels.warnings == []
+
+
+def killed(files, cache):
+    """A process that dies in the midst of decoding, as by a power cut."""
+
+    def die(done, total):
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    decode(files, 8, cache, progress=die)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_killed_process_had_half_built_is_removed_and_what_is_being_built_stays(tmp_path):
+    files = [saved(tmp_path / f"{k}.png", noise(8, 8, seed=k)) for k in range(3)]
+    cache, context = tmp_path / "cache", multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fork beside threads
+        process = context.Process(target=killed, args=(files, cache / "x"))
+        process.start()
+    process.join(20)
+    assert process.exitcode == -signal.SIGKILL
+    (left,) = cache.iterdir()
+    assert (left / "pixels.npy").is_file() and left.suffix == ".tmp"
+    found = []
+    decode(files, 8, cache / "x", progress=lambda done, total: found.append(sorted(cache.iterdir())))
+    assert all(len(there) == 1 and there != [left] for there in found)  # the one that is being built
+    (folder,) = cache.iterdir()
+    assert folder.suffix == "" and sorted(p.name for p in folder.iterdir()) == ["pixels.json", "pixels.npy"]
+
+    def meanwhile(done, total):  # another data set of the same folder, in this process: the lock is taken
+        (mine,) = cache.glob("y-*.tmp")
+        decode(files[:1], 8, cache / "z")
+        assert (mine / "pixels.npy").is_file()
+
+    assert decode(files, 8, cache / "y", progress=meanwhile).bad == []
+
+
+def test_others_half_built_folders_go_after_a_day(tmp_path):
+    """Of other machines, and of earlier versions, which did not say whose they are."""
+    files = [saved(tmp_path / "a.png", noise(8, 8))]
+    decode(files, 8, tmp_path / "cache/x")
+    (folder,) = (tmp_path / "cache").iterdir()
+    names = [f"{folder.name}.elsewhere.0123abcd.tmp", f"{folder.name}.0123abcd.tmp", "mine.tmp", "x-8px-notes.tmp"]
+    others = [folder.with_name(name) for name in names]
+    for other in others:
+        other.mkdir()
+        (other / "lock").write_text("locked")
+    decode(files, 8, tmp_path / "cache/x")
+    assert all(other.is_dir() for other in others)
+    old = folder.stat().st_mtime - 100_000
+    for other in others:
+        for path in (other / "lock", other):
+            os.utime(path, (old, old))
+    os.utime(others[0] / "lock")  # somebody still writes there
+    decode(files, 8, tmp_path / "cache/x")
+    assert [other.is_dir() for other in others] == [True, False, True, True]
+
+
 def test_the_cache_of_arrays_follows_their_content(tmp_path):
     arrays = [noise(8, 8), noise(8, 8, seed=1)]
     decode(arrays, 8, tmp_path / "c")
@@ -688,8 +980,8 @@ def test_left_overs_of_a_killed_process_are_no_obstacle(tmp_path):
     files = [saved(tmp_path / "x.png", noise(8, 8))]
     decode(files, 8, tmp_path / "cache/x")
     (folder,) = (tmp_path / "cache").iterdir()
-    folder.rename(folder.with_name(f"{folder.name}.{os.getpid()}.tmp"))
-    (tmp_path / f"cache/{folder.name}.{os.getpid()}.tmp/pixels.json").unlink()
+    folder.rename(folder.with_name(f"{folder.name}.0123abcd.tmp"))
+    (tmp_path / f"cache/{folder.name}.0123abcd.tmp/pixels.json").unlink()
     np.testing.assert_array_equal(decode(files, 8, tmp_path / "cache/x").data[0, 0], noise(8, 8))
 
 
@@ -756,6 +1048,62 @@ def test_warnings_of_the_process_are_left_as_they_were(tmp_path, monkeypatch):
         assert list(warnings.filters) == before
 
 
+# ---- near copies ----
+
+
+def test_thumbnails_by_numpy():
+    data = noise(5, 3, 32, 32)
+    grey = np.einsum("nchw,c->nhw", data.astype(float), (0.299, 0.587, 0.114))
+    small = grey.reshape(5, 16, 2, 16, 2).mean(axis=(2, 4)).reshape(5, 256)
+    got = images.thumbnails(torch.from_numpy(data))
+    np.testing.assert_allclose(got @ got.T, np.corrcoef(small), atol=1e-5)
+    flat = torch.full((2, 1, 24, 24), 90, dtype=torch.uint8)
+    flat[1, 0, :2] += 1  # hardly more than flat
+    assert not images.thumbnails(flat).any()
+
+
+def test_near_copies_are_found_across_splits_and_nothing_else(tmp_path):
+    """Photographs that differ, and of some of them a copy: recompressed, smaller, brighter, cropped by two pixels, a
+    grey one. What is alike within a split, black, or in no split is not named; of a test image the train or
+    validation image that is most alike is."""
+    rng = np.random.default_rng(0)
+
+    def photograph(k):
+        blobs = np.zeros((96, 128, 3))
+        y, x = np.mgrid[:96, :128]
+        for _ in range(25):
+            at, width = rng.uniform((0, 0), (96, 128)), rng.uniform(8, 30)
+            blobs += rng.normal(0, 60, 3) * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / width**2)[..., None]
+        return Image.fromarray(np.clip(110 + blobs, 0, 230).astype(np.uint8))
+
+    pictures = [photograph(k) for k in range(40)]
+    files = [tmp_path / f"{k}.png" for k in range(40)]
+    for file, picture in zip(files, pictures, strict=True):
+        picture.save(file)
+    copies = {  # of 0, 1, ...
+        "a.jpg": lambda p: p.save(tmp_path / "a.jpg", quality=30),
+        "b.png": lambda p: p.resize((64, 48)).save(tmp_path / "b.png"),
+        "c.png": lambda p: p.point(lambda v: v * 1.1).save(tmp_path / "c.png"),
+        "d.png": lambda p: p.crop((2, 2, 128, 96)).save(tmp_path / "d.png"),
+        "e.png": lambda p: p.convert("L").save(tmp_path / "e.png"),
+        "f.png": lambda p: p.save(tmp_path / "f.png", compress_level=0),
+    }
+    for (name, write), picture in zip(copies.items(), pictures, strict=False):
+        write(picture)
+        files.append(tmp_path / name)
+    for name in ("black.png", "black2.png"):
+        files.append(saved(tmp_path / name, np.zeros((96, 128), np.uint8)))
+    data = decode(files, 48, tmp_path / "c").data
+    sides = np.array(["train"] * 30 + ["val"] * 10 + ["test"] * 4 + ["val", "", "train", "test"])
+    found = images.near_copies(data, sides)
+    assert sorted((i, j) for i, j, _ in found) == [(40, 0), (41, 1), (42, 2), (43, 3), (44, 4)]
+    assert all(0.99 < r <= 1.0001 for _, _, r in found)
+    sides[0], sides[40] = "val", "train"  # the other way round
+    assert (0, 40) in [(i, j) for i, j, _ in images.near_copies(data, sides)]
+    sides[:] = "train"
+    assert images.near_copies(data, sides) == []
+
+
 # ---- batches ----
 
 NOTHING = Augmentation(flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
@@ -805,6 +1153,36 @@ def test_greyscale_is_three_equal_channels(augment):
     torch.testing.assert_close(one, three, atol=1e-5, rtol=0)
     plain = one * torch.tensor(IMAGENET_STD)[:, None, None] + torch.tensor(IMAGENET_MEAN)[:, None, None]
     torch.testing.assert_close(plain[:, 0], plain[:, 2], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [None, *FLIP])
+@pytest.mark.parametrize("augment", AUGMENT)
+@pytest.mark.parametrize("side", [8, 33, 64])
+def test_grey_has_the_same_bits_in_a_store_of_three_channels(side, augment, flip):
+    """One colour image in the test set makes the whole store three channels wide; a batch of grey ones must not
+    notice, nor a grey image its neighbours. A colour image has the bits that it has without grey ones."""
+    data = torch.from_numpy(noise(6, 1, side, side))
+    colour = torch.from_numpy(noise(2, 3, side, side, seed=1))
+    store = torch.cat([data.expand(6, 3, side, side), colour])
+    grey = np.array([True] * 6 + [False] * 2)
+
+    def drawn(data, rows, grey=None):
+        how = {"augment": augment, "flip": flip, "generator": seeded(3)}
+        return batch(data, rows, "cpu", grey=None if grey is None else grey[rows], **how)
+
+    rows = [5, 0, 3, 2]
+    one, wide = drawn(data, rows), drawn(store, rows, grey)
+    assert torch.equal(one, wide) and one.stride() == wide.stride()
+    mixed = drawn(store, [5, 0, 7, 2], grey)
+    assert torch.equal(mixed[[0, 1, 3]], one[[0, 1, 3]])
+    assert torch.equal(mixed[2], drawn(store, [5, 0, 7, 2])[2])
+
+
+def test_which_images_are_grey_is_kept(tmp_path):
+    files = [saved(tmp_path / "a.png", noise(8, 8)), saved(tmp_path / "b.png", noise(8, 8, 3)), tmp_path / "gone.png"]
+    for _ in range(2):  # built, and from the cache
+        assert decode(files, 8, tmp_path / "c").grey.tolist() == [True, False, True]
+        assert decode(files[:1], 8, tmp_path / "c").grey.tolist() == [True]
 
 
 @pytest.mark.parametrize("augment", AUGMENT)
@@ -895,6 +1273,64 @@ def test_flip_mirrors_exactly():
     untouched = ((some - x).abs().amax(dim=(1, 2, 3)) < 1e-4).sum().item()
     assert mirrored + untouched == 200
     assert 27 <= mirrored <= 75  # 50, four standard deviations of 6.1
+
+
+def test_flips_are_drawn_one_by_one_in_both_directions():
+    """Of 400 images each of the four mirrorings has a quarter: 100, four standard deviations of 8.7."""
+    x = random_batch(n=400)
+    out = augmented(x.clone(), replace(NOTHING, flip=0.5, upside_down=0.5), seeded())
+    ways = [x, x.flip(3), x.flip(2), x.flip(2, 3)]
+    each = [((out - way).abs().amax(dim=(1, 2, 3)) < 1e-4).sum().item() for way in ways]
+    assert sum(each) == 400 and all(65 <= n <= 135 for n in each)
+    out = augmented(x.clone(), replace(NOTHING, upside_down=1.0), seeded())
+    torch.testing.assert_close(out, x.flip(2), atol=1e-5, rtol=0)
+
+
+def before_there_was_a_flip(images, how, generator):
+    """What augmented() was: a flip from left to right with probability 0.5, of all that is drawn the first row."""
+    u = torch.rand(7, len(images), generator=generator) * 2 - 1
+    mirror = torch.where(u[0] < 0, -1.0, 1.0)
+    size, angle = 1 + how.scale * u[1], torch.deg2rad(how.rotation * u[2])
+    cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+    rows = [torch.stack([mirror * cos, -sin, 2 * how.shift * u[3]], 1)]
+    rows += [torch.stack([mirror * sin, cos, 2 * how.shift * u[4]], 1)]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    images = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    level = images.mean(dim=(1, 2, 3), keepdim=True)
+    brightness, contrast = (1 + share * v for share, v in ((how.brightness, u[5]), (how.contrast, u[6])))
+    return (((images - level) * contrast[:, None, None, None] + level) * brightness[:, None, None, None]).clamp(0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("augment", ["light", "strong"])
+def test_without_a_flip_a_batch_is_what_it_was_before_there_was_one(augment, channels):
+    data, figures = torch.from_numpy(noise(9, channels, 33, 33)), {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    expected = before_there_was_a_flip(data / 255, AUGMENT[augment], seeded(4)).expand(9, 3, 33, 33)
+    for flip in (None, "horizontal"):
+        drawn = batch(data, range(9), "cpu", augment=augment, flip=flip, generator=seeded(4), **figures)
+        assert torch.equal(drawn, expected)
+
+
+@pytest.mark.parametrize("augment", AUGMENT)
+def test_a_flip_changes_nothing_but_the_direction(augment):
+    """The same draws otherwise: an image that flip both left upright has the bits of flip none, one that it turned
+    over is its mirror image, as far as the rest of the augmentation is symmetric (without shift and rotation)."""
+    data, figures = torch.from_numpy(noise(40, 1, 16, 16)), {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+
+    def drawn(flip):
+        return batch(data, range(40), "cpu", augment=augment, flip=flip, generator=seeded(5), **figures)
+
+    none, horizontal, both = (drawn(flip) for flip in ("none", "horizontal", "both"))
+    if augment == "none":
+        assert torch.equal(none, data.expand(40, 3, 16, 16) / 255) and torch.equal(none, drawn(None))
+        ways = [none, none.flip(3), none.flip(2), none.flip(2, 3)]
+        of_both = [((both - way).abs().amax(dim=(1, 2, 3)) < 1e-5).sum().item() for way in ways]
+        of_one = [((horizontal - way).abs().amax(dim=(1, 2, 3)) < 1e-5).sum().item() for way in ways]
+        assert sum(of_both) == sum(of_one) == 40 and all(of_both) and all(of_one[:2]) and not any(of_one[2:])
+    else:
+        same = (none == horizontal).all(dim=(1, 2, 3)).sum().item()
+        assert 8 <= same <= 32 and torch.equal(horizontal, drawn(None))
+        assert 2 <= (horizontal == both).all(dim=(1, 2, 3)).sum().item() <= 38
 
 
 def test_shift_moves_by_pixels_and_repeats_the_border(extreme):

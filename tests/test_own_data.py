@@ -7,11 +7,15 @@ The files are written here, the expected values by hand."""
 import errno
 import functools
 import json
+import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import time
+import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -22,7 +26,7 @@ from PIL import Image
 
 import datasets
 from datasets import Index, Options, demo, load_index
-from splits import check_data, make_splits, read_splits, write_splits
+from splits import check_data, group_lines, make_splits, read_splits, write_splits
 
 ROOT = Path(datasets.__file__).parent
 DEMOS = functools.cache(demo)  # making the source takes seconds
@@ -51,12 +55,15 @@ def test_class_folders(tmp_path):
     assert index.sources() == [tmp_path / path for path in index.paths]
     assert index.name == tmp_path.name
     assert any("image-level split" in note for note in index.notes)
-    assert any("1 images lie deeper" in note and "--group-regex" in note for note in index.notes)
+    assert any("1 images lie deeper" in text and "--group-regex" in text for text in index.warnings)
 
 
 def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
     touch(tmp_path, *(f"{c}/x.png" for c in ("10", "9", "-1", "01", "1", "b", "A", "2b")))
-    assert load_index(str(tmp_path)).classes == ["-1", "01", "1", "9", "10", "2b", "A", "b"]
+    assert load_index(str(tmp_path)).classes == ["-1", "1", "9", "10", "2b", "A", "b"]
+    exact = load_index(str(tmp_path), None, Options(exact_labels=True))
+    assert exact.classes == ["-1", "01", "1", "9", "10", "2b", "A", "b"]
+    assert sorted(["10.0", "2.0", "1.5", "-3", "x"], key=datasets.natural) == ["-3", "1.5", "2.0", "10.0", "x"]
 
 
 def test_the_order_of_classes_does_not_depend_on_hashes():
@@ -321,7 +328,7 @@ def test_folders_beside_the_splits_are_named(tmp_path):
     touch(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "masks/a/4.png", "train/loose.png")
     index = load_index(str(tmp_path))
     assert index.paths == ["test/a/3.png", "train/a/1.png", "train/b/2.png"]
-    assert "left out, beside the splits' folders: masks" in index.notes
+    assert "1 images left out, beside the splits' folders: masks" in index.notes
     assert "1 images lie in no class folder, left out: loose.png" in index.notes
 
 
@@ -333,7 +340,7 @@ def test_folders_that_cannot_be_read_as_classes(tmp_path):
     assert "there is no image in it; expected none/<class>/*.png" in error(load_index, str(tmp_path / "none"))
     assert "2 images lie in it, but in no class folder" in error(load_index, str(tmp_path / "loose"))
     hollow = error(load_index, str(tmp_path / "hollow"))
-    assert f"{tmp_path}/hollow/b: a class folder without images" in hollow
+    assert hollow == f"{tmp_path}/hollow: 1 class folders without images: b (no images); fill or remove them"
     assert "1 images lie in it, but in no class folder" in error(load_index, str(tmp_path / "splits"))
     named = ", ".join([*datasets.DATASETS, *datasets.DEMOS])
     assert error(load_index, str(tmp_path / "absent")).endswith(f"the datasets are {named}")
@@ -346,6 +353,209 @@ def test_a_class_that_is_named_like_a_split(tmp_path):
     expected = "expected lab/<class>/*.png or lab/train/<class>/*.png"
     hint = "test/ was read as the folder of a split and the 2 beside it left out: rename it if it is a class"
     assert error(load_index, str(tmp_path / "lab")).endswith(f"{expected}; {hint}")
+
+
+# ---- which folders are the classes ----
+
+
+def read_folders(root: Path, *names: str, **options) -> tuple[Index, dict[str, str]]:
+    """(the index of these images, path -> label)"""
+    touch(root, *names)
+    index = load_index(str(root), None, Options(**options))
+    return index, labels_by_path(index)
+
+
+def test_splits_within_the_classes_are_the_splits(tmp_path):
+    names = [f"{c}/{side}/{c}{i}.png" for c in ("mal", "ben") for i, side in enumerate(("train", "Valid", "TEST"))]
+    index, label_of = read_folders(tmp_path, *names, "mal/test/p1/deep.png")
+    assert index.classes == ["ben", "mal"] and label_of["mal/test/p1/deep.png"] == "mal"
+    assert all(label == path.split("/")[0] for path, label in label_of.items())
+    side_of = dict(zip(index.paths, index.official, strict=True))
+    assert [side_of[name] for name in names] == ["train", "val", "test"] * 2
+    assert "the splits are the folders TEST, Valid, test and 1 more in each class" in index.notes
+
+
+def test_a_split_in_one_class_alone_is_no_split_and_said(tmp_path):
+    index, label_of = read_folders(tmp_path, "a/train/1.png", "a/test/2.png", "b/3.png")
+    assert index.official == ["", "", ""] and set(label_of.values()) == {"a", "b"}
+    what = "folders within classes are named like splits and were not read as such: a/test, a/train"
+    assert what in index.warnings
+
+
+def test_folders_that_are_folds_are_official_folds(tmp_path):
+    names = [f"fold_{k}/{c}/{c}{k}.png" for k in (1, 2, 10) for c in "ab"]
+    index, label_of = read_folders(tmp_path, *names)
+    assert index.classes == ["a", "b"] and index.official == [""] * 6
+    assert label_of == {name: name.split("/")[1] for name in names}
+    tested = [[p for p, side in zip(index.paths, fold, strict=True) if side == "test"] for fold in index.official_folds]
+    assert tested == [names[:2], names[2:4], names[4:]]
+    assert "3 folders are folds: --folds 3 uses them" in index.notes
+
+
+def test_given_folds_are_the_folds_of_a_cross_validation(tmp_path):
+    index, _ = read_folders(tmp_path, *(f"Fold{k}/{c}/{i}.png" for k in range(3) for c in "ab" for i in range(6)))
+    for k, split in enumerate(make_splits(index, folds=3)):
+        assert {p.split("/")[0] for p in np.array(index.paths)[split == "test"]} == {f"Fold{k}"}
+    assert "has 3 official folds, not 5" in error(make_splits, index, folds=5)
+    touch(tmp_path, *(f"whole/fold{k}/{side}/a/1.png" for k in (1, 2) for side in ("train", "test")))
+    text = error(load_index, str(tmp_path / "whole"))
+    way_out = f"give one of them: --data {tmp_path}/whole/fold1"
+    assert text == f"{tmp_path}/whole: folds with train/ and test/ of their own: fold1, fold2; {way_out}"
+
+
+@pytest.mark.parametrize(
+    "names, classes",
+    [
+        (
+            "lung/lung_n lung/lung_aca lung_x/lung_scc colon/colon_n".split(),
+            ["colon_n", "lung_aca", "lung_n", "lung_scc"],
+        ),
+        ("kidney/normal kidney/stone liver/normal liver/mass".split(), ["mass", "normal", "stone"]),
+        ("siteA/benign siteA/malignant siteB/benign".split(), ["benign", "malignant"]),
+    ],
+)
+def test_classes_below_organs_or_sites_are_read(tmp_path, names, classes):
+    images = [f"{name}/{i}.png" for name in names for i in range(2)]
+    index, label_of = read_folders(tmp_path / "own", *images)
+    assert index.classes == classes and label_of == {image: image.split("/")[1] for image in images}
+    above = sorted({name.split("/")[0] for name in names})
+    shown = ", ".join(above)
+    assert any(f"not those above them ({shown}); --class-level 1 takes those" in text for text in index.warnings)
+    index, label_of = read_folders(tmp_path / "own", class_level=1)
+    assert index.classes == above and label_of == {image: image.split("/")[0] for image in images}
+    split = [f"{side}/{image}" for side in ("train", "test") for image in images]
+    index, label_of = read_folders(tmp_path / "split", *split)
+    assert index.classes == classes and label_of == {image: image.split("/")[2] for image in split}
+    assert Counter(index.official) == {"train": len(images), "test": len(images)}
+
+
+UNSURE = [  # folders that may be patients, views, or kinds of the class above
+    "benign/p01 benign/p02 malignant/p03",
+    "benign/left benign/right malignant/left malignant/right",
+    "benign/adenosis benign/fibroadenoma malignant/ductal",
+    "mel/mel_1 mel/mel_2 nv/nv_1",
+    "benign/tumor_side malignant/tumor_side",
+]
+
+
+@pytest.mark.parametrize("names", UNSURE)
+def test_where_it_is_not_sure_the_upper_level_is_taken_and_the_other_named(tmp_path, names):
+    images = [f"{name}/{i}.png" for name in names.split() for i in range(2)]
+    index, label_of = read_folders(tmp_path, *images)
+    assert label_of == {image: image.split("/")[0] for image in images}
+    (warning,) = index.warnings
+    assert warning.startswith(f"{len(images)} images lie deeper than their class folder, as in ")
+    assert "if those folders are patients, name them with --group-regex" in warning
+    assert warning.endswith("; if they are the classes, give --class-level 2")
+    index, label_of = read_folders(tmp_path, class_level=2)
+    assert label_of == {image: image.split("/")[1] for image in images} and index.warnings == []
+    quiet = load_index(str(tmp_path), None, Options(group_regex="([^/]+)/[^/]+$"))
+    assert not any("deeper" in text for text in quiet.warnings) and set(quiet.groups) == {
+        n.split("/")[1] for n in names.split()
+    }
+
+
+def test_images_above_a_deeper_level_are_counted_and_one_that_is_not_there_is_refused(tmp_path):
+    index, label_of = read_folders(tmp_path, "o/a/1.png", "o/b/2.png", "o/loose.png", "q/a/3.png", class_level=2)
+    assert label_of == {"o/a/1.png": "a", "o/b/2.png": "b", "q/a/3.png": "a"}
+    assert "1 images lie in no class folder, left out: loose.png" in index.notes
+    message = error(load_index, str(tmp_path), None, Options(class_level=3))
+    assert "4 images lie in it, but in no class folder" in message
+
+
+def test_a_single_folder_is_opened_only_where_it_is_no_class(tmp_path):
+    """images/, or what an archive wraps its train/ and test/ in; a class with patients is none of them."""
+    index, label_of = read_folders(tmp_path / "a", "images/x/1.png", "images/y/2.png", "masks/x/1.png", "masks/y/2.png")
+    assert label_of == {"images/x/1.png": "x", "images/y/2.png": "y"}
+    masks = "2 masks beside their images, left out (--keep-masks keeps them): masks/x/1.png, masks/y/2.png"
+    assert masks in index.notes
+    kept, label_of = read_folders(tmp_path / "a", keep_masks=True)
+    assert kept.classes == ["images", "masks"] and len(kept) == 4
+    wrapped = [f"set/{side}/{c}/1.png" for side in ("train", "test") for c in "xy"]
+    index, label_of = read_folders(tmp_path / "b", *wrapped)
+    assert label_of == {name: name.split("/")[2] for name in wrapped}
+    assert sorted(index.official) == ["test", "test", "train", "train"]
+    parts = [f"{side}/{kind}/{c}/1.png" for side in ("train", "test") for kind in ("imgs", "gt") for c in "xy"]
+    index, label_of = read_folders(tmp_path / "c", *parts)
+    assert label_of == {name: name.split("/")[2] for name in parts if "imgs" in name}
+    touch(tmp_path / "d", "melanoma/p1/1.png", "melanoma/p2/2.png")
+    only = "melanoma is the only folder in it, with p1, p2; if those are the classes, give --class-level 2"
+    assert error(load_index, str(tmp_path / "d")) == f"{tmp_path}/d: {only}"
+
+
+MASK_FOLDERS = [
+    (["images/1.png", "images/2.png"], ["masks/1.png", "masks/2.png"]),
+    (["Images/p1/1.png"], ["lesion_masks/p1/1.png", "Labels/p1/9.png"]),
+    (["1.png", "p/2.png"], ["masks/1.png", "p/mask/2_mask.png"]),
+]
+
+
+@pytest.mark.parametrize("images, masks", MASK_FOLDERS)
+def test_folders_of_masks_beside_the_images_of_a_class_are_left_out(tmp_path, images, masks):
+    own = [f"{c}/{image}" for c in "ab" for image in images]
+    index, _ = read_folders(tmp_path, *own, *(f"{c}/{mask}" for c in "ab" for mask in masks))
+    assert sorted(index.paths) == sorted(own)
+    assert any(note.startswith(f"{2 * len(masks)} masks beside their images") for note in index.notes)
+    assert sum("deeper" in text for text in index.warnings) == ("p/2.png" in images or "p1" in images[0])
+    kept, _ = read_folders(tmp_path, keep_masks=True)
+    assert len(kept) == 2 * (len(images) + len(masks))
+
+
+def test_a_folder_called_masks_alone_is_none(tmp_path):
+    names = ["mask/1.png", "no_mask/2.png", "mask/labels/3.png"]  # faces
+    index, _ = read_folders(tmp_path, *names)
+    assert sorted(index.paths) == sorted(names) and index.classes == ["mask", "no_mask"]
+
+
+# ---- names of files ----
+
+
+def test_every_ending_of_an_image_is_read(tmp_path):
+    names = ["a.jfif", "b.JPG", "c.Jpeg", "d.jpe", "e.TIF", "f.PNG", "g.WebP", "h.bmp"]
+    index, _ = read_folders(tmp_path, *(f"x/{name}" for name in names), "y/1.png")
+    assert sorted(index.paths) == sorted([*(f"x/{name}" for name in names), "y/1.png"])
+    assert index.notes == ["image-level split: no groups are given (patients, videos)"]
+
+
+UNREAD = {
+    "DICOM": "s.dcm s.DICOM s.IMA",
+    "GIF": "s.gif",
+    "NIfTI": "s.nii t.nii.gz",
+    "whole slide": "s.svs",
+    "array": "s.npy",
+}
+TO_PNG = "export them as PNG or JPEG, an image a file"
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_images_that_are_not_read_are_named_as_what_they_are(tmp_path, kind):
+    names = UNREAD[kind].split()
+    touch(tmp_path, *(f"{c}/{name}" for c in "ab" for name in names), text="x")
+    many = f"a ({len(names)} {kind}), b ({len(names)} {kind})"
+    message = f"2 class folders without images: {many}; {TO_PNG}; or remove the folders"
+    assert error(load_index, str(tmp_path)) == f"{tmp_path}: {message}"
+    touch(tmp_path, "a/1.png", "b/2.png")
+    touch(tmp_path, "a/notes.txt", text="x")
+    index = load_index(str(tmp_path))
+    assert index.warnings == [f"left out, in forms that are not read: {2 * len(names)} {kind}; {TO_PNG}"]
+    assert "not images, left out: 1 .txt" in index.notes
+
+
+def test_images_without_an_ending_are_known_by_their_first_bytes(tmp_path):
+    touch(tmp_path, "a/1.png", "b/2.png", "b/scan", "b/1.2.840.7")
+    (tmp_path / "a/IM0001").write_bytes(bytes(128) + b"DICM" + bytes(9))
+    touch(tmp_path, "a/README", "a/short.77", text="x")
+    os.mkfifo(tmp_path / "a/pipe")  # is not opened
+    index = load_index(str(tmp_path))
+    what = "2 PNG without ending, 1 DICOM without ending"
+    assert index.warnings == [f"left out, in forms that are not read: {what}; {TO_PNG}"]
+    assert "not images, left out: 1 README, 1 pipe, 1 .77" in index.notes
+
+
+def test_a_folder_of_dicom_alone_without_classes(tmp_path):
+    touch(tmp_path, "1.dcm", "2.dcm", text="x")
+    message = error(load_index, str(tmp_path))
+    assert f"there is no image in it, but 2 DICOM ({TO_PNG}); expected" in message
 
 
 USELESS_TO_A_FOLDER = [
@@ -403,6 +613,15 @@ def test_a_folder_may_begin_with_demo(tmp_path, monkeypatch):
 # ---- groups ----
 
 
+def test_a_regular_expression_that_tries_for_ever_is_refused(monkeypatch):
+    monkeypatch.setattr(datasets, "REGEX_SECONDS", 0.3)
+    names = ["ok1_x.png", "a" * 60 + "!.png"]
+    with pytest.raises(datasets.DataError, match=r"tries too many ways on 'aaaa.*!.png': no \+ or \* within another"):
+        datasets.groups_by_regex(names, "^(o|(a+)+)(k1_x)?\\.png$|^((a+)+)$")
+    assert datasets.groups_by_regex(names, "^([a-z]+)")[0] == ["ok", "a" * 60]
+    time.sleep(0.4)  # the timer is off
+
+
 def test_group_regex_on_file_names(tmp_path):
     touch(tmp_path, "a/00012229_003.png", "a/00012229_004.png", "b/12229_1.png", "7_b/7_1.png")
     index = load_index(str(tmp_path), options=Options(group_regex=r"^(\d+)_"))
@@ -447,7 +666,7 @@ def id_csv(folder: Path, ids: list[str], splits: list[str] = (), **options) -> I
     rows = [[name, "xy"[i % 2], f'"{ids[i]}"', *splits[i : i + 1]] for i, name in enumerate(names)]
     header = ["path", "label", "patient", "split"][: len(rows[0])]
     text = "\n".join(map(",".join, [header, *rows]))
-    return csv_index(folder, text, names, group_col="patient", **options)
+    return csv_index(folder, text, names, name="ids.csv", group_col="patient", **options)
 
 
 ONE_ID = {  # spellings of one patient
@@ -536,7 +755,7 @@ TEN = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
 
 def test_a_join_across_a_given_split_is_refused_with_both_ways_out(tmp_path):
     ids = ["3", "4", "5", "6", "P7", "8", "9", "p7", "3.0", "10"]
-    torn = "data: 2 patients are in two splits: 3 (test and train), P7 (train and val)"
+    torn = "ids: 2 patients are in two splits: 3 (test and train), P7 (train and val)"
     joined = "'3' in train = '3.0' in test, 'P7' in train = 'p7' in val"
     way_out = "give each patient one spelling and one split in the table or file names, or pass --exact-ids"
     text = error(make_splits, id_csv(tmp_path, ids, TEN))
@@ -586,7 +805,7 @@ def test_a_splits_file_that_keeps_two_spellings_apart_is_refused(tmp_path):
 def test_a_blank_id_is_no_patient(tmp_path, blank, exact):
     message = error(id_csv, tmp_path, ["1", blank, "2", blank, blank, blank], exact_ids=exact)
     what = "patient is blank (or nan) for 4 of 6 images: 1.png, 3.png, 4.png and 1 more"
-    assert message.endswith(f"data.csv: {what}; fill it in, or leave those images out")
+    assert message.endswith(f"ids.csv: {what}; fill it in, or leave those images out")
 
 
 def test_a_blank_id_in_file_names(tmp_path):
@@ -650,7 +869,7 @@ def test_csv_forms(tmp_path, separator, end, mark):
     index = csv_index(tmp_path, text, ABC)
     assert index.paths == list(ABC) and index.classes == ["no", "yes"] and index.labels.tolist() == [1, 0, 0]
     assert index.groups == ["p1", "p2", "p2"] and index.group_kind == "group"
-    assert index.name == "data" and index.sources()[2] == tmp_path / "sub/c.png"
+    assert index.name == f"{tmp_path.name}-data" and index.sources()[2] == tmp_path / "sub/c.png"
 
 
 def test_csv_quoted_fields_and_blank_lines(tmp_path):
@@ -691,8 +910,12 @@ def test_csv_group_columns(tmp_path):
     both = error(csv_index, tmp_path, text, images, group_regex="^(p.)_", group_col="PatientID")
     assert "--group-col or --group-regex, not both" in both
     index = csv_index(tmp_path, text.replace("group", "ward"), images)
-    assert index.group_kind == "image"
-    assert any("column PatientID looks like a group" in note for note in index.notes)
+    assert (index.group_kind, index.groups) == ("PatientID", ["A", "B"])
+    note = "groups are column PatientID, by its name: --group-col names another, --group-col path for none"
+    assert index.notes == [note]
+    index = csv_index(tmp_path, text.replace("group", "ward"), images, group_col="path")
+    assert (index.group_kind, index.groups) == ("image", images)
+    assert index.notes == ["image-level split: no groups are given (patients, videos)"]
 
 
 def test_csv_blank_group(tmp_path):
@@ -702,7 +925,7 @@ def test_csv_blank_group(tmp_path):
 
 
 def test_csv_missing_columns_are_named_beside_those_there(tmp_path):
-    text = "image,label,patient\na.png,x,p\n"
+    text = "image,label,patient\nd.png,x,p\n"
     message = error(csv_index, tmp_path, text, ABC, group_col="pid", split_col="part")
     assert "no column path (--path-col), pid (--group-col), part (--split-col)" in message
     assert message.endswith("its columns are image, label, patient")
@@ -744,7 +967,8 @@ def test_csv_in_another_folder(tmp_path):
     touch(tmp_path, "pictures/a.png")
     index = csv_index(tmp_path, "path,label\na.png,x\n", data_dir=str(tmp_path / "pictures"))
     assert index.sources() == [tmp_path / "pictures/a.png"]
-    assert "1 of 1 images are not below" in error(csv_index, tmp_path, "path,label\na.png,x\n")
+    (tmp_path / "in").mkdir()
+    assert "1 of 1 images are not below" in error(csv_index, tmp_path / "in", "path,label\na.png,x\n")
 
 
 def test_csv_images_listed_twice(tmp_path):
@@ -770,8 +994,13 @@ def test_csv_not_utf8(tmp_path):
 
 
 def test_csv_blank_labels_and_columns_that_are_no_label(tmp_path):
-    text = "path,label\na.png,x\n\nb.png,\nsub/c.png, \n"
-    assert "column label is blank for 2 images: b.png, sub/c.png" in error(csv_index, tmp_path, text, ABC)
+    for blank in ("", "nan", "NaN"):
+        text = f"path,label\na.png,x\n\nb.png,{blank}\nsub/c.png, {blank} \n"
+        message = error(csv_index, tmp_path, text, ABC)
+        what = "column label is blank (or nan) for 2 images: b.png, sub/c.png"
+        assert message.endswith(f"data.csv: {what}; fill it in, or leave those images out")
+    text = "path,label\na.png,NA\nb.png,None\nsub/c.png,null\n"
+    assert csv_index(tmp_path, text, ABC).classes == ["NA", "None", "null"]
     names = [f"{i}.png" for i in range(21)]
     text = "path,label\n" + "".join(f"{name},{i}.5\n" for i, name in enumerate(names))
     message = error(csv_index, tmp_path, text, names)
@@ -780,10 +1009,10 @@ def test_csv_blank_labels_and_columns_that_are_no_label(tmp_path):
 
 
 def test_csv_several_labels_in_one_column(tmp_path):
-    text = "path,label\na.png,flu | cold\nb.png,\nsub/c.png,cold\nd.png,10|9|\n"
+    text = "path,label\na.png,flu | cold\nb.png,|\nsub/c.png,cold\nd.png,10|9|\n"
     index = csv_index(tmp_path, text, [*ABC, "d.png"])
     assert (index.task, index.classes) == ("multilabel", ["9", "10", "cold", "flu"])
-    assert index.labels.dtype == np.float32
+    assert index.labels.dtype == np.float32 and index.warnings == []
     assert index.labels.tolist() == [[0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0]]
     assert [index.label_text(i) for i in range(4)] == ["cold|flu", "", "cold", "9|10"]
     assert (index.metric, index.second) == ("auroc", "average_precision")
@@ -794,10 +1023,83 @@ def test_csv_several_label_columns(tmp_path):
     index = csv_index(tmp_path, text, ABC, label_col=("mass", "edema"))
     assert (index.task, index.classes) == ("multilabel", ["mass", "edema"])
     np.testing.assert_array_equal(index.labels, np.array([[0, 1], [1, np.nan], [np.nan, 0]], np.float32))
-    bad = "path,edema,mass\na.png,1,yes\n\nb.png,-1,1.0\nsub/c.png,2,nan\n"
+    bad = "path,edema,mass\na.png,1,yes\n\nb.png,-1,1.0\nsub/c.png,2,NA\n"
     message = error(csv_index, tmp_path, bad, ABC, label_col=("mass", "edema"))
-    first = "a.png, mass: 'yes', b.png, edema: '-1', sub/c.png, mass: 'nan'"
+    first = "a.png, mass: 'yes', b.png, edema: '-1', sub/c.png, mass: 'NA'"
     assert f"label columns hold 0, 1 or nothing; 4 values are something else: {first} and 1 more" in message
+
+
+def test_a_blank_cell_is_unknown_in_either_form_of_several_labels(tmp_path):
+    """The same four images, once as a|b and once as 0/1 columns: the same labels, nan for the blank one."""
+    images = [*ABC, "d.png"]
+    for blank in ("", "nan"):
+        one = csv_index(tmp_path, f"path,label\na.png,m|e\nb.png,{blank}\nsub/c.png,|\nd.png,e|\n", images)
+        text = f"path,e,m\na.png,1,1\nb.png,{blank},{blank}\nsub/c.png,0,0\nd.png,1,0\n"
+        other = csv_index(tmp_path, text, images, label_col=("e", "m"))
+        assert (one.task, one.classes) == (other.task, other.classes) == ("multilabel", ["e", "m"])
+        expected = [[1, 1], [np.nan, np.nan], [0, 0], [1, 0]]
+        np.testing.assert_array_equal(one.labels, np.array(expected, np.float32))
+        np.testing.assert_array_equal(other.labels, one.labels)
+        many = "column label is blank for 1 images (b.png)"
+        assert one.warnings == [f"{many}: unknown, masked out; one with none of the labels is written |"]
+
+
+ONE_HOT = "path,MEL,NV,BCC,UNK\na.png,1.0,0,0,0\nb.png,0,0,1,0\nsub/c.png,0,1,0,0\nd.png,1,0,0,0\n"
+HOT = ("MEL", "NV", "BCC", "UNK")
+
+
+def test_columns_of_which_each_row_has_one_are_classes(tmp_path):
+    index = csv_index(tmp_path, ONE_HOT, [*ABC, "d.png"], label_col=HOT)
+    assert (index.task, index.classes) == ("multiclass", ["MEL", "NV", "BCC"])
+    assert index.labels.tolist() == [0, 2, 1, 0] and index.labels.dtype == np.int64
+    assert (index.metric, index.second) == ("balanced_accuracy", "accuracy")
+    said = "each row of the 4 0/1 columns has a single 1: read as classes, of which an image has one"
+    left = "without UNK, which no image has; --multilabel trains them as labels of their own"
+    assert index.warnings == [f"{said}, {left}"]
+    index = csv_index(tmp_path, ONE_HOT, label_col=HOT, multilabel=True)
+    assert (index.task, index.classes, index.warnings) == ("multilabel", list(HOT), [])
+    assert index.labels.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("row", ["1,0,1,0", "0,0,0,0", "1,,0,0", ",,,"])
+def test_columns_of_which_one_row_has_not_one_are_labels(tmp_path, row):
+    text = ONE_HOT.replace("d.png,1,0,0,0", f"d.png,{row}")
+    index = csv_index(tmp_path, text, [*ABC, "d.png"], label_col=HOT)
+    assert (index.task, index.classes, index.warnings) == ("multilabel", list(HOT), [])
+
+
+SPELT_LABELS = [
+    (["1", "1.0", "0", "0.0"], ["0", "1"], "'1' = '1.0', '0' = '0.0'"),
+    (["01", "1", "2"], ["1", "2"], "'01' = '1'"),
+    (["Benign", "benign", "mal"], ["Benign", "mal"], "'Benign' = 'benign'"),
+    (["no tumor", "no\xa0tumor", "x"], ["no tumor", "x"], "'no tumor' = 'no\\xa0tumor'"),
+    (["kyste e\u0301", "kyste \u00e9", "x"], ["kyste \u00e9", "x"], "'kyste e\u0301' = 'kyste \u00e9'"),
+]
+
+
+@pytest.mark.parametrize("texts, classes, shown", SPELT_LABELS)
+def test_the_spellings_of_one_class_are_one_class(tmp_path, texts, classes, shown):
+    """In a column, as parts of a|b, and as folders of train/ and test/; apart with --exact-labels, but for the form
+    of accents."""
+    names = [f"{i}.png" for i in range(len(texts))]
+    what = f"{shown.count(' = ')} classes have more than one spelling ({shown}): each counts as one class"
+    text = "path,label\n" + "".join(f"{name},{label}\n" for name, label in zip(names, texts, strict=True))
+    index = csv_index(tmp_path, text, names)
+    first = dict.fromkeys(datasets.id_key(text) for text in texts)
+    assert index.classes == classes and len(first) == len(classes)
+    assert [datasets.id_key(index.label_text(i)) for i in range(len(texts))] == list(map(datasets.id_key, texts))
+    assert index.warnings == [f"{what}; --exact-labels keeps them apart"]
+    sets = csv_index(tmp_path, text.replace("\n0.png,", "\n0.png,z|"), names)
+    assert sets.classes == [*classes, "z"] and f"{what}; --exact-labels keeps them apart" in sets.warnings
+    exact = csv_index(tmp_path, text, names, exact_labels=True)
+    accents = "kyste" in texts[0]
+    assert len(exact.classes) == (len(classes) if accents else len(texts))
+    assert exact.warnings == ([what] if accents else [])
+    touch(tmp_path, *(f"data/{'train' if i % 2 else 'test'}/{label}/{i}.png" for i, label in enumerate(texts)))
+    index = load_index(str(tmp_path / "data"))
+    assert index.classes == classes and len(index.warnings) == 1
+    by_number = {int(Path(path).stem): index.label_text(i) for i, path in enumerate(index.paths)}
+    assert [datasets.id_key(by_number[i]) for i in range(len(texts))] == list(map(datasets.id_key, texts))
 
 
 def test_csv_split_values(tmp_path):
@@ -812,6 +1114,187 @@ def test_a_patient_in_two_official_splits_is_an_error(tmp_path):
     index = id_csv(tmp_path, patients, sides)
     first = "p1 (test and train), p2 (train and val), p3 (test and val)"
     assert f"4 patients are in two splits: {first} and 1 more" in error(make_splits, index)
+
+
+def test_a_sep_line_of_excel_says_the_separator(tmp_path):
+    for line, mark in (("sep=;", ";"), ("SEP=;", ";"), ('"sep=|"', "|"), ("sep=,", ","), ("sep=\t", "\t")):
+        for end in ("\n", "\r\n"):
+            rows = [line, mark.join(("path", "label")), mark.join(("a.png", "1;x")), mark.join(("b.png", "2"))]
+            rows[2] = rows[2].replace("1;x", "1" if mark == ";" else "1;x")
+            index = csv_index(tmp_path, "\ufeff" + end.join(rows) + end, ABC)
+            assert labels_by_path(index) == {"a.png": "1" if mark == ";" else "1;x", "b.png": "2"}
+    message = error(csv_index, tmp_path, 'sep=;\npath;label\na.png;"x\n', ABC)
+    assert "data.csv: line 3: unexpected end of data" in message
+    assert "data.csv: empty" in error(csv_index, tmp_path, "sep=;\n")
+
+
+def found_by_name(folder: Path, paths: list[str], images: list[str]) -> Index:
+    text = "path,label\n" + "".join(f"{path},{'xy'[i % 2]}\n" for i, path in enumerate(paths))
+    return csv_index(folder, text, images)
+
+
+FOUND = [  # in the table, on the disk
+    (r"img\a.png", "img/a.png"),
+    (r".\img\sub\a.png", "img/sub/a.png"),
+    ("a", "a.jpg"),
+    ("a", "img/sub/a.JPG"),
+    ("img/a", "img/a.png"),
+    ("img/a.png", "part_1/img/a.png"),
+    ("A.PNG", "img/a.png"),
+    ("1.2.840.1", "img/1.2.840.1.png"),
+    ("mu\u0308.png", "m\u00fc.png"),
+    ("m\u00fc", "x/mu\u0308.jpg"),
+]
+
+
+@pytest.mark.parametrize("path, image", FOUND)
+def test_a_path_that_means_one_image_is_that_image(tmp_path, path, image):
+    other = "other/b.png"
+    index = found_by_name(tmp_path, [path, other], [image, other, "other/aa.png", "img/ba.png"])
+    assert index.paths == [image, other] and labels_by_path(index)[image] == "x"
+    note = f"1 paths are no file as they stand there and were found by name: {path.removeprefix('./')} = {image}"
+    assert note in index.notes
+
+
+def test_an_image_in_the_very_folder_comes_before_one_deeper(tmp_path):
+    index = found_by_name(tmp_path, ["img/a", "b"], ["img/a.png", "old/img/a.png", "b.jpg", "img/b.jpg"])
+    assert index.paths == ["img/a.png", "b.jpg"]
+
+
+def test_paths_that_may_mean_two_images_or_another_are_refused_all_at_once(tmp_path):
+    """Two folders, two endings; another ending or folder than what is there is a hint, no reading."""
+    images = ["p/a.png", "q/a.png", "b.png", "b.jpg", "c.jpg", "img/d.png"]
+    message = error(found_by_name, tmp_path, ["a", "b", "c.png", "x/d.png", "e"], images)
+    first = "a (p/a.png and q/a.png is there), b (b.jpg and b.png is there), c.png (c.jpg is there)"
+    assert f"5 of 5 images are not below {tmp_path}: {first} and 2 more; the folder is" in message
+    message = error(found_by_name, tmp_path, ["x/d.png", "e", r"..\out.png", r"C:\img\d.png"], [*images, "out.png"])
+    shown = r"x/d.png (img/d.png is there), e, ..\out.png (out.png is there) and 1 more"
+    assert f"4 of 4 images are not below {tmp_path}: {shown}" in message
+
+
+def test_two_rows_that_mean_one_image_are_refused(tmp_path):
+    message = error(found_by_name, tmp_path, ["a.png", "A"], ["a.png"])
+    assert "1 images are listed more than once: a.png" in message
+
+
+GROUP_NAMES = (
+    "patient PatientID patient_id Patient-No subject_id video case StudyInstanceUID anon_patient_id lesion_id MRN"
+)
+
+
+@pytest.mark.parametrize("name", [*GROUP_NAMES.split(), "Patient ID"])
+def test_a_column_that_looks_like_a_group_is_used(tmp_path, name):
+    index = csv_index(tmp_path, f"path,label,{name}\na.png,x,7\nb.png,y,8\nsub/c.png,x,7\n", ABC)
+    assert (index.group_kind, index.groups) == (name, ["7", "8", "7"])
+    assert index.notes == [
+        f"groups are column {name}, by its name: --group-col names another, --group-col path for none"
+    ]
+    exact = csv_index(tmp_path, f"path,label,{name}\na.png,x,7\nb.png,y,8\nsub/c.png,x,7\n", group_col=name)
+    assert exact.groups == index.groups and exact.notes == []
+
+
+@pytest.mark.parametrize(
+    "name", ["patient_age", "showcase", "patients_sex", "study_year", "videos_seen", "ward", "grouped"]
+)
+def test_a_column_that_only_contains_such_a_word_is_no_group(tmp_path, name):
+    index = csv_index(tmp_path, f"path,label,{name}\na.png,x,7\nb.png,y,8\nsub/c.png,x,7\n", ABC)
+    assert index.group_kind == "image"
+
+
+def test_several_columns_that_look_like_groups_are_refused(tmp_path):
+    text = "path,label,patient_id,study\na.png,x,1,1\nb.png,y,1,2\n"
+    message = error(csv_index, tmp_path, text, ABC)
+    what = "columns patient_id, study look like groups that must not be split: name one with --group-col"
+    assert message.endswith(f"data.csv: {what}, the patient where there is one (--group-col path for none)")
+    assert csv_index(tmp_path, text, group_col="patient_id").groups == ["1", "1"]
+    assert csv_index(tmp_path, text, group_regex="^(.)").group_kind == "group"
+    # what has another part is no group
+    index = csv_index(tmp_path, text, label_col=("study",))
+    assert index.groups == ["1", "1"] and index.classes == ["1", "2"]
+
+
+def test_a_group_with_over_half_of_the_images_gets_a_warning(tmp_path):
+    index = id_csv(tmp_path, ["p1"] * 4 + ["p2", "p3", "p4"])
+    whole = "patient 'p1' has 4 of 7 images, all of them in one split: is that one patient?"
+    assert index.warnings == [f"{whole} --check-data shows which image has which"]
+    assert id_csv(tmp_path, ["p1"] * 3 + ["p2", "p3", "p4"]).warnings == []
+    joined = id_csv(tmp_path, ["p1", "P1", "P1", "p1", "p2", "p3"])  # two spellings of two images each
+    assert joined.warnings[0].startswith("patient 'p1' has 4 of 6 images")
+
+
+def test_check_data_shows_images_with_their_groups_and_the_largest(tmp_path):
+    touch(tmp_path, *(f"a/p{k}_{i}.png" for k, n in enumerate((3, 1, 2)) for i in range(n)))
+    index = load_index(str(tmp_path), options=Options(group_regex=r"^(p\d)_"))
+    shown = "a/p0_0.png is of 'p0'; a/p1_0.png is of 'p1'; a/p2_0.png is of 'p2'"
+    largest = "images of the largest groups: 'p0' 3, 'p2' 2, 'p1' 1; of 6 in all"
+    assert group_lines(index) == [f"3 groups: {shown}", largest]
+    assert group_lines(load_index(str(tmp_path))) == []
+
+
+# ---- a table and its folder ----
+
+
+def test_a_table_beside_images_without_class_folders_is_read(tmp_path):
+    for i, images in enumerate((["train/{}.jpg"], ["{}.jpg"], ["images/a/{}.jpg"])):
+        root = tmp_path / str(i)
+        touch(root, *(images[0].format(f"s{k}") for k in range(3)))
+        (root / "train.csv").write_text("id,label,patient\ns0,0,A\ns1,1,B\ns2,0,A\n")
+        (root / "test.csv").write_text("id\ns9\n")  # no label
+        index = load_index(str(root))
+        assert index.paths == [images[0].format(f"s{k}") for k in range(3)] and index.labels.tolist() == [0, 1, 0]
+        assert index.groups == ["A", "B", "A"] and index.name == root.name
+        assert index.notes[:2] == [
+            f"the table train.csv in {root} was read, not its folders",
+            "the images' paths are column id: --path-col names another",
+        ]
+
+
+def test_a_table_beside_class_folders_is_named_and_read_where_it_is_asked_for(tmp_path):
+    touch(tmp_path, "part_1/a.png", "part_2/b.png", "part_2/c.png")
+    (tmp_path / "meta.csv").write_text("image,dx,lesion_id\na,x,1\nb,y,2\nc,x,1\n")
+    index = load_index(str(tmp_path))
+    text = f"beside the class folders, not read: meta.csv (--data {tmp_path}/meta.csv reads it)"
+    assert index.classes == ["part_1", "part_2"] and text in index.warnings  # they differ by a number alone
+    index = load_index(str(tmp_path), options=Options(path_col="image", label_col=("dx",)))
+    assert index.classes == ["x", "y"] and index.paths == ["part_1/a.png", "part_2/b.png", "part_2/c.png"]
+    assert index.groups == ["1", "2", "1"]
+    (tmp_path / "part_2").rename(tmp_path / "other")
+    index = load_index(str(tmp_path))
+    assert text in index.notes and index.warnings == []
+
+
+def test_two_tables_that_would_do_are_named(tmp_path):
+    touch(tmp_path, "train/s0.jpg", "train/s1.jpg")
+    for name in ("train.csv", "sample_submission.csv"):
+        (tmp_path / name).write_text("id,label\ns0,0\ns1,1\n")
+    (tmp_path / "broken.csv").write_bytes(b"\xff\xfe")
+    message = error(load_index, str(tmp_path))
+    assert "2 images lie in it, but in no class folder" in message
+    names = f"tables in it are sample_submission.csv, train.csv: --data {tmp_path}/"
+    assert names in message and message.endswith("reads one, with --label-col and --path-col")
+
+
+def test_the_column_of_paths_is_found_where_one_alone_names_images(tmp_path):
+    text = "view,image,label\nAP,a,x\nPA,b,y\n"
+    index = csv_index(tmp_path, text, ["img/a.png", "img/b.png"])
+    assert index.paths == ["img/a.png", "img/b.png"]
+    assert "the images' paths are column image: --path-col names another" in index.notes
+    both = "file,image,label\na.png,a,x\nb.png,b,y\n"
+    assert "no column path (--path-col); its columns are file, image, label" in error(csv_index, tmp_path, both)
+    assert csv_index(tmp_path, both, path_col="file").paths == ["img/a.png", "img/b.png"]
+
+
+@pytest.mark.parametrize("stem", ["labels", "train", "Data", "metadata"])
+def test_a_file_whose_name_says_nothing_has_that_of_its_folder_before_it(tmp_path, stem, monkeypatch):
+    folder = tmp_path / "lesions"
+    text = "path,label\na.png,x\nb.png,y\n"
+    folder.mkdir()
+    assert csv_index(folder, text, ABC, name=f"{stem}.csv").name == f"lesions-{stem}"
+    np.savez(folder / f"{stem}.npz", train_images=grey(2), train_labels=np.arange(2))
+    assert load_index(str(folder / f"{stem}.npz")).name == f"lesions-{stem}"
+    monkeypatch.chdir(folder)
+    assert load_index(f"{stem}.csv").name == f"lesions-{stem}"
+    assert csv_index(folder, text, name="cohort.csv").name == "cohort"
 
 
 # ---- npz ----
@@ -840,6 +1323,65 @@ def test_npz(tmp_path, shape, column):
     assert index.paths == ["train/0", "train/1", "train/2", "val/0", "val/1", "test/0"]
     assert len(index.sources()) == 6
     np.testing.assert_array_equal(index.sources()[4], x["val"][1])
+
+
+def test_npz_of_grey_images_with_an_axis_for_it(tmp_path):
+    """N x S x S x 1, as Keras keeps it, is what N x S x S is; .NPZ is an npz."""
+    x, y = grey(4), np.array([0, 1, 1, 0])
+    flat = load_index(save_npz(tmp_path, train_images=x, train_labels=y))
+    whole = load_index(save_npz(tmp_path, train_images=x[..., None], train_labels=y))
+    assert all((a == b).all() and a.shape == (5, 5) for a, b in zip(flat.arrays, whole.arrays, strict=True))
+    (tmp_path / "set.npz").rename(tmp_path / "SET.NPZ")
+    index = load_index(str(tmp_path / "SET.NPZ"))
+    assert index.name == "SET" and index.labels.tolist() == [0, 1, 1, 0]
+
+
+def test_npz_one_hot_labels_are_classes(tmp_path):
+    y = np.eye(4, dtype=np.uint8)[[2, 0, 2, 3]]
+    file = save_npz(tmp_path, train_images=grey(4), train_labels=y)
+    index = load_index(file)
+    assert (index.task, index.classes, index.labels.tolist()) == ("multiclass", ["0", "2", "3"], [1, 0, 1, 2])
+    assert "each row of the 4 0/1 columns has a single 1" in index.warnings[0]
+    index = load_index(file, None, Options(multilabel=True))
+    assert (index.task, index.labels.tolist(), index.warnings) == ("multilabel", y.tolist(), [])
+
+
+MEDMNIST = [  # medmnist/info.py: number of classes, two of its names
+    ("pneumoniamnist", 2, {0: "normal", 1: "pneumonia"}),
+    ("breastmnist_224", 2, {0: "malignant", 1: "normal or benign"}),
+    ("BloodMNIST_64", 8, {0: "basophil", 3: "immature granulocytes", 7: "platelet"}),
+    ("pathmnist", 9, {0: "adipose", 8: "colorectal adenocarcinoma epithelium"}),
+    ("dermamnist", 7, {4: "melanoma", 6: "vascular lesions"}),
+    ("octmnist_128", 4, {2: "drusen", 3: "normal"}),
+    ("tissuemnist", 8, {0: "collecting duct or connecting tubule", 5: "podocytes"}),
+    ("retinamnist", 5, {0: "0", 4: "4"}),
+    ("organamnist", 11, {0: "bladder", 10: "spleen"}),
+    ("organcmnist", 11, {1: "femur-left", 6: "liver"}),
+    ("organsmnist", 11, {5: "kidney-right", 9: "pancreas"}),
+]
+
+
+@pytest.mark.parametrize("stem, number, names", MEDMNIST)
+def test_npz_of_medmnist_has_the_names_of_its_classes(tmp_path, stem, number, names):
+    y = np.arange(number)[::-1]
+    np.savez(tmp_path / f"{stem}.npz", train_images=grey(number), train_labels=y[:, None])
+    index = load_index(str(tmp_path / f"{stem}.npz"))
+    assert len(index.classes) == len(set(index.classes)) == number and index.labels.tolist() == y.tolist()
+    assert {c: index.classes[c] for c in names} == names
+    if stem != "retinamnist":  # one more than the file can have: its own numbers
+        np.savez(tmp_path / f"{stem}.npz", train_images=grey(number + 1), train_labels=np.arange(number + 1))
+        assert load_index(str(tmp_path / f"{stem}.npz")).classes == [str(c) for c in range(number + 1)]
+    np.savez(tmp_path / f"{stem}.npz", train_images=grey(2), train_labels=np.array([0, number - 1]))
+    assert load_index(str(tmp_path / f"{stem}.npz")).classes == [index.classes[0], index.classes[-1]]
+
+
+def test_npz_of_chestmnist_has_the_names_of_its_labels(tmp_path):
+    y = np.zeros((2, 14), int)
+    y[1, [0, 13]] = 1
+    np.savez(tmp_path / "chestmnist.npz", train_images=grey(2), train_labels=y)
+    index = load_index(str(tmp_path / "chestmnist.npz"))
+    assert index.task == "multilabel" and index.label_text(1) == "atelectasis|hernia" and index.label_text(0) == ""
+    assert len(index.classes) == 14 and index.classes[6] == "pneumonia"
 
 
 def test_npz_multilabel(tmp_path):
@@ -872,6 +1414,17 @@ WRONG_ARRAYS = [
     (grey(2), np.array(["a", "b"]), "train_labels is <U1"),
     (grey(2), np.zeros((2, 1, 1), int), "train_labels is int64"),
     (grey(2), np.array(3), "train_labels is int64"),
+    (grey(2, shape=(0, 0)), np.arange(2), r"train_images is uint8 \(2, 0, 0\)"),
+    (grey(2, shape=(5, 0, 3)), np.arange(2), r"train_images is uint8 \(2, 5, 0, 3\)"),
+    (grey(2).astype("V1"), np.arange(2), r"train_images is \|V1"),
+    (grey(2), np.array([0, 1], "m8[s]"), r"train_labels is timedelta64\[s\]"),
+    (grey(2), np.array([0, 1], "M8[D]"), r"train_labels is datetime64\[D\]"),
+    (grey(2), np.array([0, 1 + 1j]), "train_labels is complex128"),
+    (grey(2), np.array([(0,), (1,)], [("a", "i4")]), r"train_labels is \[\('a', '<i4'\)\]"),
+    (grey(2), np.array([0.0, np.inf]), "train_labels is float64"),
+    (grey(2), np.array([0.0, 1e300]), "train_labels is float64"),
+    (grey(2), np.array([0, 2**64 - 1], np.uint64), "train_labels is uint64"),
+    (grey(2), np.zeros((2, 0), int), r"train_labels is int64 \(2, 0\)"),
 ]
 
 
@@ -884,6 +1437,70 @@ def test_npz_splits_that_disagree(tmp_path):
     train = {"train_images": grey(2), "train_labels": np.arange(2)}
     file = save_npz(tmp_path, **train, val_images=grey(1), val_labels=np.zeros((1, 2), int))
     assert "labels have [1, 2] columns" in error(load_index, file)
+
+
+@pytest.mark.parametrize("dtype", [">i2", "u8", "f2", ">f8", "?"])
+def test_whole_numbers_of_any_kind_are_labels(tmp_path, dtype):
+    index = load_index(save_npz(tmp_path, train_images=grey(2), train_labels=np.array([1, 0], dtype)))
+    assert index.labels.tolist() == [1, 0] and index.classes == ["0", "1"]
+
+
+def npy_of(shape, content=b"", dtype="|u1") -> bytes:
+    """An array's file by NumPy's specification, version 1.0, that says a shape which its content need not have."""
+    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode() + content
+
+
+def zipped(file: Path, **members: bytes) -> str:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return str(file)
+
+
+def test_npz_that_says_it_is_larger_than_it_is(tmp_path, monkeypatch):
+    """Known from its header, before any memory is taken. What is as large as it says, and no memory would hold, too."""
+    labels = npy_of((2,), bytes(16), "<i8")
+    right = zipped(tmp_path / "x.npz", train_images=npy_of((2, 5, 5), bytes(50)), train_labels=labels)
+    assert len(load_index(right)) == 2
+    read = []
+    monkeypatch.setattr(np, "load", lambda *_, **__: read.append(1))
+    for shape in ((40_000, 1000, 1000), (2, 5, 4), (2**40, 2**40, 0, 5)):
+        file = zipped(tmp_path / "x.npz", train_images=npy_of(shape, bytes(50)), train_labels=labels)
+        assert f"train_images.npy says {math.prod(shape)} bytes, but has 50" in error(load_index, file)
+    monkeypatch.setattr(datasets, "memory_bytes", lambda: 60e9)
+    said = {"train_images": 50_000_000_000, "train_labels": 20_000_000_000}
+    monkeypatch.setattr(datasets, "npy_size", lambda archive, member: said[member.filename.removesuffix(".npy")])
+    assert error(load_index, file).startswith(f"{file}: needs 70.0 GB of memory unpacked, this machine has 60.0; ")
+    assert read == []
+
+
+def test_npz_that_its_own_format_cannot_read(tmp_path):
+    """Another version of zip, another compression, a password, a header of another version: what others raise is a
+    line."""
+    whole = zipped(tmp_path / "w.npz", train_images=npy_of((2, 5, 5), bytes(50)), train_labels=npy_of((2,), bytes(2)))
+    data = Path(whole).read_bytes()
+    entry = data.index(b"PK\1\2")  # of the central directory: version needed at 6, flags at 8, method at 10
+    changes = {"version": (entry + 6, 161), "method": (entry + 10, 205), "password": (entry + 8, 1)}
+    for name, (at, byte) in changes.items():
+        changed = bytearray(data)
+        changed[at] = byte
+        changed[8 if name == "method" else 6 if name == "password" else 4] = byte  # the member's own header
+        (tmp_path / f"{name}.npz").write_bytes(changed)
+        said = error(load_index, str(tmp_path / f"{name}.npz"))
+        assert f"{name}.npz: not a readable npz without pickled objects: " in said and "\n" not in said
+    newer = npy_of((2, 5, 5), bytes(50)).replace(b"NUMPY\1\0", b"NUMPY\7\0")
+    said = error(load_index, zipped(tmp_path / "n.npz", train_images=newer, train_labels=npy_of((2,), bytes(2))))
+    assert "n.npz: not a readable npz" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["x.csv", "x.npz"])
+def test_a_pipe_in_place_of_a_table_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert error(load_index, str(tmp_path / name)) == f"{tmp_path / name}: no file but a pipe, a socket or a device"
+    with pytest.raises(datasets.DataError, match="no file but a pipe"):
+        list(datasets.read_rows(tmp_path / name))
 
 
 class Bomb:
@@ -981,12 +1598,13 @@ def alone(name, of=None):  # the module out of a folder that holds nothing else
 datasets = alone("datasets")
 index = datasets.load_index("data")
 del sys.modules["datasets"]
-splits = alone("splits", of="both")  # imports the datasets.py beside it
+splits = alone("splits", of="both")  # imports those beside it
 folds = splits.make_splits(index, seed=0)
 splits.write_splits(datasets.Path("splits.csv"), index, folds)
 same = bool((splits.read_splits("splits.csv", index)[0] == folds[0]).all())
 counts = dict(datasets.Counter(folds[0].tolist()))
-assert sorted(os.listdir("both")) == ["datasets.py", "splits.py"]
+del sys.modules["metrics"]
+assert sorted(os.listdir("both")) == ["datasets.py", "metrics.py", "runs.py", "splits.py"]
 
 images = alone("images")
 pixels = images.decode(index.sources(), 4, "cache")
@@ -1002,9 +1620,11 @@ print(json.dumps([index.classes, counts, same, list(pixels.data.shape), pixels.b
 
 
 def test_each_leaf_works_alone(tmp_path):
-    """datasets.py, images.py and metrics.py, each alone in a folder, and splits.py with datasets.py, in an
+    """datasets.py, images.py and metrics.py, each alone in a folder, and splits.py with those it needs, in an
     isolated interpreter: nothing else of the project can be imported."""
-    folders = {"both": ["datasets", "splits"]} | {name: [name] for name in ("datasets", "images", "metrics")}
+    folders = {"both": ["datasets", "metrics", "runs", "splits"]} | {
+        name: [name] for name in ("datasets", "images", "metrics")
+    }
     for folder, leaves in folders.items():
         (tmp_path / folder).mkdir()
         for leaf in leaves:

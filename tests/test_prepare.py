@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from toys import CPU, SMALL, Toy, predictions, settings_of, toy_data, toy_training
+from toys import CPU, SMALL, Toy, predictions, read, settings_of, toy_data, toy_training
 
 import datasets
 import ftcompare
@@ -320,6 +321,132 @@ def test_identical_test_images_count_as_one_and_an_official_split_stays(folder, 
     assert said[0] != datasets.load_index(str(copy)).fingerprint()  # runs of before, resampled otherwise, go no further
 
 
+def test_copies_across_train_and_test_fail_the_data_check(folder, tmp_path, run):
+    """In an official split: in one that is made they stay together."""
+    copy = tmp_path / "pictures"
+    shutil.copytree(folder, copy / "train")
+    for label in ("dark", "light"):
+        (copy / "test" / label).mkdir(parents=True)
+        for k, file in enumerate(sorted((copy / "train" / label).iterdir())[::5]):
+            (shutil.copy if k == 0 else shutil.move)(file, copy / "test" / label)
+    check = ["--data", copy, *SMALL, "--check-data", "--output-dir", tmp_path / "runs"]
+    code, out, _ = run(*check)
+    found = "MUST BE MENDED: pictures, fold 0: {} sets of byte-identical images are in train and test: test/dark/"
+    assert code == 1 and (found.format(1) in out or found.format(2) in out)
+    code, out, _ = run(*check, "--drop-duplicates")
+    assert code == 0 and "MUST BE MENDED" not in out and "byte-identical" not in out
+    shutil.copytree(folder, tmp_path / "own" / "pictures")
+    shutil.copy(next((folder / "dark").iterdir()), tmp_path / "own" / "pictures" / "dark" / "twin.png")
+    code, out, _ = run("--data", tmp_path / "own" / "pictures", *check[2:])
+    assert code == 0 and "byte-identical" not in out
+
+
+def test_near_copies_across_splits_are_a_warning_of_the_data_check(tmp_path, run):
+    """Twelve patients of noise that nobody shares; of two test images a smaller and a darker copy in train."""
+    rng = np.random.default_rng(0)
+    for side, n in (("train", 16), ("test", 8)):
+        for k in range(n):
+            file = tmp_path / "data" / side / "ab"[k % 2] / f"{k}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.kron(rng.integers(40, 200, (12, 12), dtype=np.uint8), np.ones((4, 4), np.uint8))).save(
+                file
+            )
+    for k, alter in ((0, lambda i: i.resize((24, 24))), (3, lambda i: i.point(lambda v: v * 0.9))):
+        with Image.open(tmp_path / "data" / "test" / "ab"[k % 2] / f"{k}.png") as image:
+            alter(image).save(tmp_path / "data" / "train" / "ab"[k % 2] / f"copy{k}.png")
+    code, out, _ = run("--data", tmp_path / "data", *SMALL, "--check-data", "--output-dir", tmp_path / "runs")
+    (line,) = (line for line in out.splitlines() if "look like one" in line)
+    assert code == 0 and line.startswith("  warning: data, fold 0: 2 images (2 in test) look like one in another split")
+    assert all(f"test/{n}.png (test) ~ train/" in line.replace("a/", "").replace("b/", "") for n in (0, 3)), line
+    with open(tmp_path / "runs" / "splits" / "data-data_check.csv", newline="") as file:
+        assert sum("look like one" in row["note"] for row in csv.DictReader(file)) == 1
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_what_is_odd_about_pixels_is_said_before_training_and_by_the_data_check(folder, tmp_path, run, look):
+    copy = tmp_path / "pictures"
+    shutil.copytree(folder, copy)
+    Image.new("L", (24, 24), 90).save(copy / "dark" / "flat.png")
+    pages = [Image.open(file) for file in sorted((folder / "dark").iterdir())[:2]]
+    pages[0].save(copy / "dark" / "pages.tif", save_all=True, append_images=pages[1:])
+    clear = Image.open(min((folder / "light").iterdir())).convert("LA")
+    clear.putalpha(0)
+    clear.save(copy / "light" / "clear.png")
+    small = [*SMALL, "--strategy", "lp", "--epochs", "1", "--output-dir", tmp_path / "runs"]
+    code, out, _ = run("--data", copy, *small, *["--check-data"] * look)
+    kind = "warning" if look else "WARNING"
+    assert code == 0
+    for said in (
+        "1 of 63 images with one flat value, so nothing to see: dark/flat.png",
+        "1 of 63 images with an alpha of 0 everywhere, read as if they had none: light/clear.png",
+        "1 of 63 images with several pages or frames, of which the first was read: dark/pages.tif",
+    ):
+        assert f"  {kind}: {said}\n" in out
+    (cache,) = (tmp_path / "runs" / "cache").iterdir()
+    (cache / "pixels.npy").write_bytes(b"")
+    code, out, _ = run("--data", copy, *small, *["--check-data"] * look)
+    assert code == 0 and f"  {kind}: the decoded images in {cache} were damaged (" in out
+
+
+def test_one_colour_image_in_the_test_set_leaves_training_as_it_was(folder, tmp_path, run):
+    """The store has three channels then; every number of training and every score of the other images has the same
+    bits, whatever the augmentation."""
+    for name in ("grey", "colour"):
+        for side, share in (("train", slice(0, 24)), ("test", slice(24, None))):
+            for label in ("dark", "light"):
+                (tmp_path / name / "data" / side / label).mkdir(parents=True)
+                for file in sorted((folder / label).iterdir())[share]:
+                    shutil.copy(file, tmp_path / name / "data" / side / label)
+    odd = min((tmp_path / "colour" / "data" / "test" / "dark").iterdir())
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(odd)
+    found = {}
+    for name, said in (("grey", "32 px grey"), ("colour", "32 px colour")):
+        out = tmp_path / name / "runs"
+        how = ["--strategy", "ft", "lp", "--epochs", "2", "--augment", "strong", "--output-dir", out]
+        code, printed, err = run("--data", tmp_path / name / "data", *SMALL, *how)
+        assert code == 0 and said in printed, err
+        for strategy in ("ft", "lp"):
+            (place,) = out.glob(f"*/*/{strategy}/seed0-fold0")
+            weights = torch.load(place / "best.pt", weights_only=True)["model"]
+            log = [
+                [row[c] for c in ("train_loss", "val_loss", "val_balanced_accuracy")] for row in read(place / "log.csv")
+            ]
+            scores = {r["image"]: r["score_light"] for r in predictions(place) if not r["image"].endswith(odd.name)}
+            found.setdefault(strategy, []).append((weights, log, scores))
+    for (weights, log, scores), (others, other_log, other_scores) in found.values():
+        assert log == other_log and scores == other_scores
+        assert len(scores) == 8 + 12 - 1  # of validation and test, without the odd one
+        assert weights.keys() == others.keys() and all(torch.equal(w, others[name]) for name, w in weights.items())
+
+
+def test_flip_is_apart_from_augment_and_older_runs_had_the_augmentation_s_own(folder, tmp_path, run):
+    base = ["--data", folder, *SMALL, "--strategy", "ft", "--epochs", "1", "--batch-size", "60"]
+
+    def loss(name, *how):
+        code, _, err = run(*base, *how, "--output-dir", tmp_path / name)
+        assert code == 0, err
+        (place,) = (tmp_path / name).glob("*/*/ft/seed0-fold0")
+        return read(place / "log.csv")[0]["train_loss"], place
+
+    plain, place = loss("plain")
+    assert loss("same", "--flip", "horizontal")[0] == plain
+    losses = {plain, loss("none", "--flip", "none")[0], loss("both", "--flip", "both")[0]}
+    still, _ = loss("still", "--augment", "none")
+    assert loss("still2", "--augment", "none", "--flip", "none")[0] == still
+    losses |= {still, loss("mirror", "--augment", "none", "--flip", "horizontal")[0]}
+    assert len(losses) == 5
+
+    config = json.loads((place / "config.json").read_text())
+    assert config["settings"].pop("flip") is None
+    (place / "config.json").write_text(json.dumps(config))  # as versions without the flag wrote it
+    code, out, _ = run(*base, "--output-dir", tmp_path / "plain")
+    assert code == 0 and "done before" in out
+    code, _, err = run(*base, "--flip", "both", "--output-dir", tmp_path / "plain")
+    assert code == 2 and "flip: None there, 'both' now" in err
+    assert run(*base, "--flip", "vertical", "--output-dir", tmp_path / "x")[0] == 2
+
+
 @pytest.mark.parametrize("look", [False, True])
 def test_doubtful_ids_are_said_before_training_and_by_the_data_check(folder, tmp_path, run, look):
     images = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
@@ -344,5 +471,8 @@ def test_real_images_identical_across_the_official_splits_are_found(tmp_path, ru
         digests.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), []).append(side)
     spanning = sum(len(set(sides)) == 2 for sides in digests.values())
     code, out, _ = run("--data", BRAIN, *SMALL, "--check-data", "--output-dir", tmp_path)
-    assert code == 0 and f"{spanning} sets of byte-identical images span two splits" in out, out
-    assert "3264 RGB" in out
+    assert code == 1 and "3264 RGB" in out, out
+    found = re.findall(r"(\d+) sets of byte-identical images are in (train and test|two splits)", out)
+    assert sum(int(n) for n, _ in found) == spanning and len(found) == 2  # some of Training validates
+    code, out, _ = run("--data", BRAIN, *SMALL, "--check-data", "--drop-duplicates", "--output-dir", tmp_path)
+    assert code == 0 and "byte-identical" not in out and "look like one in another split" in out

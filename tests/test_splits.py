@@ -3,6 +3,7 @@ on each side, the shares that were asked for), splits.csv, identical images, the
 
     python -m pytest tests/test_splits.py"""
 
+import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -122,7 +123,7 @@ def test_a_class_that_cannot_be_in_each_split():
     labels, groups = [0] * 20 + [1] * 9, list(range(20)) + [20] * 5 + [21] * 4
     message = error(make_splits, by_hand(labels, groups, classes=["common", "rare"]))
     assert re.search(r"class rare is absent from (train|val|test) \(rare: 2 patients in all\)", message)
-    assert "it needs one in each split" in message
+    assert "each split needs one" in message
     message = error(make_splits, by_hand([0, 1], ["a", "b"]))
     assert "hand: class" in message or "hand: no image is in" in message
 
@@ -137,7 +138,7 @@ def test_a_class_that_the_official_test_set_lacks():
 
 def test_fractions_that_leave_nothing():
     message = error(make_splits, random_index(0), val_fraction=0.5, test_fraction=0.5)
-    assert message == "the shares val 0.5 and test 0.5 leave nothing to train on"
+    assert message == "the shares val 0.5 and test 0.5 leave no images for training"
 
 
 @pytest.mark.parametrize("given, cut_out", [("test", "val"), ("val", "test")])
@@ -354,6 +355,20 @@ def test_an_edited_splits_file_is_never_overwritten(tmp_path):
     np.testing.assert_array_equal(read_splits(second, PAIRS)[0], PAIRS_SPLIT)
 
 
+def test_a_splits_file_that_leaves_nothing_is_refused(tmp_path):
+    """No rows, no split in any row, no file."""
+    header = edited(tmp_path, lambda lines: lines.__delitem__(slice(1, None)))
+    assert error(read_splits, header, PAIRS) == (
+        f"{header}: no rows below the header, so no image is left; a row an image and fold is needed"
+    )
+    blank = edited(tmp_path, replaced(*((i, f",{side},", ",,") for i, side in enumerate(PAIRS_SPLIT, 1))))
+    assert error(read_splits, blank, PAIRS) == (f"{blank}, fold 0: the split is blank for every image, so none is left")
+    assert error(read_splits, tmp_path, PAIRS).endswith(": is a folder, a pipe or a device")
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert error(read_splits, tmp_path / "pipe.csv", PAIRS).endswith(": is a folder, a pipe or a device")
+    assert error(read_splits, tmp_path / "gone.csv", PAIRS).endswith(": no such file")
+
+
 def test_splits_file_with_other_labels(tmp_path):
     swapped = edited(tmp_path, replaced(*((i, ",c0,", ",c1,") for i in (1, 3, 5, 7))))
     first = ", ".join(f"{i}.png: 'c1', not 'c0'" for i in (0, 2, 4))
@@ -465,6 +480,51 @@ def test_check_data_finds_what_must_be_fixed(tmp_path):
     assert not any("different" in warning for warning in warnings)
 
 
+def test_copies_in_train_and_test_must_be_mended_and_others_be_looked_at():
+    """Of each set of copies one example a side is named, whatever else is in it."""
+    sides = np.repeat(["train", "val", "test", "", "train"], [5, 3, 3, 1, 2])
+    index = by_hand([0, 1] * 7)
+    index.group_kind = "image"
+    copies = [[0, 1, 2, 8], [3, 5, 9], [4, 6], [7, 10], [0, 11]]
+    rows, problems, warnings = check_data(index, [sides], identical=copies)
+    (problem,) = problems
+    assert problem == (
+        "hand, fold 0: 2 sets of byte-identical images are in train and test: 0.png (train) = 8.png (test), "
+        "3.png (train) = 5.png (val) = 9.png (test); --drop-duplicates takes the copies out of training"
+    )
+    (across, labels) = warnings
+    assert across == (
+        "hand, fold 0: 2 sets of byte-identical images are in two splits: 4.png (train) = 6.png (val), "
+        "7.png (val) = 10.png (test); --drop-duplicates takes the copies out of training"
+    )
+    assert labels.startswith("hand: 3 sets of byte-identical images have different labels")
+    assert [row["note"] for row in rows if row["table"] == "problem"] == problems
+    _, problems, warnings = check_data(index, [without_copies(copies, sides)], identical=copies)
+    assert not any("byte-identical" in problem for problem in problems) and warnings == [labels]
+
+
+def test_images_that_look_alike_across_splits_are_a_warning_with_examples():
+    """Apart from those that are byte-identical and said as such; the most alike first; of each fold."""
+    sides = np.repeat(["train", "val", "test"], 4)
+    index = by_hand([0, 1] * 6)
+    pairs = [(4, 0, 0.991), (8, 3, 0.9987), (9, 1, 1.0), (10, 5, 0.995), (11, 2, 0.992)]
+    asked = []
+
+    def near(split):
+        asked.append(split.tolist())
+        return pairs if len(asked) < 2 else []
+
+    _, problems, warnings = check_data(index, [sides, sides[::-1]], near=near, identical=[[9, 1]])
+    assert asked == [sides.tolist(), sides[::-1].tolist()]
+    (warning,) = (text for text in warnings if "look like" in text)
+    assert warning.startswith("hand, fold 0: 4 images (3 in test, 1 in val) look like one in another split (")
+    examples = (
+        "8.png (test) ~ 3.png (train) 0.999, 10.png (test) ~ 5.png (val) 0.995, 11.png (test) ~ 2.png (train) 0.992"
+    )
+    assert f": {examples} and 1 more; look at them" in warning
+    assert not any("look like" in text for text in problems)
+
+
 def test_check_data_groups_in_two_splits_and_identical_across_groups(tmp_path):
     index = load("mura", tmp_path)
     index.groups[-1] = "patient00001"
@@ -481,3 +541,21 @@ def test_check_data_groups_in_two_splits_and_identical_across_groups(tmp_path):
     index.labels[index.labels == 1] = 0
     _, problems, _ = check_data(index.keep(range(11)))
     assert len(problems) == 1 and "class abnormal is absent from train" in problems[0]
+
+
+def test_splits_of_names_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
+    """Every form that as_text knows, its own mark included; numbers are left alone."""
+    groups = ["=1+1", "+x", "-x", "@x", "'=x", "''@x", "-5", "'x", "a=b", "=1+1"]
+    index = by_hand(np.array([0, 1] * 5), groups)
+    index.paths = [f"={i}.png" for i in range(10)]
+    sides = np.array(["train", "train", "train", "train", "val", "val", "test", "test", "train", "train"])
+    file = write_splits(tmp_path / "s.csv", index, [sides])
+    lines = file.read_text().splitlines()
+    assert (
+        lines[1].startswith("'=0.png,'=1+1,")
+        and lines[7].startswith("'=6.png,-5,")
+        and lines[5].startswith("'=4.png,''=x,")
+    )
+    assert not any(re.match("[=+@]", cell) for line in lines[1:] for cell in line.split(","))
+    (found,) = read_splits(file, index)
+    assert found.tolist() == sides.tolist()

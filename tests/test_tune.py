@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import runs
 import splits
 import strategies
 import train
+import workers
 
 SMALL = ["--data", "demo-tiny", "--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu"]
 SMALL += ["--epochs", "1"]
@@ -358,8 +360,10 @@ def chosen(monkeypatch, index, outer, values, strategy="ft", metric="balanced_ac
         real = splits.nested_split
         monkeypatch.setattr(splits, "nested_split", lambda *a, **k: edit(real(*a, **k)))
     progress = argparse.Namespace(line=told.append, skip=lambda n: None)
+    sweep = workers.Sweep("1", Path("nowhere"), joined=False)
+    worker = workers.Worker(sweep, workers.Claims(), progress)
     cell = ftcompare.Cell("demo-tiny", ARCH, strategy, 0, 0)
-    return ftcompare.tune(cell, data, models.Weights("none"), settings, progress), seen, told
+    return ftcompare.tune(cell, data, models.Weights("none"), settings, worker), seen, told
 
 
 def test_the_highest_value_is_chosen_and_of_equal_ones_the_first(monkeypatch, index, outer):

@@ -331,7 +331,7 @@ def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, 
     assert header == "image,who,score_a,score_b,score_c,predicted"
     assert line.startswith("x.png,me,") and line.endswith(",c") and not (run / "predicted.csv").exists()
     for text, message in [
-        ("path\nx.png\n", "1 of 1 images are not below"),
+        ("path\ny.png\n", "1 of 1 images are not below"),
         ("path\n../pictures/x.png\n", "1 paths leave the data folder"),
         ("file\nx.png\n", "no column path; its columns are file; name it with --path-col"),
         ("path,score_b\npictures/x.png,1\n", "score_b is one that --predict writes"),
@@ -340,6 +340,11 @@ def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, 
         table.write_text(text)
         with pytest.raises((runs.RunError, DataError), match=message):
             predict.predict([table], run)
+    for path in ("x", r"pictures\x.png"):  # found by name, said on stderr; the CSV's own spelling stays
+        table.write_text(f"path\n{path}\n")
+        assert predict.predict([table], run, out="-") is None
+        out, err = capsys.readouterr()
+        assert out.splitlines()[1].startswith(f"{path},") and f"found by name: {path} = pictures/x.png" in err
     table.write_text("path\npictures/x.png\n")
     with pytest.raises(runs.RunError, match="the CSV to predict"):
         predict.predict([table], run, out=table)

@@ -11,6 +11,7 @@ folders, reading tables, the demo."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import importlib.util
@@ -19,10 +20,12 @@ import json
 import math
 import os
 import re
+import signal
+import threading
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -1170,7 +1173,7 @@ def own_data(path: Path, data_dir: str | None, options: Options) -> Index:
         return own_folder(path, options)
     if not path.exists():
         known = ", ".join([*DATASETS, *DEMOS])
-        raise DataError(f"--data {path}: neither a file or folder nor a dataset; the datasets are {known}")
+        raise DataError(f"--data {path}: neither a file, a folder nor a known dataset; the datasets are {known}")
     no_pipe(path)
     if path.suffix.lower() == ".npz":
         refuse_options(options, "an npz", path)
@@ -1465,6 +1468,32 @@ def refuse_no_classes(root: Path, hint: str) -> None:
 
 # ---- tables and arrays ----
 
+REGEX_SECONDS = 10.0
+
+
+class OverTime(Exception):
+    """at_most's time is over."""
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """OverTime where the block takes longer, a search with a regular expression included. Without a limit on systems,
+    and in threads, that have no such timer."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(*_: object) -> None:
+        raise OverTime
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
 
 def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], str]:
     """(groups, kind). The first group of the pattern in the file name, in the whole path where the pattern
@@ -1475,7 +1504,14 @@ def groups_by_regex(paths: list[str], pattern: str | None) -> tuple[list[str], s
         compiled = re.compile(pattern)
     except re.error as error:
         raise DataError(f"--group-regex {pattern!r} is no regular expression: {error}") from None
-    matches = [compiled.search(p if "/" in pattern else p.rpartition("/")[2]) for p in paths]
+    names, matches = [p if "/" in pattern else p.rpartition("/")[2] for p in paths], []
+    with at_most(REGEX_SECONDS + len(paths) / 10_000):
+        try:
+            matches.extend(map(compiled.search, names))
+        except OverTime:
+            name = names[len(matches)]
+            why = f"tries too many ways on {name!r}: no + or * within another, as in (a+)+"
+            raise DataError(f"--group-regex {pattern!r} {why}") from None
     groups = [m.group(1 if compiled.groups else 0) if m else None for m in matches]
     missed = [path for path, group in zip(paths, groups, strict=True) if not group]  # None, or no characters
     if missed:

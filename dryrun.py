@@ -10,6 +10,7 @@ of G-LF come out as cheap as they are. report() is ftcompare.py's --dry-run."""
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,8 +23,9 @@ from torch import nn
 import models
 import strategies
 import train
-from prepare import duration
+from runs import size_text
 from settings import UsageError
+from workers import duration
 
 ENOUGH = 0.25  # seconds of a sample's epoch: longer than what a clock, or another process, adds
 MOST_BATCHES = 8
@@ -32,8 +34,9 @@ MOST_BATCHES = 8
 class Nowhere:
     """A run's folder (see train.Folder) that keeps nothing."""
 
-    def has(self, name: str) -> bool:
-        return False
+    def load_state(self) -> None: ...
+
+    def save_state(self, state: dict) -> None: ...
 
     def save(self, name: str, checkpoint: dict) -> None: ...
 
@@ -44,8 +47,8 @@ class Nowhere:
 class Measured:
     """What a strategy costs. stages: (seconds of the first epoch, of a later one) for each training image, its share
     of validation included; in the first a stage may prepare what it needs once. epochs: of each stage, 0 where it does
-    not run. scoring: seconds an image after training. finished, training: bytes of best.pt, and of last.pt besides
-    while every weight trains."""
+    not run. scoring: seconds an image after training. finished, training: bytes of best.pt, and of what is there
+    besides while every weight trains."""
 
     stages: list[tuple[float, float]]
     epochs: list[int]
@@ -90,12 +93,40 @@ def measure(model: nn.Module, plan, data, recipe: train.Recipe, batches: int) ->
     scoring = (time.perf_counter() - started) / len(rows)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return Measured(seconds, epochs, scoring, size, size + weights * (1 if recipe.opt == "sgd" else 2))
+    return Measured(seconds, epochs, scoring, size, while_training(size, weights, recipe.opt))
+
+
+def while_training(size: int, weights: int, opt: str) -> int:
+    """Bytes that a run takes until it is done: last.pt, the one before it, and the next that is being written, each
+    of the model, the best model and the optimizer. size, weights: bytes of the model, and of its parameters."""
+    return 3 * (2 * size + weights * (1 if opt == "sgd" else 2))
 
 
 def enough_batches(warm: Measured, batch_size: int) -> int:
     """How many batches make an epoch that is long enough to be timed. warm: measured on one."""
     return min(max(math.ceil(ENOUGH / (warm.stages[-1][1] * batch_size)), 1), MOST_BATCHES)
+
+
+# ---- whether the disk has room ----
+
+
+def refuse_full_disk(cells: list, ready: dict) -> None:
+    """UsageError where the runs that are left will not fit on the disk, before any is trained."""
+    common, kept, besides = next(iter(ready.values())).settings, 0, 0
+    for key, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells):
+        model, settings = models.skeleton(arch), ready[key].settings
+        strategies.replace_head(model, len(ready[key].prepared.index.classes))
+        size, weights = (
+            sum(t.numel() * t.element_size() for t in tensors)
+            for tensors in (model.state_dict().values(), model.parameters())
+        )
+        own = [cell.folder(settings.output_dir) for cell in cells if (cell.data, cell.arch) == (key, arch)]
+        kept += (2 if settings.keep_last else 1) * size * sum(not (run.done() or run.has("best.pt")) for run in own)
+        besides = max(besides, while_training(size, weights, settings.recipe.opt))
+    free = shutil.disk_usage(common.output_dir).free
+    if kept and kept + besides > free:
+        needed = f"{size_text(kept + besides)} needed for the checkpoints of the runs that are left"
+        raise UsageError(f"{common.output_dir}: {needed}, {size_text(free)} free; make room, or another --output-dir")
 
 
 # ---- what is printed ----
@@ -184,13 +215,8 @@ def totals(rows: list[Row], cache: int, keep_last: bool) -> list[str]:
     many = f"{'' if left == runs else f'{left} of '}{runs} run{'s' * (runs != 1)}"
     kept = sum(len(row.left) * row.cost.finished * (2 if keep_last else 1) for row in rows)
     besides = max(row.cost.training for row in rows)
-    disk = f"{in_words(kept)} of checkpoints, {in_words(cache)} of decoded pixels"
+    disk = f"{size_text(kept)} of checkpoints, {size_text(cache)} of decoded pixels"
     return [
         f"\n{many}: about {duration(sum(row.seconds() for row in rows))}, not counting start, files and report",
-        f"disk: {disk}, {in_words(besides)} more while a run trains",
+        f"disk: {disk}, {size_text(besides)} more while a run trains",
     ]
-
-
-def in_words(n: int) -> str:
-    """Bytes for a reader."""
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{max(n / 1e6, 0.1):.1f} MB"

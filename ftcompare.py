@@ -11,13 +11,19 @@ fields of settings.py, the training loop is train.py, --dry-run is dryrun.py."""
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+
+import workers
+
+if __name__ == "__main__":  # before what takes seconds to load
+    workers.listen()
+    workers.fit_waiting()
 
 import numpy as np
 import torch
@@ -44,7 +50,6 @@ from prepare import (
     check,
     choose_thresholds,
     describe_data,
-    duration,
     judge_scores,
     prepare,
     without_both,
@@ -52,6 +57,7 @@ from prepare import (
 from report.analysis import ReportError
 from report.build import build, text, written
 from settings import VERSION, Settings, UsageError
+from workers import Progress, Worker, shown_value
 
 # ---- one cell ----
 
@@ -85,52 +91,68 @@ class Cell:
 
 
 def run_cell(
-    cell: Cell, data: Data, weights: models.Weights, settings: Settings, progress: Progress, tuned: dict | None = None
+    cell: Cell, data: Data, weights: models.Weights, settings: Settings, worker: Worker, tuned: dict | None = None
 ) -> dict:
-    """Trains and scores a cell, or finds it done. Returns its metrics.json. tuned: what tune() chose."""
+    """Trains and scores a cell, or finds it done. Returns its metrics.json, or why it failed. tuned: what
+    tune() chose. Busy where another worker has it."""
     run = cell.folder(settings.output_dir)
+    run.say = worker.progress.line
     identity = cell_settings(cell, data, weights, settings)
     if tuned:
         settings = with_trial(settings, tuned.get("lr", settings.lr), tuned.get("alpha", settings.hyper.alpha))
     recipe = replace(settings.recipe, seed=cell.seed)
-    with run.locked():
-        run.check(identity, before_settings(), overwrite=settings.overwrite)
-        if run.done():
-            progress.line(f"{cell}: done before")
-            result = run.result()
-            run.complete_logs(result["epochs"])
-            return result
-        start = weights if strategies.STRATEGIES[cell.strategy].pretrained else models.Weights("none")
-        model, plan, note = build_cell(cell, start, len(data.index.classes), settings)
-        kernel, ran = load_kernel(plan, recipe.device, settings.native)
-        if kernel:
-            plan.use_kernel(kernel)
-        progress.cell(cell, recipe.epochs, [f"weights: {note}", *plan.description()])
-        record = {
-            "settings": identity,
-            "strategy": strategies.STRATEGIES[cell.strategy].name,
-            "about": strategies.about(cell.strategy, settings.hyper),
-            "tuning": tuned,
-            "data": describe_data(data),
-            "environment": flags.environment(recipe.device) | {"native": ran, "weights": weights.source},
-            "arguments": flags.flat(settings),
-            "command": sys.argv,
-        }
-        run.begin(record)
-        train.reset_peak_memory(torch.device(recipe.device))
-        try:
+    if found := result_before(cell, run, settings, worker):
+        if "failed" not in found:
+            run.check(identity, before_settings())
+        return found
+    with worker.claims.take(run.path) as claim:
+        if found := result_before(cell, run, settings, worker):  # done while this one looked
+            return found
+        run.guard = claim.check
+        runs.remove_leftovers(run.path, mine=True)
+
+        def work(position: train.Position) -> dict:
+            again = settings.overwrite and run.sweep() != worker.sweep.id
+            run.check(identity, before_settings(), overwrite=again)
+            start = weights if strategies.STRATEGIES[cell.strategy].pretrained else models.Weights("none")
+            model, plan, note = build_cell(cell, start, len(data.index.classes), settings)
+            if run.done():
+                score_again(model, data, run, recipe, worker.progress)
+                return run.result()
+            kernel, ran = load_kernel(plan, recipe.device, settings.native)
+            if kernel:
+                plan.use_kernel(kernel)
+            worker.progress.cell(cell, recipe.epochs, [f"weights: {note}", *plan.description()])
+            record = {
+                "settings": identity,
+                "strategy": strategies.STRATEGIES[cell.strategy].name,
+                "about": strategies.about(cell.strategy, settings.hyper),
+                "tuning": tuned,
+                "data": describe_data(data),
+                "environment": flags.environment(recipe.device) | {"native": ran, "weights": weights.source},
+                "arguments": flags.flat(settings),
+                "command": sys.argv,
+                "sweep": worker.sweep.id,
+                "resumed": [],
+            }
+            if not run.has("config.json"):
+                run.begin(record)
             if tuned and "failed" in tuned:
                 raise train.Diverged(tuned["failed"])
-            train_cell(cell, model, plan, data, run, recipe, progress, settings)
+            train.reset_peak_memory(torch.device(recipe.device))
+            train_cell(cell, model, plan, data, run, recipe, worker.progress, settings, record, position)
             result = score(cell, model, plan, data, run, recipe, settings.threshold, settings.keep_last)
-        except torch.OutOfMemoryError as error:
-            raise UsageError(out_of_memory(error, cell, plan.stage.name, recipe)) from None
-        except train.Diverged as error:
-            run.fail(str(error))
-            progress.line(f"{cell}: stopped, {error}; a lower --lr may help")
-            return {"failed": str(error)}
-        progress.result(result)
-        return result
+            worker.progress.result(result)
+            return result
+
+        position, describe = train.Position(), partial(workers.describe, name=str(cell), recipe=recipe)
+        describe = partial(describe, position=position, peak_memory=train.peak_memory)
+        return worker.attempt(str(cell), run, partial(work, position), describe)
+
+
+def result_before(cell: Cell, run: runs.RunFolder, settings: Settings, worker: Worker) -> dict | None:
+    """The result of a cell that is done, or how it failed in this sweep; None where there is work left."""
+    return worker.result_before(str(cell), run, settings.overwrite, scored=cell.trial is None)
 
 
 def train_cell(
@@ -142,21 +164,28 @@ def train_cell(
     recipe: train.Recipe,
     progress: Progress,
     settings: Settings,
+    record: dict,
+    position: train.Position,
 ) -> None:
     metric = data.index.metric
-    train.run(
-        model,
-        plan,
-        data,
-        run,
-        recipe,
-        metric=metric,
-        judge=lambda rows, scores: judge_scores(data.index, rows, scores)["values"][metric],
-        higher_is_better=metrics.higher_is_better(metric),
-        meta=checkpoint_meta(cell, model, data, settings),
-        after_epoch=progress.epoch,
-        progress=progress.step,
-    )
+
+    with workers.told.training():
+        train.run(
+            model,
+            plan,
+            data,
+            run,
+            recipe,
+            metric=metric,
+            judge=lambda rows, scores: judge_scores(data.index, rows, scores)["values"][metric],
+            higher_is_better=metrics.higher_is_better(metric),
+            meta=models.checkpoint_meta(cell.arch, model, data, settings.preparation) | {"version": VERSION},
+            saving=train.Saving(settings.save_every, workers.told.to_stop),
+            position=position,
+            begins=partial(run.go_on, record),
+            after_epoch=progress.epoch,
+            progress=progress.step,
+        )
 
 
 def memory_format(settings: Settings) -> torch.memory_format:
@@ -165,28 +194,6 @@ def memory_format(settings: Settings) -> torch.memory_format:
     large = settings.recipe.batch_size >= 32 and settings.preparation.img_size >= 128
     nhwc = settings.recipe.device.startswith("cuda") or large
     return torch.channels_last if nhwc else torch.contiguous_format
-
-
-def out_of_memory(error: Exception, cell: Cell, stage: str, recipe: train.Recipe) -> str:
-    size, why = recipe.batch_size, str(error).splitlines()[0]
-    smaller = f"-b {max(2, size // 2)} --grad-accum {2 * recipe.grad_accum}"
-    return f"out of memory: {cell}, stage {stage}, batch {size}: {why}; for all strategies alike, try {smaller}"
-
-
-def checkpoint_meta(cell: Cell, model: nn.Module, data: Data, settings: Settings) -> dict:
-    """What goes into best.pt beside the weights, so that the file can be used alone."""
-    return {
-        "arch": cell.arch,
-        "classes": data.index.classes,
-        "task": data.index.task,
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "img_size": settings.preparation.img_size,
-        "resize": settings.preparation.resize,
-        "bit_depth": settings.preparation.bit_depth,
-        "transform_input": getattr(model, "transform_input", None),
-        "version": VERSION,
-    }
 
 
 def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable | None, str]:
@@ -200,7 +207,7 @@ def load_kernel(plan: strategies.Plan, device: str, mode: str) -> tuple[Callable
     try:
         kernel = loader.load(mode, kind)
     except RuntimeError as error:
-        raise UsageError(f"--native {mode}: {error}; --native off goes without") from None
+        raise UsageError(f"--native {mode}: {error}; --native off trains without it") from None
     if kernel:
         return kernel, kernel.ran
     return None, f"reference ({'off' if mode == 'off' else loader.obstacle(kind)})"
@@ -213,7 +220,7 @@ def begin_kernel(device: str, mode: str) -> None:
 
     kind = device.partition(":")[0]
     if mode == "on" and (why := loader.obstacle(kind)):
-        raise UsageError(f"--native on: the native kernels are not available: {why}; --native off goes without")
+        raise UsageError(f"--native on: the native kernels are not available: {why}; --native off trains without it")
     if mode != "off":
         loader.build_meanwhile(kind)
 
@@ -245,14 +252,9 @@ def score(
     """Validation and test scored once with the checkpoint that validation chose; writes the run's last
     files."""
     index, best, last = data.index, run.load("best.pt"), run.load("last.pt")
-    model.load_state_dict(best["model"])
-    sides = [side for side in ("val", "test") if len(data.rows[side])]  # a trial of --tune has no test
-    scores = {side: train.infer(model, data, data.rows[side], recipe)[0] for side in sides}
+    scores = score_images(model, best, data, run, recipe)
     thresholds = choose_thresholds(index, data.rows["val"], scores["val"], rule)
-    judged = {side: judge_scores(index, data.rows[side], scores[side], thresholds) for side in sides}
-    run.write_predictions(index, splits.clusters(index, data.identical), data.rows, scores)
-    if "test" in scores:
-        write_hardest(run, data, scores["test"])
+    judged = {side: judge_scores(index, data.rows[side], scores[side], thresholds) for side in scores}
     two_classes = index.task == "multiclass" and len(index.classes) == 2
     result = {
         "cell": asdict(cell),
@@ -275,12 +277,29 @@ def score(
         "images": {side: len(rows) for side, rows in data.rows.items()},
         **judged,
     }
-    if keep_last:
-        run.save("last.pt", last | {"optimizer": None})  # nothing goes on from it: half the bytes
     run.finish(result)
     if not keep_last:
         run.drop("last.pt")
     return result
+
+
+def score_images(
+    model: nn.Module, best: dict, data: Data, run: runs.RunFolder, recipe: train.Recipe
+) -> dict[str, np.ndarray]:
+    """Scores of validation and test by best.pt, of each side (N, C); writes predictions.csv and hardest.npz."""
+    model.load_state_dict(best["model"])
+    sides = [side for side in ("val", "test") if len(data.rows[side])]  # a trial of --tune has no test
+    scores = {side: train.infer(model, data, data.rows[side], recipe)[0] for side in sides}
+    run.write_predictions(data.index, splits.clusters(data.index, data.identical), data.rows, scores)
+    if "test" in scores:
+        write_hardest(run, data, scores["test"])
+    return scores
+
+
+def score_again(model: nn.Module, data: Data, run: runs.RunFolder, recipe: train.Recipe, progress: Progress) -> None:
+    """Of a finished run whose predictions.csv was lost."""
+    score_images(model, run.load("best.pt"), data, run, recipe)
+    progress.line(f"{run.file('predictions.csv')} was lost, and is made again from best.pt")
 
 
 def write_hardest(run: runs.RunFolder, data: Data, scores: np.ndarray) -> None:
@@ -344,17 +363,19 @@ def inner_split(index: Index, sides: np.ndarray, identical: list, how: Preparati
     return inner
 
 
-def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, progress: Progress) -> dict:
+def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, worker: Worker) -> dict:
     """--tune: trains that many trials of the cell's strategy on a split inside the training part of its fold,
     and chooses by the validation metric there. Returns {"lr", "alpha" (SP), "trials", "optimizer_steps",
-    "minutes", ...}, or with "failed". Their seed is --split-seed, and all --seed of a fold share them."""
-    inner = inner_split(data.index, data.sides(), data.identical, settings.preparation)
-    nested = replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
-    trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
-    rows = []
-    for number, trial in enumerate(trials):
-        tried = cell.tried(number, settings)
-        rows.append(run_trial(tried, trial, nested, weights, settings, progress))
+    "minutes", ...}, or with "failed". Their seed is --split-seed, and all --seed of a fold share them. Busy
+    where another worker has one of them, and none is left to do."""
+    nested, rows, busy = nested_data(data, settings), [], None
+    for tried, trial in trials_of(cell, settings):
+        try:
+            rows.append(run_trial(tried, trial, nested, weights, settings, worker))
+        except workers.Busy as error:
+            busy = error
+    if busy:
+        raise busy
     summary = {
         "trials": rows,
         "images": {side: len(some) for side, some in nested.rows.items() if len(some)},
@@ -371,22 +392,36 @@ def tune(cell: Cell, data: Data, weights: models.Weights, settings: Settings, pr
     shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
     alike = len(good) > 1 and len({row["value"] for row in good}) == 1
     tied = " (all trials alike: the default)" if alike else ""
-    progress.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}")
+    worker.progress.line(f"{cell}: tuned{tied}, {len(rows)} trials, {metric} {shown_value(best['value'])} with {shown}")
     tuning = summary | chosen | {"value": best["value"]}
     if ends := runs.at_an_end(tuning):
         beyond = "at an end of what was tried, and a better value may lie beyond it"
-        progress.line(f"  WARNING: the chosen {' and '.join(ends)} {'lie' if len(ends) > 1 else 'lies'} {beyond}")
+        lie = "lie" if len(ends) > 1 else "lies"
+        worker.progress.line(f"  WARNING: the chosen {' and '.join(ends)} {lie} {beyond}")
     return tuning
 
 
-def run_trial(
-    cell: Cell, trial: dict, data: Data, weights: models.Weights, settings: Settings, progress: Progress
-) -> dict:
-    """One trial of --tune: its settings, validation value (None where it failed), and what it cost."""
+def nested_data(data: Data, settings: Settings) -> Data:
+    """What the trials of a fold are trained and judged on."""
+    inner = inner_split(data.index, data.sides(), data.identical, settings.preparation)
+    return replace(data, rows={side: np.flatnonzero(inner == side) for side in datasets.SPLITS})
+
+
+def trials_of(cell: Cell, settings: Settings) -> list[tuple[Cell, dict]]:
+    """The trials before a cell, each with its rate and alpha."""
+    trials = strategies.trials(cell.strategy, settings.recipe.opt, settings.tune)
+    return [(cell.tried(number, settings), trial) for number, trial in enumerate(trials)]
+
+
+def run_trial(cell: Cell, trial: dict, data: Data, weights: models.Weights, settings: Settings, worker: Worker) -> dict:
+    """One trial of --tune: its settings, validation value (None where it diverged), and what it cost.
+    TrialFailed where it failed otherwise: the choice would be among others than the next fold's."""
     run = cell.folder(settings.output_dir)
-    if run.done() and not settings.overwrite:
-        progress.skip(settings.recipe.epochs)
-    result = run_cell(cell, data, weights, with_trial(settings, trial["lr"], trial["alpha"]), progress)
+    if result_before(cell, run, settings, worker):
+        worker.progress.skip(settings.recipe.epochs)
+    result = run_cell(cell, data, weights, with_trial(settings, trial["lr"], trial["alpha"]), worker)
+    if result.get("type", "Diverged") != "Diverged":
+        raise TrialFailed(f"trial {cell.trial + 1} of --tune failed: {result['failed']}")
     spent = {name: result.get(name) for name in ("optimizer_steps", "minutes", "failed")}
     if "failed" in result:
         epochs = run.log()  # they were paid for all the same
@@ -397,74 +432,11 @@ def run_trial(
     return trial | {"value": result["val"]["values"][data.index.metric]} | spent
 
 
+class TrialFailed(RuntimeError):
+    """A trial of --tune that failed for a reason that is not its learning rate's."""
+
+
 # ---- the sweep ----
-
-
-LONG_EPOCH = 60  # seconds without a line
-
-
-class Progress:
-    """What is said while it runs: a moving line on a terminal, a line an epoch and a minute otherwise. The sweep's
-    remaining time is the mean of the epochs so far times those that are left."""
-
-    def __init__(self, cells: int, epochs: int):  # epochs of all cells together
-        self.live, self.started = sys.stderr.isatty(), time.perf_counter()
-        self.said = self.started  # when the last line was
-        self.epochs_left, self.epochs_seen, self.cells, self.number = epochs, 0, cells, 0
-        self.total_epochs = epochs
-
-    def moving(self, text: str) -> None:
-        if self.live:
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    def line(self, text: str) -> None:
-        self.moving("")
-        print(text, flush=True)
-        self.said = time.perf_counter()
-
-    def cell(self, cell: Cell, epochs: int, description: list[str]) -> None:
-        self.total_epochs = epochs
-        self.line(f"\n[{self.number} of {self.cells}] {cell}")
-        for told in description:
-            self.line(f"  {told}")
-
-    def skip(self, epochs: int) -> None:
-        self.epochs_left -= epochs
-
-    def remaining(self) -> str:
-        if not self.epochs_seen:
-            return ""
-        seconds_an_epoch = (time.perf_counter() - self.started) / self.epochs_seen
-        return f", {duration(seconds_an_epoch * self.epochs_left)} left in all"
-
-    def step(self, step: int, steps: int, rate: float) -> None:
-        text = f"    step {step}/{steps}, {rate:.0f} images/s{self.remaining()}"
-        self.moving(text)
-        if not self.live and time.perf_counter() - self.said >= LONG_EPOCH:
-            self.line(text)
-
-    def epoch(self, row: dict) -> None:
-        self.epochs_seen, self.epochs_left = self.epochs_seen + 1, self.epochs_left - 1
-        metric = next(name for name in row if name.startswith("val_") and name != "val_loss")
-        where = f"    epoch {row['epoch']:>3}/{self.total_epochs} {row['stage']:<9}"
-        value = f"{metric} {row[metric]:.4f}{'*' if row['best'] else ' '}"
-        speed = f"{row['images_per_second']:6.0f} images/s{self.remaining()}"
-        self.line(f"{where} train loss {row['train_loss']:.4f}  {value} {speed}")
-
-    def result(self, result: dict) -> None:
-        for side in (side for side in ("val", "test") if side in result):
-            judged = result[side]
-            whole, shown = len(judged["per_class"]), []
-            for name in (result["metric"], result["second"]):
-                over = judged["averaged_over"].get(name, whole)
-                some = f" (mean over {over} of {whole})" if over < whole else ""
-                shown.append(f"{name} {shown_value(judged['values'][name])}{some}")
-            basis = f"n = {judged['n']}, checkpoint of epoch {result['best_epoch']}"
-            self.line(f"  {side:<4} {', '.join(shown)} ({basis})")
-
-
-def shown_value(value: float | None) -> str:
-    return "undefined" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def demo_weights(arch: str, settings: Settings) -> str:
@@ -485,18 +457,12 @@ def demo_weights(arch: str, settings: Settings) -> str:
     }
     if arch.startswith(models.TIMM):  # many take pictures of one size alone
         said["img_size"] = settings.preparation.img_size
-    run, waits = Cell("demo-source", arch, "ft", 0, 0).folder(said["output_dir"]), False
-    while not run.done():
-        if run.busy():  # another sweep has begun it: what is there is half trained
-            if not waits:
-                print(f"waiting for another process that pretrains {arch} on demo-source", flush=True)
-            waits = True
-            time.sleep(1)
-            continue
+    run = Cell("demo-source", arch, "ft", 0, 0).folder(said["output_dir"])
+    if not run.done():
         print(f"pretraining {arch} on demo-source, once", flush=True)
-        (result,) = sweep(said)
-        if not run.done() and not run.busy():
-            why = result.get("failed", "not finished")
+        results = sweep(said)
+        if not run.done():
+            why = results[0].get("failed", "not finished") if results else "not finished"
             raise runs.RunError(f"{run.path}: pretraining {arch} failed, {why}")
     return str(run.best)
 
@@ -562,7 +528,10 @@ def sweep(said: dict) -> list[dict]:
     if common.dry_run:
         dryrun.report(cells, ready, build_cell, inner_split)
         return []
-    return run_cells(cells, ready, weights_of)
+    dryrun.refuse_full_disk(cells, ready)
+    same = {name: value for name, value in said.items() if name not in flags.places()}
+    key = hashed([json.dumps([same, list(map(asdict, cells))], sort_keys=True)])  # of all workers of this sweep
+    return run_cells(cells, ready, weights_of, key)
 
 
 def starting_weights(experiments: list[tuple[str, str]], ready: dict[str, Ready]) -> dict:
@@ -600,41 +569,63 @@ def refuse_other_settings(cells: list[Cell], ready: dict[str, Ready], weights_of
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
         if settings.overwrite:
             continue
-        run = cell.folder(settings.output_dir)
-        identity = cell_settings(cell, ready[cell.data].data(cell.fold, weights), weights, settings)
+        data, run = ready[cell.data].data(cell.fold, weights), cell.folder(settings.output_dir)
+        identity = cell_settings(cell, data, weights, settings)
         if weights.source == ABSENT and run.has("config.json"):
             identity["weights_sha256"] = run.config().get("settings", {}).get("weights_sha256")
         run.check(identity, before_settings())
+        for tried, trial in trials_of(cell, settings) if settings.tune and not run.done() else ():
+            if (begun := tried.folder(settings.output_dir)).has("config.json") and weights.source != ABSENT:
+                chosen, nested = with_trial(settings, trial["lr"], trial["alpha"]), nested_data(data, settings)
+                begun.check(cell_settings(tried, nested, weights, chosen), before_settings())
 
 
-def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict) -> list[dict]:
-    """Cell after cell, with the trials of --tune before the first seed of a fold."""
+def run_cells(cells: list[Cell], ready: dict[str, Ready], weights_of: dict, key: str) -> list[dict]:
+    """Cell after cell, with the trials of --tune before the first seed of a fold; beside other workers that
+    were started with the same command."""
     common = next(iter(ready.values())).settings
     trials = [cell for cell in {cell.shared_by_seeds() for cell in cells} for _ in range(common.tune)]
     epochs = sum(ready[cell.data].settings.recipe.epochs for cell in [*cells, *trials])
-    experiments = list(dict.fromkeys((cell.data, cell.arch) for cell in cells))
-    for key, arch in experiments if common.overwrite else ():  # of runs that were
-        gradcam_file(common, key, arch).unlink(missing_ok=True)
     progress = Progress(len(cells), epochs)
-    results, tuned = [], {}
-    for progress.number, cell in enumerate(cells, 1):
+    worker = Worker(workers.join_sweep(common.output_dir, key), workers.Claims(common.stale), progress)
+    if worker.sweep.joined:
+        progress.line("joining a sweep that is not finished: what it has done or failed in is not done again")
+    elif common.overwrite:  # of runs that were
+        for data, arch in {(cell.data, cell.arch) for cell in cells}:
+            gradcam_file(common, data, arch).unlink(missing_ok=True)
+    results, tuned = {}, {}
+
+    def one(cell: Cell) -> None:
         settings, weights = ready[cell.data].settings, weights_of[cell.data, cell.arch]
         data, fold = ready[cell.data].data(cell.fold, weights), cell.shared_by_seeds()
-        done = cell.folder(settings.output_dir).done() and not settings.overwrite
+        progress.number = cells.index(cell) + 1
+        done = result_before(cell, cell.folder(settings.output_dir), settings, worker)
         if done:
             progress.skip(settings.recipe.epochs)
         try:
             if settings.tune and not done and fold not in tuned:
-                tuned[fold] = tune(cell, data, weights, settings, progress)
-            result = run_cell(cell, data, weights, settings, progress, tuned.get(fold))
-        except runs.Busy as error:
-            progress.line(f"{cell}: left out, {error}")
-            result = {"failed": "another process is training it"}
-        name = strategies.STRATEGIES[cell.strategy].name
-        results.append({"cell": asdict(cell), "strategy": name} | result)
-    for key, arch in experiments if common.gradcam else ():
-        draw_gradcam([cell for cell in cells if (cell.data, cell.arch) == (key, arch)], ready[key])
-    return results
+                tuned[fold] = tune(cell, data, weights, settings, worker)
+            results[cell] = run_cell(cell, data, weights, settings, worker, tuned.get(fold))
+        except (TrialFailed, runs.RunError) as error:
+            results[cell] = {"failed": str(error)}
+        except workers.Alike as error:
+            results[cell] = {"failed": error.reason}
+            raise
+
+    ending = ""
+    try:
+        workers.share(cells, one, progress.line)
+        worker.sweep.finish()
+    except workers.Alike as error:
+        ending = f"; {error}"
+    failed = {cell: result["failed"] for cell, result in results.items() if "failed" in result}
+    if failed:
+        progress.line(f"\n{len(failed)} of {len(cells)} runs failed{ending}")
+    for cell, why in failed.items():
+        progress.line(f"  {cell}: {why}")
+    for data, arch in dict.fromkeys((cell.data, cell.arch) for cell in cells) if common.gradcam else ():
+        draw_gradcam([cell for cell in cells if (cell.data, cell.arch) == (data, arch)], ready[data])
+    return [{"cell": asdict(cell)} | result for cell, result in results.items()]
 
 
 def refuse_early(cells: list[Cell], ready: dict[str, Ready]) -> None:
@@ -667,18 +658,17 @@ def draw_gradcam(cells: list[Cell], ready: Ready) -> None:
     }
     if not folders:
         return
-    index, file = prepared.index, gradcam_file(settings, first.data, first.arch)
-    test = np.flatnonzero(prepared.folds[first.fold] == "test")
-    labels = {i: index.label_text(i) for i in test.tolist()}
-    rows = gradcam.choose_images(test, labels, settings.gradcam, seed=settings.preparation.split_seed)
-    pixels = prepared.pixels[torch.as_tensor(prepared.lookup[rows], device=prepared.pixels.device)].cpu()
-    names = [index.paths[i] for i in rows]
-    shown = [labels[i] for i in rows.tolist()]
-    notes = gradcam.gradcam_panel(folders, pixels, shown, names, file, device=settings.recipe.device)
-    fewer = f" (there are no more in fold {first.fold})" if len(rows) < settings.gradcam else ""
-    print(f"\nGrad-CAM of {len(rows)} test images{fewer}: {file}")
-    for note in notes:
-        print(f"  note: {note}")
+    file = gradcam_file(settings, first.data, first.arch)
+    lines = gradcam.test_panel(
+        folders,
+        prepared,
+        file,
+        fold=first.fold,
+        count=settings.gradcam,
+        seed=settings.preparation.split_seed,
+        device=settings.recipe.device,
+    )
+    print("\n" + "\n".join(lines))
 
 
 def check_plan(cell: Cell, classes: int, settings: Settings) -> None:
@@ -763,37 +753,46 @@ def main(arguments: list[str]) -> int:
         own = {name: flags.make(said, name) for name in settings.data}
         found = [check(name, one.preparation, one.options, places(one)) for name, one in own.items()]
         return int(any(found))
+    for place in (".", "splits"):
+        runs.remove_leftovers(Path(settings.output_dir, place))
     results = sweep(said)
-    if results:
-        only = {(result["cell"]["data"], result["cell"]["arch"]) for result in results}
-        print(f"{text(build(settings.output_dir), only=only)}\n\n{written(settings.output_dir)}")
-    return 1 if any("failed" in result for result in results) else 0
+    failed = any("failed" in result for result in results)
+    try:
+        if results:
+            only = {(result["cell"]["data"], result["cell"]["arch"]) for result in results}
+            with workers.Claims(settings.stale).taken(Path(settings.output_dir), print, "report"):  # the last has all
+                analysis = build(settings.output_dir)
+            print(f"{text(analysis, only=only)}\n\n{written(settings.output_dir)}")
+    except ReportError as error:
+        if not failed:
+            raise
+        print(f"no report: {error}", file=sys.stderr)
+    return int(failed)
 
 
 REFUSED = (UsageError, DataError, runs.RunError, images.CacheError, images.ReadError, ReportError)
 
 
 def command_line() -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a class name that the terminal cannot write
-    try:
-        return main(sys.argv[1:])
-    except (*REFUSED, train.UndefinedMetric) as error:
-        print(f"ftcompare: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output, head for one, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"ftcompare: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        again = "the same command without --overwrite" if "--overwrite" in sys.argv else "the same command"
-        print(f"\nftcompare: stopped; {again} goes on from the last finished epoch", file=sys.stderr)
-        return 130
+    workers.told.phase = "between"
+    with workers.plain_output():
+        try:
+            return main(sys.argv[1:])
+        except REFUSED as error:
+            print(f"ftcompare: {error}", file=sys.stderr)
+            return 2
+        except workers.MachineFault as error:
+            print(f"ftcompare: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"ftcompare: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 2
+        except (workers.Interrupted, train.Stopped, KeyboardInterrupt):
+            signal = workers.told.name or "SIGINT"
+            print(f"\nftcompare: stopped by {signal}; the same command goes on where it was", file=sys.stderr)
+            return workers.told.exit_code
 
 
 if __name__ == "__main__":

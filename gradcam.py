@@ -217,6 +217,22 @@ def draw(
     return len(chosen), gradcam_panel(folders, shown, texts, names, out, device=device)
 
 
+def test_panel(
+    folders: dict[str, Path], prepared, file: Path, *, fold: int, count: int, seed: int, device: str
+) -> list[str]:
+    """Draws the same test images of a fold for every run. folders: by the strategy's name. prepared: the data
+    (prepare.Prepared). Returns what to say of it, in lines."""
+    index = prepared.index
+    test = np.flatnonzero(prepared.folds[fold] == "test")
+    labels = {i: index.label_text(i) for i in test.tolist()}
+    rows = choose_images(test, labels, count, seed=seed)
+    pixels = prepared.pixels[torch.as_tensor(prepared.lookup[rows], device=prepared.pixels.device)].cpu()
+    names, shown = [index.paths[i] for i in rows], [labels[i] for i in rows.tolist()]
+    notes = gradcam_panel(folders, pixels, shown, names, file, device=device)
+    fewer = f" (there are no more in fold {fold})" if len(rows) < count else ""
+    return [f"Grad-CAM of {len(rows)} test images{fewer}: {file}", *(f"  note: {note}" for note in notes)]
+
+
 def gradcam_panel(
     folders: dict[str, str | Path],
     pixels: Tensor,

@@ -195,6 +195,8 @@ def read_weights(file: Path, arch: str) -> tuple[dict[str, Tensor], dict, tuple[
     run = runs.RunFolder(file.resolve().parent)
     finished = run.done()  # asked first: what is read after that changes no more
     checkpoint = read_file(file)
+    if finished and file.name == run.best.name:
+        run.verify("best.pt")
     try:
         state = tensors_of(checkpoint)
     except ValueError as error:
@@ -409,7 +411,7 @@ def refuse_misfits(
         matched = len(both) - len(misshapen) - len(odd)
         only = "only " if matched < len(backbone) else ""
         note = f"{only}{matched} of {len(backbone)} backbone tensors of {arch} matched"
-        hint = f"is it a whole file, and of {arch}?"
+        hint = f"is the file complete, and from {arch}?"
         raise RunError(f"--weights {source}: {note}; {'; '.join(problems)}; {hint}")
     if bad := sorted(n for n in backbone if not torch.isfinite(there[n].to(torch.float32)).all()):
         raise RunError(f"--weights {source}: values that are not finite in {listed(bad)}")
@@ -515,6 +517,23 @@ def part_of_backbone(name: str, backbone: Iterable[str], head_name: str) -> bool
 
 # ---- a finished run ----
 
+
+def checkpoint_meta(arch: str, model: nn.Module, data, how) -> dict:
+    """What goes into best.pt beside the weights, so that the file can be used alone. data: prepare.Data. how:
+    prepare.Preparation."""
+    return {
+        "arch": arch,
+        "classes": data.index.classes,
+        "task": data.index.task,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "img_size": how.img_size,
+        "resize": how.resize,
+        "bit_depth": how.bit_depth,
+        "transform_input": getattr(model, "transform_input", None),
+    }
+
+
 META = "arch classes task mean std img_size resize bit_depth".split()  # in best.pt, and in Finished
 TASKS = ("multiclass", "multilabel")
 MOST_SIDE = 4096  # pixels, as --img-size has it
@@ -568,6 +587,7 @@ def best_checkpoint(run: runs.RunFolder) -> dict:
         hint = f"give one run, as in runs/demo/resnet18/ft/seed0-fold0{trial}"
         raise RunError(f"{run.path}: no best.pt in it; {hint}")
     checkpoint = read_file(run.best)
+    run.verify("best.pt")
     whole = isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(name), dict) for name in ("model", "meta"))
     if not whole:
         raise RunError(f"{run.best}: holds no model and meta; it is not the best.pt of a run of this project")

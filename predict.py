@@ -28,7 +28,7 @@ from torch import nn
 import datasets
 import images as pictures
 from models import Finished, decide, load_finished, scores_of
-from runs import RunError, RunFolder, to_csv, to_json, write_atomically
+from runs import RunError, RunFolder, to_json, to_safe_csv, write_atomically
 
 TABLES = (".csv", ".tsv", ".txt")
 CLOSE = 1e-5  # largest difference of a score between the model and its export
@@ -73,6 +73,8 @@ def predict(
         files, rows = files_of_table(table, path_col, data_dir, reserved)
     else:
         files = files_below(given, keep_masks)
+        if target and target.exists() and target.resolve() in {file.resolve() for file in files}:
+            raise RunError(f"{target}: is one of the images to predict; write elsewhere")
         rows = [{"image": str(file)} for file in files]
     reading = {"batch_size": batch_size, "workers": workers, "skip_bad": skip_bad}
     lines, bad = score_files(finished, files, rows, device=device, progress=progress, **reading)
@@ -81,9 +83,9 @@ def predict(
     for file, picture in bad:
         print(f"left out: {file} ({picture.reason})", file=sys.stderr)
     if target is None:
-        sys.stdout.write(to_csv(lines))
+        sys.stdout.write(to_safe_csv(lines))
     else:
-        write_atomically(target, to_csv(lines))
+        write_atomically(target, to_safe_csv(lines))
     return target
 
 
@@ -94,7 +96,7 @@ def refuse_target(target: Path, table: Path | None) -> None:
     if table and target.resolve() == table.resolve():
         raise RunError(f"{target}: is the CSV to predict; write elsewhere")
     if RunFolder(target.parent).owns(target.name):
-        raise RunError(f"{target}: is one of a finished run's own files; write elsewhere")
+        raise RunError(f"{target}: is one of a run's own files; write elsewhere")
 
 
 def score_columns(run: Finished) -> list[str]:

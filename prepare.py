@@ -23,6 +23,7 @@ import metrics
 import runs
 import splits
 from datasets import DataError, Index
+from workers import duration
 
 
 def flag(default: object, help: str, **more: object) -> object:
@@ -146,12 +147,6 @@ def is_official(index: Index, rows: np.ndarray) -> bool:
         if len(own) and np.array_equal(own, rows):
             return True
     return False
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass
@@ -314,7 +309,7 @@ def check(name: str, how: Preparation, options: datasets.Options, places: Places
         for text in texts:
             print(f"  {kind}: {text}")
     file = Path(places.output_dir) / "splits" / f"{datasets.safe_name(index.name)}-data_check.csv"
-    runs.write_atomically(file, runs.to_csv(rows))
+    runs.write_atomically(file, runs.to_safe_csv(rows))
     print(f"  written: {file}")
     return bool(problems)
 

@@ -1,11 +1,12 @@
 """The folder of a run: every file is written and read here, whole or not at all.
 
     run = RunFolder("runs/demo/resnet18/lpft/seed0-fold0")
-    with run.locked():                           # one process a folder
-        run.check(settings, before)              # refused where they differ from the folder's
-        run.begin({"settings": settings, ...})   # config.json
-        run.finish({...})                        # metrics.json, last: its presence is what "done" means
+    run.check(settings, before)              # refused where they differ from the folder's
+    run.begin({"settings": settings, ...})   # config.json
+    run.finish({...})                        # metrics.json, last: its presence is what "done" means
     finished, warnings = read_runs("runs/")
+
+Which process may write to a folder is workers.py's to say.
 
 What is loaded is tensors and plain Python, weights_only=True. Needs the standard library, numpy and
 metrics.py; torch is imported where a checkpoint is saved or loaded."""
@@ -15,11 +16,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import functools
 import io
 import json
 import math
 import os
+import re
 import shutil
+import socket
+import time
 import warnings
 import zipfile
 import zlib
@@ -33,7 +38,9 @@ import numpy as np
 import metrics
 
 NAN = math.nan
-FILES = "config.json log.csv ratios.csv best.pt last.pt predictions.csv hardest.npz metrics.json".split()
+# Of a run's folder, in the order in which they are removed: without metrics.json it is not done any more.
+FILES = "metrics.json failed.json traceback.txt predictions.csv hardest.npz best.pt last.pt previous.pt".split()
+FILES += "log.csv ratios.csv config.json".split()
 HARDEST, THUMBNAIL = 12, 96  # images in hardest.npz, pixels a side
 
 
@@ -41,39 +48,171 @@ class RunError(ValueError):
     """A run folder or a file of weights that cannot be used as it is; the message says why and what to do."""
 
 
-class Busy(RunError):
-    """Another process is training this run."""
+# ---- who writes ----
+
+
+@functools.cache
+def machine() -> str:
+    """This machine by name, and what a process number means on it: another boot or container has others."""
+    scope = ""
+    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
+        with contextlib.suppress(OSError):
+            scope += read()
+    host = re.sub("[^A-Za-z0-9]+", "-", socket.gethostname())[:40]
+    return f"{host}-{zlib.crc32(scope.encode()):08x}"
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine began, in ticks since the boot, so that its number taken by another is
+    told from it. "" where there is no such process, None where the system does not say."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else rest[18]  # ended, and its parent has not asked how
+    except (OSError, ValueError, IndexError):
+        return "" if Path("/proc/self/stat").exists() else None
+
+
+def is_dead(where: str, pid: int, start: str) -> bool | None:
+    """Whether that process has ended; None: it cannot be known here. where, start: its machine() and
+    process_start()."""
+    if where != machine():
+        return None
+    now = process_start(pid)
+    if now is not None:
+        return now != start
+    if os.name != "posix":  # os.kill ends processes there
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def token() -> str:
+    """This process, as a part of the name of a file: machine.pid.start."""
+    return f"{machine()}.{os.getpid()}.{process_start(os.getpid()) or 0}"
+
+
+def temporary_name(file: Path) -> Path:
+    """Where the file is built: a hidden name beside it that says who builds it."""
+    return file.with_name(f".{file.name}.{token()}.tmp")
+
+
+LEFT = re.compile(r"\..*\.([A-Za-z0-9-]+)\.(\d+)\.(\d+)\.tmp")
+A_DAY = 86_400
+
+
+def remove_leftovers(folder: Path, mine: bool = False) -> None:
+    """Removes what a process that was killed had half written in the folder: of dead processes here, and of
+    other machines what nobody has touched for a day. mine: nobody else writes here, so all goes."""
+    with contextlib.suppress(OSError):  # no folder, or not ours to clean
+        for entry in list(folder.glob(".*.tmp")):
+            known = LEFT.fullmatch(entry.name)
+            dead = is_dead(known[1], int(known[2]), known[3]) if known else None
+            with contextlib.suppress(OSError):
+                if mine or dead or (dead is None and time.time() - entry.stat().st_mtime > A_DAY):
+                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 # ---- writing a file ----
 
 
-def write_atomically(file: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    file: Path, content: str | bytes | Callable[[BinaryIO], object], needed: int = 0, keep: Path | None = None
+) -> None:
     """Readers, and a power cut, see the old content or the new one. content: text, bytes, or a function that
-    writes to an open file. OSError, named after the file, where the system does not write it."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        where = str(file.parent)
-        raise NotADirectoryError(errno.ENOTDIR, "is a file, and should be a folder", where) from None
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    writes to an open file, of about `needed` bytes. keep: what the file that was there is called from then
+    on. OSError, named after the file, where the system does not write it."""
+    make_folder(file.parent)
+    temporary = temporary_name(file)
     try:
         with open(temporary, "wb") as out:
             if callable(content):
                 content(out)
-            else:
-                out.write(content.encode() if isinstance(content, str) else content)
+            else:  # a name that is no UTF-8 is written with its bytes spelt out
+                raw = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+                needed = len(raw)
+                out.write(raw)
             out.flush()
             os.fsync(out.fileno())
+        if keep and file.exists():
+            os.replace(file, keep)
         os.replace(temporary, file)
+        sync_folder(file.parent)
     except (OSError, RuntimeError) as error:  # on a full disk torch.save raises a RuntimeError on top
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise OSError(cause.errno, cause.strerror or str(cause), str(file)) from None
+        raise OSError(cause.errno, why_not_written(cause, file.parent, needed), str(file)) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, and should be a folder", str(folder)) from None
+
+
+def create(file: Path, content: str) -> bool:
+    """Writes a file that is not there yet, whole; False where it is there. Of two processes one is told
+    True."""
+    make_folder(file.parent)
+    temporary = temporary_name(file)
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        os.link(temporary, file)  # unlike rename takes no other's place
+        return True
+    except (FileExistsError, FileNotFoundError):  # or taken for a leftover by who has the folder
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
+            raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    try:  # a file system without links
+        with open(file, "x", encoding="utf-8") as out:
+            out.write(content)
+        return True
+    except FileExistsError:
+        return False
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def why_not_written(error: OSError, folder: Path, needed: int) -> str:
+    why = error.strerror or str(error)
+    if error.errno not in FULL:
+        return why
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        why += f"; {size_text(needed)} needed in {folder}, {size_text(free)} free"
+    return why
+
+
+def size_text(count: int) -> str:
+    """Bytes in MB or GB."""
+    return f"{max(count / 1e6, 0.1):.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+def sync_folder(folder: Path) -> None:
+    """The folder's list of names to the disk: without it a power cut may take back a rename."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # cannot be done there
+                raise
+        finally:
+            os.close(handle)
 
 
 def to_json(value: object) -> str:
@@ -95,6 +234,31 @@ def to_csv(rows: list[dict]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+# What a spreadsheet runs as a formula when it opens a CSV, behind any number of our own marks.
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def as_text(cell: object) -> object:
+    """A cell of a CSV whose names come from the data: a quote before what a spreadsheet would run as a
+    formula. Numbers stay numbers. from_text takes it back."""
+    if not isinstance(cell, str) or not FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def from_text(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def to_safe_csv(rows: list[dict]) -> str:
+    """to_csv with header and cells as_text."""
+    return to_csv([{as_text(name): as_text(value) for name, value in row.items()} for row in rows])
 
 
 # ---- reading a file ----
@@ -175,9 +339,11 @@ def settled(output_dir: str | Path, chosen: dict[str, str]) -> dict[str, str]:
     """What "auto" means in this output folder: chosen, where nothing was trained in it yet; afterwards what
     its first run had, kept in settled.json."""
     file = Path(output_dir) / "settled.json"
-    kept = read_json(file) if file.is_file() else settled_by_a_run(output_dir)
+    if not file.is_file():
+        create(file, to_json(chosen | settled_by_a_run(output_dir)))  # of two workers one settles it for both
+    kept = read_json(file)
     result = {name: kept.get(name, value) for name, value in chosen.items()}
-    if not file.is_file() or result != {name: kept.get(name) for name in chosen}:
+    if result != {name: kept.get(name) for name in chosen}:
         write_atomically(file, to_json(kept | result))
     return result
 
@@ -220,9 +386,31 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
     return found
 
 
+def record_resumption(record: dict, before: dict, epoch: int) -> list[str]:
+    """Into record, the config.json to be, of a run that goes on: it keeps the environment that it was begun
+    in, and gets what is another one now, with the first epoch that was made so. before: its config.json of
+    before. Returns lines that say so."""
+    now, begun = record["environment"], before.get("environment") or {}
+    record["environment"], record["resumed"] = begun, list(before.get("resumed") or [])
+    last = dict(begun)
+    for entry in record["resumed"]:
+        last |= entry.get("environment", {})
+    other = {name: value for name, value in now.items() if value != last.get(name)}
+    if not other:
+        return []
+    record["resumed"].append({"epoch": epoch, "environment": other})
+    changes = ", ".join(f"{name} {last.get(name)} before, {value} now" for name, value in other.items())
+    return [f"WARNING: other versions or another machine from epoch {epoch} on: {changes}"]
+
+
 class RunFolder:
+    """guard: called before anything is written, to raise where another process has taken the folder over.
+    say: told of a file that is damaged and can be done without."""
+
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.guard: Callable[[], None] = lambda: None
+        self.say: Callable[[str], None] = print
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -231,8 +419,8 @@ class RunFolder:
         return self.file(name).is_file()
 
     def owns(self, name: str) -> bool:
-        """Whether that is a file which a finished run keeps here."""
-        return self.done() and name in FILES
+        """Whether that is a file which a run keeps here."""
+        return (self.done() or self.begun()) and name in FILES
 
     @property
     def best(self) -> Path:
@@ -245,31 +433,6 @@ class RunFolder:
     def begun(self) -> bool:
         """Whether a run was trained here at all: a folder that only holds a copy of a best.pt is none."""
         return any(self.has(name) for name in ("config.json", "last.pt", "log.csv", "failed.json"))
-
-    def busy(self) -> bool:
-        """Whether another process is training it now."""
-        try:
-            with self.locked():
-                return False
-        except Busy:
-            return True
-
-    @contextlib.contextmanager
-    def locked(self):
-        """Held while the folder is written; the system lets go of it when the process ends, however it
-        ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.file(".lock"), "w") as handle:
-            try:
-                import fcntl
-            except ImportError:  # Windows: no lock, the file is only there
-                yield self
-                return
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise Busy(f"{self.path}: another process is training this run") from None
-            yield self
 
     def check(self, settings: dict, before: dict = EARLIER, overwrite: bool = False) -> None:
         """RunError where the folder was begun with other settings. before: what a config.json that lacks a
@@ -291,9 +454,31 @@ class RunFolder:
             )
 
     def empty(self) -> None:
-        for entry in self.path.iterdir() if self.path.is_dir() else ():
-            if entry.name != ".lock":
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        """Removes the run's own files and nothing else; of a link the link."""
+        self.guard()
+        for name in FILES:
+            self.file(name).unlink(missing_ok=True)
+
+    def sweep(self) -> str | None:
+        """The id of the sweep that began the run or went on with it last; None where nobody knows."""
+        with contextlib.suppress(RunError, OSError):
+            return self.config().get("sweep")
+        return None
+
+    def failed_in(self, sweep: str) -> dict | None:
+        """failed.json, if the run failed in that sweep: else it is to be tried again."""
+        with contextlib.suppress(RunError, OSError):
+            failure = self.read_json("failed.json")
+            return failure if failure.get("sweep") == sweep and "reason" in failure else None
+        return None
+
+    def go_on(self, record: dict, epoch: int, resumed: bool) -> None:
+        """config.json of a run that begins, or goes on with that epoch: said, and what is another version."""
+        if resumed:
+            self.say(f"  goes on with epoch {epoch}")
+            for line in record_resumption(record, self.config(), epoch):
+                self.say(f"  {line}")
+        self.begin(record)
 
     def begin(self, config: dict) -> None:
         """config.json."""
@@ -305,24 +490,31 @@ class RunFolder:
     def finish(self, result: dict) -> None:
         """metrics.json, which makes the run done: to be written last."""
         self.write_json("metrics.json", result)
-        self.file("failed.json").unlink(missing_ok=True)
+        for name in ("failed.json", "traceback.txt", "previous.pt"):
+            self.file(name).unlink(missing_ok=True)
 
     def result(self) -> dict:
         return read_json(self.file("metrics.json"))
 
-    def fail(self, reason: str) -> None:
-        """failed.json."""
-        self.write_json("failed.json", {"reason": reason})
+    def fail(self, failure: dict, traceback: str = "") -> None:
+        """failed.json, and the traceback beside it. failure: reason, sweep, and what else is known."""
+        if traceback:
+            self.write("traceback.txt", traceback)
+        self.write_json("failed.json", failure)
+
+    def write(self, name: str, content: str | bytes | Callable[[BinaryIO], object], **more: object) -> None:
+        self.guard()
+        write_atomically(self.file(name), content, **more)
 
     def write_json(self, name: str, value: object) -> None:
-        write_atomically(self.file(name), to_json(value))
+        self.write(name, to_json(value))
 
     def read_json(self, name: str) -> dict:
         return read_json(self.file(name))
 
     def write_csv(self, name: str, rows: list[dict]) -> None:
         if rows:
-            write_atomically(self.file(name), to_csv(rows))
+            self.write(name, to_csv(rows))
 
     def write_logs(self, state: dict) -> None:
         """log.csv and ratios.csv, of what last.pt holds."""
@@ -340,17 +532,60 @@ class RunFolder:
     def complete_logs(self, epochs: int) -> None:
         """Writes the logs of a finished run anew where they end before its last epoch: runs that were killed
         between last.pt and log.csv were once finished like that."""
-        ends = [rows[-1]["epoch"] for rows in (self.log(), self.ratios()) if rows]
+        ends: list[int] = []
+        with contextlib.suppress(RunError):  # a log that is damaged is written anew, too
+            ends = [rows[-1]["epoch"] for rows in (self.log(), self.ratios()) if rows]
         if (not self.has("log.csv") or min(ends, default=0) < epochs) and self.has("last.pt"):
             self.write_logs(self.load("last.pt"))
 
-    def save(self, name: str, checkpoint: dict) -> None:
+    def save(self, name: str, checkpoint: dict, keep: Path | None = None) -> None:
         import torch
 
-        write_atomically(self.file(name), lambda out: torch.save(checkpoint, out))
+        needed = bytes_of(checkpoint)
+        self.write(name, lambda out: torch.save(checkpoint, out), needed=needed, keep=keep)
 
     def load(self, name: str) -> dict:
+        """A checkpoint of this folder. RunError where it is damaged, in a tensor too."""
+        self.verify(name)
         return load_checkpoint(self.file(name))
+
+    def verify(self, name: str) -> None:
+        """RunError where a checkpoint of this folder does not have its checksums: torch.load looks at none."""
+        file = self.file(name)
+        try:
+            with zipfile.ZipFile(file) as parts:
+                wrong = parts.testzip()
+        except zipfile.BadZipFile as error:
+            raise RunError(f"{file} is damaged ({error})") from None
+        except OSError:
+            wrong = None  # load_checkpoint says what it is
+        if wrong:
+            raise RunError(f"{file} is damaged ({wrong} does not have its checksum)")
+
+    def save_state(self, state: dict) -> None:
+        """last.pt; the one before it stays as previous.pt."""
+        self.save("last.pt", state, keep=self.file("previous.pt"))
+
+    def load_state(self) -> dict | None:
+        """What save_state wrote last; where that is damaged, which is said, what it wrote before. None where
+        there is neither."""
+        damaged = []
+        for name in ("last.pt", "previous.pt"):
+            if not self.has(name):
+                continue
+            try:
+                state = self.load(name)
+                if not isinstance(state, dict) or not {"epoch", "log", "model", "optimizer"} <= set(state):
+                    raise RunError(f"{self.file(name)} is damaged (no state of a training)")
+            except RunError as error:
+                damaged.append(str(error))
+                continue
+            if damaged:
+                self.say(f"WARNING: {damaged[0]}: going on from {name}, {state['epoch']} epochs")
+            return state
+        if damaged:
+            self.say(f"WARNING: {'; '.join(damaged)}: trained again from the beginning")
+        return None
 
     def drop(self, *names: str) -> None:
         for name in names:
@@ -374,7 +609,7 @@ class RunFolder:
                     row |= {f"label_{c}": y for c, y in zip(classes, known, strict=True)}
                 row |= {f"score_{c}": repr(float(x)) for c, x in zip(classes, line, strict=True)}
                 lines.append(row | {"split": split})
-        self.write_csv("predictions.csv", lines)
+        self.write("predictions.csv", to_safe_csv(lines))
 
     def write_hardest(
         self, names: Sequence[str], right: np.ndarray, pixels_of: Callable[[np.ndarray], np.ndarray]
@@ -384,7 +619,7 @@ class RunFolder:
         (n, C, S, S) uint8. Written: image (n,) str, pixels (n, C, s, s) uint8."""
         worst = np.argsort(right, kind="stable")[:HARDEST]
         pixels, image = shrunk(pixels_of(worst), THUMBNAIL), np.array([names[i] for i in worst])
-        write_atomically(self.file("hardest.npz"), lambda out: np.savez_compressed(out, image=image, pixels=pixels))
+        self.write("hardest.npz", lambda out: np.savez_compressed(out, image=image, pixels=pixels))
 
     def hardest(self) -> dict[str, np.ndarray]:
         """image -> (C, s, s) uint8. Empty where the file is missing or damaged: no report fails for want of a
@@ -394,6 +629,15 @@ class RunFolder:
                 return dict(zip(held["image"].tolist(), held["pixels"], strict=True))
         except (ValueError, KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile):
             return {}
+
+
+def bytes_of(value: object) -> int:
+    """Of the tensors in a checkpoint, about what its file will have."""
+    if isinstance(value, dict):
+        return sum(map(bytes_of, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(bytes_of, value))
+    return value.numel() * value.element_size() if hasattr(value, "element_size") else 0
 
 
 def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -526,6 +770,10 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         except (RunError, OSError) as error:
             warnings.append(f"left out, {place} is damaged: {error}")
             continue
+        try:
+            run.files.ratios()
+        except RunError as error:  # costs its panel, not the run
+            warnings.append(f"left out of the layers' rates, {error}")
         found.setdefault((*run.experiment, run.strategy, *run.repeat), []).append(run)
     kept = []
     for copies in found.values():
@@ -586,7 +834,7 @@ def read_scored(run: Run) -> Scored:
     file = run.folder / "predictions.csv"
     try:
         with open(file, encoding="utf-8", newline="") as lines:
-            reader = csv.reader(lines)
+            reader = ([from_text(cell) for cell in row] for row in csv.reader(lines))
             head = next(reader)
             column = {name: i for i, name in enumerate(head)}
             return scored_of([row for row in reader if row[column["split"]] == "test"], column, run.config)

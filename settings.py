@@ -122,6 +122,16 @@ class Machine:
     )
     keep_last: bool = flag(False, "keep last.pt, the weights of the last epoch, of finished runs", role="place")
     overwrite: bool = flag(False, "train finished and differing runs anew", role="show", basic=True)
+    save_every: float = flag(30.0, "seconds of training that a kill may cost", metavar="SECONDS", role="place")
+    stale: float = flag(
+        600.0,
+        "seconds without a sign of life after which a run that a worker elsewhere has begun is taken over",
+        metavar="SECONDS",
+        role="place",
+    )
+    parallel: str | None = flag(
+        None, "under torchrun: each rank takes runs of its own", choices=("cells",), role="place"
+    )
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,8 @@ DEMO = {"arch": ("resnet18",), "weights": ("demo",), "epochs": 10, "img_size": 3
 # The public follow-up code of the paper's authors; the paper's own settings are behind its journal's door.
 DAVILA = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "epochs": 30, "schedule_epochs": 100, "warmup": 0.0, "patience": 3}
 DAVILA |= {"weight_decay": 0.0, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232, "img_size": 224}
-PROTOCOLS = {"davila": DAVILA | {"augment": "none"}}
+DAVILA |= {"augment": "none", "lpft_mode": "train"}
+PROTOCOLS = {"davila": DAVILA}
 
 
 def flags_of(group: type) -> list[Field]:
@@ -215,13 +226,22 @@ def flat(settings: Settings) -> dict:
     return found
 
 
+def places() -> set[str]:
+    """The fields that may differ between the workers of a sweep."""
+    parts = (Settings, *PARTS.values())
+    return {f.name for part in parts for f in fields(part) if f.metadata.get("role") == "place"}
+
+
 # ---- the command ----
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         without = re.match(r"argument (--[\w-]+).*: expected (one|at least one) argument", message)
-        raise UsageError(f"{without[1]} needs a value: {helps()[without[1]]}" if without else message)
+        if without:
+            (named,) = ((f, hint) for f, hint in flags_in(*GROUPS.values()) if flag_name(f.name) == without[1])
+            raise UsageError(f"{without[1]} needs a value, as in {usage(*named)}: {help_text(named[0])}")
+        raise UsageError(message)
 
 
 class Help(argparse.Action):
@@ -441,9 +461,12 @@ def bare(name: str) -> str:
 def closest(word: str, names: Iterable[str], others: dict[str, str] | None = None) -> str:
     """The name that was most likely meant, "" where none is near. others: name -> other words for it."""
     spelled = {other: name for name, words in (others or {}).items() for other in words.split()}
-    spelled |= {bare(name): name for name in names}
-    near = difflib.get_close_matches(bare(word), spelled, n=1, cutoff=0.75)
-    return spelled[near[0]] if near else ""
+    own = {bare(name): name for name in names}
+    if known := (spelled | own).get(bare(word)):
+        return known
+    long = {other: name for other, name in spelled.items() if len(other) > 5}  # short words look like many others
+    near = difflib.get_close_matches(bare(word), long | own, n=1, cutoff=0.75)
+    return (long | own)[near[0]] if near else ""
 
 
 def did_you_mean(word: str, names: Iterable[str], others: dict[str, str] | None = None) -> str:
@@ -505,6 +528,8 @@ def check(settings: Settings) -> None:
     """UsageError for what one flag's own choices cannot tell."""
     if not re.fullmatch(r"0\.5|youden|sensitivity=(0?\.\d*[1-9]\d*|1(\.0*)?)", settings.threshold):
         raise UsageError(f"--threshold {settings.threshold}: give 0.5, youden, or sensitivity=0.9")
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and settings.data and not settings.parallel:
+        raise UsageError("torchrun: one run is not spread over ranks; --parallel cells gives each rank runs of its own")
     how = settings.preparation
     for name in ("val_fraction", "test_fraction"):
         if not 0 < getattr(how, name) < 1:
@@ -571,6 +596,8 @@ def on_this_machine(settings: Settings, settled: Callable[[dict], dict]) -> Sett
     if "auto" in (recipe.device, recipe.amp):
         auto |= settled(auto)
     chosen = {name: auto[name] if getattr(recipe, name) == "auto" else getattr(recipe, name) for name in auto}
+    if settings.parallel and chosen["device"] == "cuda" and available["cuda"]:  # a rank a GPU
+        chosen["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK') or 0) % torch.cuda.device_count()}"
     check_machine(chosen["device"], chosen["amp"], available)
     return replace(settings, recipe=replace(recipe, **chosen))
 
@@ -611,6 +638,7 @@ def environment(device: str) -> dict:
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
         "threads": torch.get_num_threads(),
+        "spin": os.environ.get("GOMP_SPINCOUNT"),
     }
 
 

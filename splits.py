@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+import runs
 from datasets import SPLIT_NAMES, SPLITS, DataError, Index, duplicates, listing, natural, read_table, refuse
 
 
@@ -62,7 +62,7 @@ def completed(
     shares["train"] -= sum(shares.values()) - 1
     if shares["train"] <= 0:
         shown = " and ".join(f"{side} {share:g}" for side, share in lacking.items())
-        raise DataError(f"the shares {shown} leave nothing to train on")
+        raise DataError(f"the shares {shown} leave no images for training")
     pool = np.flatnonzero((official == "") | (official == "train"))
     split = official.astype("<U5")
     split[pool] = np.array(list(shares))[cut(index, ties, pool, list(shares.values()), rng)]
@@ -204,7 +204,7 @@ def refuse_lacking_class(index: Index, rows: np.ndarray, side: str, place: str) 
     first += f" and {len(names) - 1} more" if len(names) > 1 else ""
     absent = f"class {listing(names)} is absent from {side} ({first} {index.group_kind}s in all)"
     way_out = "merge classes, add data, or change the split"
-    raise DataError(f"{place}: {absent}; it needs one in each split: {way_out}")
+    raise DataError(f"{place}: {absent}; each split needs one: {way_out}")
 
 
 def torn_by_spelling(index: Index, split: np.ndarray) -> str:
@@ -233,18 +233,15 @@ def write_splits(file: Path, index: Index, folds: list[np.ndarray]) -> Path:
     writer.writerow(["image", "group", "label", "split", "fold"])
     for k, split in enumerate(folds):
         for i, (path, group, side) in enumerate(zip(index.paths, index.groups, split, strict=True)):
-            writer.writerow([path, group, index.label_text(i), side, k])
-    content = out.getvalue().encode()
-    file.parent.mkdir(parents=True, exist_ok=True)
+            writer.writerow([*map(runs.as_text, (path, group, index.label_text(i))), side, k])
+    content = out.getvalue().encode("utf-8", "backslashreplace")
     written, number = file, 1
     while written.exists():
         if written.read_bytes() == content:
             return written
         number += 1
         written = file.with_name(f"{file.stem}-{number}{file.suffix}")
-    temporary = written.with_name(f"{written.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, written)
+    runs.write_atomically(written, content)
     return written
 
 
@@ -257,6 +254,7 @@ def read_splits(file: Path, index: Index) -> list[np.ndarray]:
         what = "is a folder, a pipe or a device" if file.exists() else "no such file"
         raise DataError(f"--splits-file {file}: {what}")
     header, rows = read_table(file)
+    rows = [{name: runs.from_text(value) for name, value in row.items()} for row in rows]
     if absent := [c for c in ("image", "split") if c not in header]:
         raise DataError(f"{file}: no column {listing(absent)}; its columns are {listing(header, most=12)}")
     if not rows:

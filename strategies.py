@@ -210,7 +210,8 @@ def _split(block: Block, head: nn.Module) -> list[Block] | None:
 
 def flag(default: object, help: str, **more: object) -> object:
     """A field that is a flag of the command line, with what --help says of it. more: choices, least (of a
-    number), short, and words: what a methods text says of a value, by value, or with {} for any that is set."""
+    number), short, before (settings.py has its meaning), and words: what a methods text says of a value, by
+    value, or with {} for any that is set."""
     return field(default=default, metadata={"help": help} | more)
 
 
@@ -236,6 +237,13 @@ class Hyperparameters:
     )
     lp_lr: float | None = flag(
         None, "LP-FT: learning rate of the first part; --lr is that of the second (default: that of LP)", least=0
+    )
+    lpft_mode: str = flag(
+        "eval",
+        "LP-FT: mode of its second part; eval: with BatchNorm's pretrained mean and variance and without Dropout",
+        choices=("eval", "train"),
+        before="train",
+        words={"eval": "BatchNorm and Dropout in evaluation mode in its second part"},
     )
     llrd_decay: float = flag(
         0.75,
@@ -301,13 +309,15 @@ class Hyperparameters:
 @dataclass(frozen=True)
 class Stage:
     """Which groups train, for which share of the epochs. lr: for all of them, in place of their own.
-    restart: a new optimizer and a new schedule begin with this stage."""
+    restart: a new optimizer and a new schedule begin with this stage. mode: "eval" leaves the whole model in
+    eval() while it trains: BatchNorm with its pretrained mean and variance, Dropout off."""
 
     name: str
     trains: frozenset[str]
     share: float = 1.0
     lr: float | None = None
     restart: bool = False
+    mode: str = "train"
 
 
 def stage_starts(epochs: int, shares: Iterable[float]) -> list[int]:
@@ -428,8 +438,8 @@ class Plan:
 
     def train_mode(self) -> None:
         """model.train(), then eval() for every block without a trainable parameter: requires_grad=False alone
-        lets a BatchNorm's running statistics drift and a Dropout drop."""
-        self.model.train()
+        lets a BatchNorm's running statistics drift and a Dropout drop. A stage of mode "eval": all eval()."""
+        self.model.train(self.stage.mode == "train")
         for block in self.blocks:
             frozen = not any(p.requires_grad for p in block.parameters.values())
             for module in (m for part in block.modules for m in part.modules()):
@@ -578,11 +588,14 @@ def _gradual(head: dict, order: list[dict]) -> list[Stage]:
 
 def lpft(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
     """LP-FT (Kumar et al., ICLR 2022): the head at hyper.lp_lr, then everything at lr from that solution,
-    with a fresh optimizer and schedule. No switch undoes: the authors start from a logistic regression that is
-    solved, and their second part has Dropout in eval mode too."""
+    with a fresh optimizer and schedule. The second part stays in eval mode, as the authors' experiments do
+    (use_net_val_mode, lp_then_ft_valmode_experiments in their code): batch statistics and dropout would change
+    the features below the head before a weight has moved, and with them the solution it is to start from; by
+    the switch lpft_mode it is in train mode. No switch undoes: the authors start from a logistic regression that
+    is solved."""
     groups = groups_of(blocks, lr, hyper.weight_decay)
     probing = Stage("lp", names_of(groups[-1:]), lr=hyper.lp_lr)
-    return Parts(groups, [probing, Stage("ft", names_of(groups), restart=True)])
+    return Parts(groups, [probing, Stage("ft", names_of(groups), restart=True, mode=hyper.lpft_mode)])
 
 
 def l1sp(blocks: list[Block], lr: float, hyper: Hyperparameters) -> Parts:
@@ -952,7 +965,7 @@ class Strategy:
 
 
 FT_RATES = {"adamw": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3), "sgd": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
-LP_RATES = {"adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "sgd": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)}
+LP_RATES = {"adamw": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "sgd": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)}
 LPFT_RATES = {"adamw": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4), "sgd": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
 # Ratios are at most 1, so about a decade above FT.
 RGN_RATES = {"adamw": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
@@ -1013,7 +1026,7 @@ STRATEGIES: dict[str, Strategy] = {
         "optimizer and schedule",
         source="Kumar et al. 2022",
         staged=True,
-        uses=("weight_decay", "lp_lr"),
+        uses=("weight_decay", "lp_lr", "lpft_mode"),
         **LPFT_RATES,
     ),
     "l1sp": Strategy(

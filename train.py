@@ -34,6 +34,10 @@ class UndefinedMetric(ValueError):
     """A metric that validation cannot give, so that it cannot choose a checkpoint."""
 
 
+class Stopped(BaseException):
+    """Training that was told to stop, and has saved what it needs to go on. No error."""
+
+
 class Data(Protocol):
     """What the loop needs of a dataset. labels: (N,) int64 for "multiclass", (N, L) float32 0, 1 or nan
     (unknown) for "multilabel". rows: image numbers of "train", "val", "test". images(rows, device,
@@ -49,14 +53,17 @@ class Data(Protocol):
 
 
 class Folder(Protocol):
-    """Where a run's files go: best.pt and last.pt, of tensors and plain Python, and the logs of what last.pt
-    holds: a row an epoch under "log", Auto-RGN's ratios under "ratios"."""
-
-    def has(self, name: str) -> bool: ...
+    """Where a run's files go, of tensors and plain Python. save, load: best.pt. save_state, load_state: what
+    a resumed run goes on from; None where there is nothing. write_logs: what a state has under "log", a row
+    an epoch, and under "ratios", Auto-RGN's."""
 
     def load(self, name: str) -> dict: ...
 
     def save(self, name: str, checkpoint: dict) -> None: ...
+
+    def load_state(self) -> dict | None: ...
+
+    def save_state(self, state: dict) -> None: ...
 
     def write_logs(self, state: dict) -> None: ...
 
@@ -85,10 +92,14 @@ class Recipe:
     patience: int = flag(0, "epochs without a better validation value after which a run ends; 0: never", least=0)
     clip_grad: float = flag(0.0, "largest norm of the gradient; 0: any")
     class_weights: str = flag("none", "weights of the classes in the loss", choices=("none", "balanced"))
-    augment: str = flag("light", "strong: scale and rotation besides", choices=("none", "light", "strong"))
+    augment: str = flag(
+        "light",
+        "random shift, brightness, contrast; strong: more, and scale, rotation",
+        choices=("none", "light", "strong"),
+    )
     flip: str | None = flag(
         None,
-        "mirror at random; both: upside down, too (horizontal, with --augment none none)",
+        "mirror at random; both: upside down, too (default: horizontal, none with --augment none)",
         choices=("none", "horizontal", "both"),
     )
     device: str = flag("auto", "auto, cpu, cuda, cuda:1 or mps", metavar="NAME", role="place")
@@ -210,6 +221,26 @@ def step(net, plan, optimizer, scaler, recipe: Recipe, parts: Iterator, criterio
     return losses
 
 
+@dataclass
+class Part:
+    """How far an epoch is. loss: 0-d, the sum of its steps' losses. seconds: that they took."""
+
+    loss: Tensor
+    steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Position:
+    """Where a run is, for whoever has to say where it ended. epoch: from 1. step: how many of it are done.
+    groups: the optimizer's, with the rates of now; reading them would wait for a GPU at every step."""
+
+    epoch: int = 0
+    stage: str = ""
+    step: int = 0
+    groups: list[dict] = field(default_factory=list)
+
+
 def epoch(
     net: nn.Module,
     plan,
@@ -220,34 +251,45 @@ def epoch(
     criterion: tuple[Callable, Callable],
     number: int,
     progress: Callable,
+    part: Part | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> tuple[float, int]:
-    """Epoch `number` (from 0). Returns (mean training loss, optimizer steps)."""
+    """Epoch `number` (from 0), or what a resumed run has left of it. part: how far it is, kept up to date.
+    after_step() follows each optimizer step. Returns (mean training loss, optimizer steps)."""
     loss_of, weight_of = criterion
     device = recipe.where
+    part = part or Part(torch.zeros((), device=device))
     batches = steps_of(data.rows["train"], recipe.batch_size * recipe.grad_accum, recipe.seed, number)
     first, span = plan.schedule_span(number)
     length = round(len(batches) * span * (recipe.schedule_epochs or recipe.epochs) / recipe.epochs)
 
     def parts(index: int, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor, float]]:
         weight = weight_of(data.labels[rows])
-        for part in parts_of(rows, recipe.batch_size):
-            draws = random_stream(recipe.seed, number, index, int(part[0]))
-            pixels = data.images(part, device, augment=recipe.augment, flip=recipe.flip, generator=draws)
-            yield pixels, data.labels[part].to(device, non_blocking=True), weight
+        for some in parts_of(rows, recipe.batch_size):
+            draws = random_stream(recipe.seed, number, index, int(some[0]))
+            pixels = data.images(some, device, augment=recipe.augment, flip=recipe.flip, generator=draws)
+            yield pixels, data.labels[some].to(device, non_blocking=True), weight
 
-    total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()
-    for index, rows in enumerate(batches):
+    seen, before, started = 0, part.seconds, time.perf_counter()
+    for index, rows in list(enumerate(batches))[part.steps :]:
         rate = schedule((number - first) * len(batches) + index, length, recipe.warmup)
         for loss in step(net, plan, optimizer, scaler, recipe, parts(index, rows), loss_of, rate):
-            total += loss
+            part.loss += loss
         seen += len(rows)
+        part.steps, part.seconds = index + 1, before + time.perf_counter() - started
         progress(index + 1, len(batches), seen / (time.perf_counter() - started))
-    return total.item() / len(batches), len(batches)
+        after_step()
+    return part.loss.item() / len(batches), len(batches)
 
 
 @torch.no_grad()
 def infer(
-    net: nn.Module, data: Data, rows: np.ndarray, recipe: Recipe, criterion: tuple | None = None
+    net: nn.Module,
+    data: Data,
+    rows: np.ndarray,
+    recipe: Recipe,
+    criterion: tuple | None = None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, float]:
     """(scores, mean loss): (len(rows), C) float64, softmax or sigmoid of the logits of images without
     augmentation; the loss is nan without a criterion."""
@@ -262,6 +304,7 @@ def infer(
             total = total + criterion[0](out, data.labels[part].to(device))
             weight += criterion[1](data.labels[part])
         logits.append(out.cpu().double())
+        after_batch()
     joined = torch.cat(logits)
     scores = joined.softmax(dim=1) if data.task == "multiclass" else joined.sigmoid()
     return scores.numpy(), float(total) / weight if criterion else math.nan
@@ -277,7 +320,8 @@ class Features:
     autograd. Those of validation, and of training where it is not augmented, once: in the order and the batches of
     infer, so that a resumed stage has the same."""
 
-    def __init__(self, data: Data, backbone: nn.Module, recipe: Recipe):
+    def __init__(self, data: Data, backbone: nn.Module, recipe: Recipe, after_batch: Callable[[], None] = lambda: None):
+        self.after_batch = after_batch
         self.task, self.classes, self.labels, self.rows = data.task, data.classes, data.labels, data.rows
         self._data, self._backbone, self._recipe = data, backbone, recipe
         self._place, self._table = np.full(len(data.labels), -1), None
@@ -297,6 +341,7 @@ class Features:
             places = np.arange(self._kept, self._kept + len(part))
             self._table[self._kept : self._kept + len(part)] = found
             self._place[part], self._kept = places, self._kept + len(part)
+            self.after_batch()
 
     @torch.no_grad()
     def _features(self, rows: np.ndarray, device: torch.device, **augmentation) -> Tensor:
@@ -358,6 +403,111 @@ def fold_batch_norms(traced: fx.GraphModule) -> None:
     traced.recompile()
 
 
+# ---- what a run goes on from ----
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When a run's state is saved. every: seconds that a kill may cost. stop(): asked after each step; True:
+    save, and end there with Stopped."""
+
+    every: float = 30.0
+    stop: Callable[[], bool] = lambda: False
+
+
+class Checkpoint:
+    """A run's state, saved so that it goes on bit for bit, from within an epoch too. One file has all of it,
+    the best model included: two could be of different moments.
+
+    state: how many epochs are done, the best one (epoch, value, stage), how many it waited for a better one,
+    log, ratios. part: of the epoch that runs, None between two. modules: name -> model, plan, scaler."""
+
+    def __init__(self, folder: Folder, saving: Saving, device: torch.device, modules: dict):
+        self.folder, self.saving, self.device, self.modules = folder, saving, device, modules
+        self.state = {"epoch": 0, "best": None, "waited": 0, "log": [], "ratios": []}
+        self.part: Part | None = None
+        self.best_model: dict[str, Tensor] | None = None
+        self.optimizer, self.held = None, None  # held: the optimizer's state, until there is one
+        self.finished, self.saved, self.saved_at = False, None, time.monotonic()
+
+    def restore(self) -> bool:
+        """Goes back to what the folder holds; False where it holds nothing."""
+        held = self.folder.load_state()
+        if held is None:
+            return False
+        self.state |= {name: held[name] for name in self.state}
+        for name, module in self.modules.items():
+            module.load_state_dict(held[name])
+        self.held, self.finished = held["optimizer"], held["optimizer"] is None
+        if held.get("part"):
+            self.part = Part(**held["part"] | {"loss": held["part"]["loss"].to(self.device)})
+            set_random_state(held["random"], self.device)
+        if self.state["best"] and not self.finished:  # runs of earlier versions had it in best.pt alone
+            self.best_model = held.get("best_model") or self.folder.load("best.pt")["model"]
+        self.folder.write_logs(self.state)  # a kill after last.pt leaves them behind, one before it ahead
+        return True
+
+    def end_epoch(self, row: dict, value: float, plan, higher_is_better: bool) -> bool:
+        """Takes an epoch into the state, and the model where it is the best so far; returns whether it is.
+        row: for log.csv. value: validation's."""
+        state, best = self.state, self.state["best"]
+        improved = best is None or (value > best["value"] if higher_is_better else value < best["value"])
+        if improved:
+            state["best"] = {"epoch": row["epoch"], "value": value, "stage": row["stage"]}
+            model = self.modules["model"].state_dict()
+            self.best_model = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.items()}
+        waits = plan.in_last_stage(state["epoch"]) and not improved  # no run ends before its last stage had its chance
+        state["epoch"], state["waited"] = row["epoch"], state["waited"] + 1 if waits else 0
+        state["log"] = [*state["log"], row]
+        state["ratios"] = state["ratios"] + [{"epoch": row["epoch"]} | entry for entry in plan.table()]
+        self.part = None
+        return improved
+
+    def save(self) -> None:
+        parts = {name: module.state_dict() for name, module in self.modules.items()}
+        parts |= {"optimizer": self.optimizer.state_dict(), "best_model": self.best_model}
+        parts |= {"part": self.part and vars(self.part), "random": random_state(self.device)}
+        self.folder.save_state(self.state | parts)
+        self.saved_at = time.monotonic()
+
+    def save_if_due(self) -> bool:
+        """Between two steps or epochs. Returns whether to stop there."""
+        stop, moment = self.saving.stop(), (self.state["epoch"], self.part and self.part.steps)
+        if moment != self.saved and (stop or time.monotonic() - self.saved_at >= self.saving.every):
+            self.save()
+            self.saved = moment
+        return stop
+
+    def pause(self) -> None:
+        """save_if_due; raises Stopped where that was asked for."""
+        if self.save_if_due():
+            raise Stopped
+
+    def finish(self, meta: dict) -> None:
+        """best.pt, and a last.pt from which nothing is left to do."""
+        self.folder.save("best.pt", {"model": self.best_model, "meta": meta | self.state["best"]})
+        parts = {name: module.state_dict() for name, module in self.modules.items()}
+        self.folder.save_state(self.state | parts | {"optimizer": None})
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of what dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
 # ---- a run ----
 
 
@@ -372,69 +522,83 @@ def run(
     judge: Callable[[np.ndarray, np.ndarray], float],
     higher_is_better: bool = True,
     meta: dict | None = None,
+    saving: Saving = Saving(),
+    position: Position | None = None,
+    begins: Callable[[int, bool], None] = lambda epoch, resumed: None,
     after_epoch: Callable[[dict], None] = lambda row: None,
     progress: Callable[[int, int, float], None] = lambda step, steps, rate: None,
 ) -> None:
-    """Trains to the end, or on from the folder's last.pt. best.pt is the epoch whose judge(rows, scores) of
-    validation is best; the metric's name is for the log. meta goes into best.pt. after_epoch(row): what went
-    into log.csv. progress(step, steps, images_per_second). Raises Diverged, UndefinedMetric."""
-    device = recipe.where
+    """Trains to the end, or on from what the folder holds. best.pt is the epoch whose judge(rows, scores) of
+    validation is best; the metric's name is for the log. meta goes into best.pt. position is kept up to date.
+    begins(epoch, resumed): before the first step, in which epoch, from 1. after_epoch(row): what went into log.csv.
+    progress(step, steps, images_per_second). Raises Diverged, UndefinedMetric, Stopped."""
+    device, at = recipe.where, position or Position()
     whole = torch.compile(model) if recipe.compile else model
     known = data.labels[torch.from_numpy(data.rows["train"])].numpy()
     criterion = make_criterion(recipe, data.task, known, data.classes)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
-    state = {"epoch": 0, "best": None, "waited": 0, "log": [], "ratios": []}
-    optimizer, resumed, stage = None, None, None
-    if folder.has("last.pt"):
-        resumed = folder.load("last.pt")
-        state = {name: resumed[name] for name in state}
-        for name, part in (("model", model), ("plan", plan), ("scaler", scaler)):
-            part.load_state_dict(resumed[name])
-        folder.write_logs(state)  # a kill right after last.pt leaves them an epoch behind it
+    kept = Checkpoint(folder, saving, device, {"model": model, "plan": plan, "scaler": scaler})
+    resumed, state, stage = kept.restore(), kept.state, None
+    if not kept.finished:
+        begins(state["epoch"] + 1, resumed)
 
     for number in range(state["epoch"], recipe.epochs):
-        if recipe.patience and state["waited"] >= recipe.patience:
+        if kept.finished or (recipe.patience and state["waited"] >= recipe.patience):
             break
-        torch.manual_seed(random_seed(recipe.seed, number))  # dropout, the same after a restart
-        started = time.perf_counter()
-        fresh = plan.begin_epoch(number, partial(probe_losses, whole, data, recipe, criterion, number))
-        if fresh or optimizer is None:
-            optimizer = make_optimizer(recipe.opt, plan.groups, device)
-            if resumed and not fresh:
-                optimizer.load_state_dict(resumed["optimizer"])
-            resumed = None
+        begin_epoch(kept, plan, recipe, number, partial(probe_losses, whole, data, recipe, criterion, number))
+        optimizer, part = kept.optimizer, kept.part
+        at.epoch, at.stage, at.step, at.groups = number + 1, plan.stage.name, part.steps, optimizer.param_groups
+
+        def after_step(part=part):
+            at.step = part.steps
+            kept.pause()
+
         if plan.stage is not stage:
             if recipe.compile and stage:
                 torch.compiler.reset()  # the graphs of the stage before hold other gradients
-            stage, net, seen = plan.stage, whole, data
+            stage, net, seen, started = plan.stage, whole, data, time.perf_counter()
             if split := split_at_head(model):
-                net, seen = split[1], Features(data, split[0], recipe)
-        loss, steps = epoch(net, plan, optimizer, scaler, seen, recipe, criterion, number, progress)
-        seconds = time.perf_counter() - started
-        scores, val_loss = infer(net, seen, data.rows["val"], recipe, criterion)
+                net, seen = split[1], Features(data, split[0], recipe, kept.pause)
+            part.seconds += time.perf_counter() - started
+        loss, steps = epoch(net, plan, optimizer, scaler, seen, recipe, criterion, number, progress, part, after_step)
+        scores, val_loss = infer(net, seen, data.rows["val"], recipe, criterion, kept.pause)
         check_finite(loss, scores, f"epoch {number + 1}, stage {plan.stage.name}")
         value = judge(data.rows["val"], scores)
         if math.isnan(value):
             unfit = "is undefined on validation, so it cannot choose a checkpoint; pass another --metric"
             raise UndefinedMetric(f"{metric} {unfit}")
-        best = state["best"]["value"] if state["best"] else None
-        improved = best is None or (value > best if higher_is_better else value < best)
-        if improved:
-            state["best"] = {"epoch": number + 1, "value": value, "stage": plan.stage.name}
-            folder.save("best.pt", {"model": model.state_dict(), "meta": (meta or {}) | state["best"]})
         rates = [float(g["lr"]) for g in optimizer.param_groups if g["name"] in plan.stage.trains]
         row = {"epoch": number + 1, "stage": plan.stage.name, "train_loss": loss, "val_loss": val_loss}
         row |= {f"val_{metric}": value, "lr_min": min(rates), "lr_max": max(rates), "steps": steps}
-        row |= {"seconds": seconds, "images_per_second": len(data.rows["train"]) / seconds}
+        row |= {"seconds": part.seconds, "images_per_second": len(data.rows["train"]) / part.seconds}
         row |= {"peak_memory_bytes": peak_memory(device), "skipped_steps": plan.skipped_steps()}
-        waits = plan.in_last_stage(number) and not improved  # no run ends before its last stage had its chance
-        state["epoch"], state["waited"] = number + 1, state["waited"] + 1 if waits else 0
-        state["log"] = [*state["log"], row]
-        state["ratios"] = state["ratios"] + [{"epoch": number + 1} | entry for entry in plan.table()]
-        parts = {"model": model, "optimizer": optimizer, "plan": plan, "scaler": scaler}
-        folder.save("last.pt", state | {name: part.state_dict() for name, part in parts.items()})
+        improved = kept.end_epoch(row, value, plan, higher_is_better)
+        stop = kept.save_if_due()
         folder.write_logs(state)
         after_epoch(row | {"best": improved})
+        if stop:
+            raise Stopped
+    if not kept.finished:
+        kept.finish(meta or {})
+
+
+def begin_epoch(kept: Checkpoint, plan, recipe: Recipe, number: int, probe: Callable) -> None:
+    """Opens the stage, and makes the optimizer where the epoch needs one: a new one, or that of a resumed
+    run. An epoch that is resumed within was begun before: its ratios and random numbers are there."""
+    if kept.part:
+        plan.begin_stage(plan.stage_at(number))
+        plan.train_mode()
+        fresh = False
+    else:
+        started = time.perf_counter()
+        torch.manual_seed(random_seed(recipe.seed, number))  # dropout, the same after a restart
+        fresh = plan.begin_epoch(number, probe)
+        kept.part = Part(torch.zeros((), device=kept.device), seconds=time.perf_counter() - started)
+    if fresh or kept.optimizer is None:
+        kept.optimizer = make_optimizer(recipe.opt, plan.groups, kept.device)
+        if kept.held and not fresh:
+            kept.optimizer.load_state_dict(kept.held)
+    kept.held = None
 
 
 def check_finite(loss: float, scores: np.ndarray, where: str) -> None:

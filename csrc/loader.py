@@ -112,11 +112,11 @@ def build_meanwhile(device_type: str) -> threading.Thread | None:
 def obstacle(device_type: str) -> str | None:
     """Why the kernels for this device can be neither found nor built, or None where nothing is in the way."""
     if device_type not in LIBRARIES:
-        return f"there are none for {device_type}"
+        return f"no kernel exists for {device_type}"
     if device_type == "cuda" and not torch.cuda.is_available():
         return "there is no CUDA device"
     if device_type == "cuda" and torch.version.hip:
-        return "there are none for ROCm"
+        return "no kernel exists for ROCm"
     if all(_existing(source) for source in LIBRARIES[device_type]):
         return None
     return missing_tool(device_type) or (None if _writable_folder() else _unwritable())

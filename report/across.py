@@ -160,7 +160,7 @@ def against_ft(experiments: list[Experiment], strategy: str) -> list[Gain]:
 def headline_claims(experiments: list[Experiment]) -> list[Claim]:
     """The two headline claims of Davila, Colan and Hasegawa (2024), on the user's own runs."""
     lpft, rgn = against_ft(experiments, "LP-FT"), against_ft(experiments, "Auto-RGN")
-    none = "not to be said: no dataset and backbone has comparable finished runs of both"
+    none = "This cannot be said: no dataset and backbone has comparable finished runs of both"
     return [
         Claim(
             claim="LP-FT is better than FT",
@@ -199,6 +199,6 @@ def by_how_much(gains: list[Gain]) -> str:
     top = largest_gain(gains)
     where = f"on {top.data}/{top.arch} ({measured(top)}; {top.verdict})"
     if top.gain <= 0:
-        return f"better than FT nowhere; nearest by {top.gain:+.3f} {where}"
+        return f"never better than FT; closest at {top.gain:+.3f} {where}"
     share = f", {top.relative:.1%} of FT's value," if math.isfinite(top.relative) else ""
     return f"at most by {top.gain:.3f} [{top.gain_low:.3f}, {top.gain_high:.3f}]{share} {where}"

@@ -42,7 +42,7 @@ FROM_CALLS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # of the cl
 OWN_TO_A_ROW = "cell hyperparameters split_hash lr alpha strategy data arch seed fold".split()
 SAYS_NOTHING = (
     "dry_run check_data list_data show_blocks overwrite report gradcam predict export run out labels "
-    "uncertain views region variant workers path_col label_col"
+    "uncertain views region variant workers path_col label_col keep_last save_every stale parallel"
 ).split()
 
 
@@ -247,13 +247,16 @@ def incomparable(runs: list[Run]) -> list[str]:
     (learning rate, alpha, ...) must agree within the strategy, unless they were tuned."""
     own = ("cell", "lr", "hyperparameters", "split_hash")
     found: dict[str, set[str]] = {}
+    used: dict[str, set[str]] = {}  # of a strategy; an older run lacks some
+    for run in runs:
+        used.setdefault(run.strategy, set()).update(run.config["settings"]["hyperparameters"])
     for run in runs:
         settings = run.config["settings"]
         hyper = settings["hyperparameters"]
         alike = {name: value for name, value in settings.items() if name not in own}
         alike["tune_order"] = settings.get("tune_order")  # older runs have none: their trials were drawn
         alike |= {name: hyper[name] for name in ("bn", "stage_shares", "weight_decay") if name in hyper}
-        alike |= {f"{name} of {run.strategy}": value for name, value in hyper.items()}
+        alike |= {f"{name} of {run.strategy}": hyper.get(name) for name in used[run.strategy]}
         alike[f"lr of {run.strategy}"] = settings["lr"]
         alike[f"split of fold {run.repeat[1]}"] = settings.get("split_hash")
         for name, value in alike.items():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from report import figures, page, tables
 from report.analysis import ReportError, analyse_runs
 from report.experiment import Analysis, Experiment
 from report.wording import counted, distinct, estimate, lost_runs, problems
-from runs import Run, file_name, read_runs, to_csv, write_atomically
+from runs import Run, file_name, read_runs, temporary_name, to_csv, write_atomically
 
 SETTINGS = "epochs batch_size grad_accum opt img_size augment tune weights_sha256 data_hash".split()
 BUDGET = "best_epoch best_stage epochs optimizer_steps minutes peak_memory_bytes trainable_parameters".split()
@@ -84,7 +83,8 @@ def written_anew(folder: Path, makes: Callable[[str], bool]) -> Iterator[Path]:
     makes a file of that name; what else the old folder holds is carried over."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, and should be a folder", str(folder))
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    new = temporary_name(folder)
+    old = new.with_suffix(".old")
     new.mkdir(parents=True)
     try:
         yield new
@@ -94,10 +94,11 @@ def written_anew(folder: Path, makes: Callable[[str], bool]) -> Iterator[Path]:
             new.rename(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    for entry in old.iterdir() if old.is_dir() else ():
-        if not makes(entry.name) and not (folder / entry.name).exists():
-            entry.rename(folder / entry.name)
-    shutil.rmtree(old, ignore_errors=True)
+    for old in folder.parent.glob(f".{folder.name}.*.old"):  # and what a report left that was killed here
+        for entry in old.iterdir():
+            if not makes(entry.name) and not (folder / entry.name).exists():
+                entry.rename(folder / entry.name)
+        shutil.rmtree(old, ignore_errors=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 

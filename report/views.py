@@ -16,7 +16,7 @@ import metrics
 from report import stats
 from report.evidence import Evidence, mean_over_runs, over_runs
 from report.experiment import NAN, Bin, Calibration, Call, Curve, Design, EpochPoint, HardImage, LayerRates, Threshold
-from runs import Run
+from runs import Run, RunError
 
 CURVE_RESAMPLES = 100  # of the bootstrap behind the bands of ROC and PR
 GRID = np.linspace(0, 1, 51)
@@ -201,12 +201,20 @@ def thresholds(evidence: Evidence, design: Design) -> list[Threshold]:
     return rows
 
 
+def readable_ratios(run: Run) -> list[dict]:
+    """Of a ratios.csv that is damaged nothing; read_runs has said so."""
+    try:
+        return run.files.ratios()
+    except RunError:
+        return []
+
+
 def layer_rates(evidence: Evidence) -> LayerRates | None:
     """The learning rate of each layer in each epoch, mean over runs, of the first strategy that wrote
     ratios.csv."""
     for strategy, runs in evidence.finished.items():
         found: dict[tuple[str, str], dict[int, list[float]]] = {}
-        for row in (row for run in runs for row in run.files.ratios()):
+        for row in (row for run in runs for row in readable_ratios(run)):
             by_epoch = found.setdefault((row["layer"], row["block"]), {})
             by_epoch.setdefault(row["epoch"], []).append(row["lr"])
         if found:

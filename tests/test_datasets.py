@@ -865,7 +865,7 @@ def test_one_more_dataset_is_a_function_and_an_entry_and_its_option_a_field(monk
 
 def test_and_is_gone_again(tmp_path):
     assert "eyes" not in DATASETS
-    assert error(load_index, "eyes").startswith("--data eyes: neither a file or folder nor a dataset")
+    assert error(load_index, "eyes").startswith("--data eyes: neither a file, a folder nor a known dataset")
 
 
 def test_list_datasets():

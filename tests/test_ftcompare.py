@@ -21,6 +21,7 @@ import runs
 import splits
 import strategies
 import train
+import workers
 from report import analysis
 
 PAPER = {key: entry for key, entry in strategies.STRATEGIES.items() if entry.paper}  # what "all" means
@@ -52,7 +53,7 @@ def test_a_run_folder_is_complete_and_its_numbers_follow_from_its_predictions(sw
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
     folder = swept[0] / "demo-tiny" / ARCH / key / "seed0-fold0"
-    files = {"config.json", "log.csv", "best.pt", "predictions.csv", "metrics.json", "hardest.npz", ".lock"}
+    files = {"config.json", "log.csv", "best.pt", "predictions.csv", "metrics.json", "hardest.npz", ".lock-1"}
     assert {f.name for f in folder.iterdir()} == files | ({"ratios.csv"} if key == "autorgn" else set())
     result = json.loads((folder / "metrics.json").read_text())
     classes = json.loads((folder / "config.json").read_text())["settings"]["classes"]
@@ -186,25 +187,6 @@ def test_auto_rgn_writes_a_ratio_for_every_layer_and_epoch(swept):
         assert float(mine[0]["lr"]) == pytest.approx(1e-3 * float(mine[0]["ratio"]))
 
 
-def test_a_second_sweep_waits_for_the_pretraining_of_the_first(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("fcntl")
-    chosen = settings_of("--data", "demo-tiny", "--output-dir", tmp_path, "--device", "cpu")
-    source = half_trained(tmp_path / "cache" / "demo-source" / ARCH / "ft" / "seed0-fold0")
-    first, waited = source.locked(), []
-
-    def sleep(seconds):
-        waited.append(seconds)
-        if len(waited) == 3:  # the first sweep ends
-            source.write_json("metrics.json", {})
-            first.__exit__(None, None, None)
-
-    monkeypatch.setattr(ftcompare.time, "sleep", sleep)
-    monkeypatch.setattr(ftcompare, "sweep", lambda said: pytest.fail("pretrained twice"))
-    first.__enter__()
-    assert ftcompare.demo_weights(ARCH, chosen) == str(source.file("best.pt"))
-    assert len(waited) == 3 and capsys.readouterr().out.count("waiting for another process") == 1
-
-
 def test_a_pretraining_that_fails_or_is_left_by_another_process_is_not_used(tmp_path, monkeypatch):
     chosen = settings_of("--data", "demo-tiny", "--output-dir", tmp_path, "--device", "cpu")
     source = half_trained(tmp_path / "cache" / "demo-source" / ARCH / "ft" / "seed0-fold0")
@@ -323,7 +305,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(ftcompare.time, "perf_counter", self.read)
+        monkeypatch.setattr(workers.time, "perf_counter", self.read)
 
     def read(self):
         self.now += 1e-12  # a rate is not divided by 0
@@ -358,7 +340,7 @@ def test_each_stage_is_timed_as_what_it_trains(monkeypatch):
         )
         assert found.epochs == epochs[key] and found.scoring == pytest.approx(1, abs=1e-6)
         state = sum(t.numel() * t.element_size() for t in model.state_dict().values())  # 138 + 8 float32, one int64
-        assert found.finished == state == 4 * 138 + 8 and found.training == state + 2 * 4 * 130
+        assert found.finished == state == 4 * 138 + 8 and found.training == 3 * (2 * state + 2 * 4 * 130)
 
 
 def test_a_sample_has_as_large_a_share_of_validation(monkeypatch):
@@ -376,7 +358,7 @@ def test_the_seconds_of_a_run_by_hand():
 
 def test_a_long_epoch_says_a_line_a_minute_off_a_terminal(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    progress = ftcompare.Progress(cells=1, epochs=2)
+    progress = workers.Progress(cells=1, epochs=2)
     for number in range(1, 151):  # a step a second
         clock.now += 1
         progress.step(number, 150, 32.0)

@@ -14,6 +14,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -610,6 +611,15 @@ def test_a_folder_may_begin_with_demo(tmp_path, monkeypatch):
 
 
 # ---- groups ----
+
+
+def test_a_regular_expression_that_tries_for_ever_is_refused(monkeypatch):
+    monkeypatch.setattr(datasets, "REGEX_SECONDS", 0.3)
+    names = ["ok1_x.png", "a" * 60 + "!.png"]
+    with pytest.raises(datasets.DataError, match=r"tries too many ways on 'aaaa.*!.png': no \+ or \* within another"):
+        datasets.groups_by_regex(names, "^(o|(a+)+)(k1_x)?\\.png$|^((a+)+)$")
+    assert datasets.groups_by_regex(names, "^([a-z]+)")[0] == ["ok", "a" * 60]
+    time.sleep(0.4)  # the timer is off
 
 
 def test_group_regex_on_file_names(tmp_path):
@@ -1588,12 +1598,13 @@ def alone(name, of=None):  # the module out of a folder that holds nothing else
 datasets = alone("datasets")
 index = datasets.load_index("data")
 del sys.modules["datasets"]
-splits = alone("splits", of="both")  # imports the datasets.py beside it
+splits = alone("splits", of="both")  # imports those beside it
 folds = splits.make_splits(index, seed=0)
 splits.write_splits(datasets.Path("splits.csv"), index, folds)
 same = bool((splits.read_splits("splits.csv", index)[0] == folds[0]).all())
 counts = dict(datasets.Counter(folds[0].tolist()))
-assert sorted(os.listdir("both")) == ["datasets.py", "splits.py"]
+del sys.modules["metrics"]
+assert sorted(os.listdir("both")) == ["datasets.py", "metrics.py", "runs.py", "splits.py"]
 
 images = alone("images")
 pixels = images.decode(index.sources(), 4, "cache")
@@ -1609,9 +1620,11 @@ print(json.dumps([index.classes, counts, same, list(pixels.data.shape), pixels.b
 
 
 def test_each_leaf_works_alone(tmp_path):
-    """datasets.py, images.py and metrics.py, each alone in a folder, and splits.py with datasets.py, in an
+    """datasets.py, images.py and metrics.py, each alone in a folder, and splits.py with those it needs, in an
     isolated interpreter: nothing else of the project can be imported."""
-    folders = {"both": ["datasets", "splits"]} | {name: [name] for name in ("datasets", "images", "metrics")}
+    folders = {"both": ["datasets", "metrics", "runs", "splits"]} | {
+        name: [name] for name in ("datasets", "images", "metrics")
+    }
     for folder, leaves in folders.items():
         (tmp_path / folder).mkdir()
         for leaf in leaves:

@@ -1,9 +1,11 @@
 """Finished runs in use: scores are the run's, an export is the model."""
 
+import csv
 import errno
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -353,11 +355,45 @@ def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, 
     assert table.read_text() == "path\npictures/x.png\n"
 
 
-def test_the_run_s_own_scores_are_not_written_over(tiny, tmp_path):
-    run = tiny(tmp_path / "r", ["a", "b", "c"])
-    for name in ("predictions.csv", "log.csv"):
-        with pytest.raises(runs.RunError, match="is one of a finished run's own files; write elsewhere"):
-            predict.predict([flat(tmp_path / "x.png", 1)], run, out=run / name)
+def test_what_a_run_keeps_and_what_is_predicted_are_not_written_over(tiny, tmp_path):
+    run, picture = tiny(tmp_path / "r", ["a", "b", "c"]), flat(tmp_path / "x.png", 1)
+    link = tmp_path / "link.csv"
+    link.symlink_to(picture)
+    for name in runs.FILES:
+        with pytest.raises(runs.RunError, match="is one of a run's own files; write elsewhere"):
+            predict.predict([picture], run, out=run / name)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "last.pt").write_bytes(b"x")
+    with pytest.raises(runs.RunError, match="is one of a run's own files"):
+        predict.predict([picture], run, out=tmp_path / "unfinished" / "last.pt")
+    for out in (picture, link):
+        with pytest.raises(runs.RunError, match="is one of the images to predict"):
+            predict.predict([picture], run, out=out)
+    assert predict.predict([picture], run) == run / "predicted.csv"
+
+
+def test_a_name_that_is_no_utf_8_is_written_with_its_bytes_spelt_out(tiny, tmp_path):
+    run, root = tiny(tmp_path / "r", ["a", "b", "c"]), tmp_path / "new"
+    flat(root / "x.png", 1)
+    try:
+        os.rename(os.fsencode(root / "x.png"), os.fsencode(root) + b"/\xff\xe4.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    (row,) = read(predict.predict([root], run))
+    assert row["image"] == str(root) + r"/\udcff\udce4.png"
+
+
+def test_what_a_spreadsheet_would_run_is_written_as_text(tiny, tmp_path):
+    run = tiny(tmp_path / "r", ["=a", "-1", "@c"])
+    flat(tmp_path / "=x.png", 255, 0, 0)
+    header, cells = ["path", "+note", "plain"], ["=x.png", '=HYPERLINK("http://x","y")', "-0.5"]
+    with open(tmp_path / "t.csv", "w", newline="") as out:
+        csv.writer(out).writerows([header, cells])
+    out = predict.predict([tmp_path / "t.csv"], run)
+    with open(out, newline="", encoding="utf-8") as lines:
+        columns, values = csv.reader(lines)
+    assert columns[:3] == ["image", "'+note", "plain"] and values[:3] == ["'=x.png", f"'{cells[1]}", "-0.5"]
+    assert columns[3:7] == ["score_=a", "score_-1", "score_@c", "predicted"] and values[6] == "'=a"
 
 
 def test_missing_and_unreadable_images_are_named_all_at_once(tiny, tmp_path, capsys):

@@ -31,8 +31,8 @@ BAD = [
         ["--data", "demo-tiny", "--arch", "resnet5000"],
         "unknown --arch resnet5000; did you mean resnet50? torchvision has resnet",
     ),
-    (["--data", "demo-huge"], "neither a file or folder nor a dataset"),
-    (["--data", "no/such/place"], "neither a file or folder nor a dataset; the datasets are"),
+    (["--data", "demo-huge"], "neither a file, a folder nor a known dataset"),
+    (["--data", "no/such/place"], "neither a file, a folder nor a known dataset; the datasets are"),
     (["--data", "demo-tiny", "--epochs", "0"], "'0' is not a whole number of 1 or more"),
     (["--data", "demo-tiny", "--lr", "nan"], "'nan' is not a number of 0 or more"),
     (["--data", "demo-tiny", "-b", "1"], "BatchNorm cannot normalise a single image"),
@@ -41,7 +41,7 @@ BAD = [
     (["--data", "demo-tiny", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
     (["--data", "demo-tiny", "--metric", "acuracy"], "unknown --metric acuracy"),
     (["--data", "demo-tiny", "--resize", "16"], "--resize 16 is smaller than --img-size 32"),
-    (["--data", "demo-tiny", "--val-fraction", "0.9"], "leave nothing to train on"),
+    (["--data", "demo-tiny", "--val-fraction", "0.9"], "leave no images for training"),
     (["--data", "demo-tiny", "--splits-file", "nowhere.csv"], "--splits-file nowhere.csv"),
     (
         ["--data", "demo-tiny", "--strategy", "lpft", "--stage-shares", "1", "2", "3"],
@@ -90,8 +90,11 @@ MEANT = [
     (["--weights", "pretrained"], "--weights pretrained: no such file; did you mean imagenet?"),
     (["--weights", "random"], "did you mean none?"),
     (["--device", "gpu"], "unknown --device gpu; did you mean cuda?"),
-    (["--epochs"], "--epochs needs a value: epochs of a whole run (default: 30; demo: 10)"),
-    (["--arch", "--epochs", "3"], "--arch needs a value: torchvision models"),
+    (["--amp", "--epochs", "3"], "--amp needs a value, as in --amp auto|off|bf16|fp16: precision"),
+    (["--quip"], "unknown flag --quip; --help-all lists every flag"),
+    (["-b"], "--batch-size needs a value, as in --batch-size, -b N: images in a batch"),
+    (["--epochs"], "--epochs needs a value, as in --epochs N: epochs of a whole run (default: 30; demo: 10)"),
+    (["--arch", "--epochs", "3"], "--arch needs a value, as in --arch NAME ...: torchvision models"),
 ]
 
 
@@ -184,7 +187,7 @@ def test_davila_protocol_sets_its_values_below_what_is_said():
     warmup."""
     by_hand = {"opt": "adam", "lr": 1e-3, "lp_lr": 1e-3, "weight_decay": 0.0, "epochs": 30, "schedule_epochs": 100}
     by_hand |= {"warmup": 0.0, "patience": 3, "metric": "balanced_accuracy", "batch_size": 96, "resize": 232}
-    by_hand |= {"img_size": 224, "augment": "none"}
+    by_hand |= {"img_size": 224, "augment": "none", "lpft_mode": "train"}
     command = ["--data", "demo", "--protocol", "davila"]
     flat = settings.flat(settings_of(*command))
     assert {name: flat[name] for name in by_hand} == by_hand

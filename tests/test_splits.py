@@ -123,7 +123,7 @@ def test_a_class_that_cannot_be_in_each_split():
     labels, groups = [0] * 20 + [1] * 9, list(range(20)) + [20] * 5 + [21] * 4
     message = error(make_splits, by_hand(labels, groups, classes=["common", "rare"]))
     assert re.search(r"class rare is absent from (train|val|test) \(rare: 2 patients in all\)", message)
-    assert "it needs one in each split" in message
+    assert "each split needs one" in message
     message = error(make_splits, by_hand([0, 1], ["a", "b"]))
     assert "hand: class" in message or "hand: no image is in" in message
 
@@ -138,7 +138,7 @@ def test_a_class_that_the_official_test_set_lacks():
 
 def test_fractions_that_leave_nothing():
     message = error(make_splits, random_index(0), val_fraction=0.5, test_fraction=0.5)
-    assert message == "the shares val 0.5 and test 0.5 leave nothing to train on"
+    assert message == "the shares val 0.5 and test 0.5 leave no images for training"
 
 
 @pytest.mark.parametrize("given, cut_out", [("test", "val"), ("val", "test")])
@@ -541,3 +541,21 @@ def test_check_data_groups_in_two_splits_and_identical_across_groups(tmp_path):
     index.labels[index.labels == 1] = 0
     _, problems, _ = check_data(index.keep(range(11)))
     assert len(problems) == 1 and "class abnormal is absent from train" in problems[0]
+
+
+def test_splits_of_names_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
+    """Every form that as_text knows, its own mark included; numbers are left alone."""
+    groups = ["=1+1", "+x", "-x", "@x", "'=x", "''@x", "-5", "'x", "a=b", "=1+1"]
+    index = by_hand(np.array([0, 1] * 5), groups)
+    index.paths = [f"={i}.png" for i in range(10)]
+    sides = np.array(["train", "train", "train", "train", "val", "val", "test", "test", "train", "train"])
+    file = write_splits(tmp_path / "s.csv", index, [sides])
+    lines = file.read_text().splitlines()
+    assert (
+        lines[1].startswith("'=0.png,'=1+1,")
+        and lines[7].startswith("'=6.png,-5,")
+        and lines[5].startswith("'=4.png,''=x,")
+    )
+    assert not any(re.match("[=+@]", cell) for line in lines[1:] for cell in line.split(","))
+    (found,) = read_splits(file, index)
+    assert found.tolist() == sides.tolist()

@@ -248,11 +248,14 @@ def test_exactly_the_stated_parameters_and_buffers_change(key, net):
         seen = set()
         for block in blocks:
             moves = block.name in trains
+            drifts = moves and (key, epoch) != ("lpft", 1)  # its second part is in eval mode
             modules = {name.rpartition(".")[0] for name in block.parameters}
             mine = [name for name in after if name in block.parameters or name.rpartition(".")[0] in modules]
             seen.update(mine)
-            assert [name for name in mine if same_bits(before[name], after[name]) == moves] == [], block.name
-            assert {m.training for part in block.modules for m in part.modules()} == {moves}, block.name
+            for name in mine:
+                expected = moves if name in block.parameters else drifts
+                assert same_bits(before[name], after[name]) != expected, name
+            assert {m.training for part in block.modules for m in part.modules()} == {drifts}, block.name
             assert {p.requires_grad for p in block.parameters.values()} == {moves}
             if not moves:
                 assert all(p.grad is None for p in block.parameters.values())
@@ -297,7 +300,7 @@ def test_frozen_modes_survive_model_train():
 @pytest.mark.parametrize("key", PAPER)
 def test_bn_eval_keeps_running_statistics_and_trains_the_rest(key):
     model = toy()
-    plan = make_plan(key, model, epochs=5, lr=1e-2, hyper=Hyperparameters(bn="eval"))
+    plan = make_plan(key, model, epochs=5, lr=1e-2, hyper=Hyperparameters(bn="eval", lpft_mode="train"))
     before = snapshot(model)
     fit(model, plan, range(5))
     after = snapshot(model)
@@ -515,7 +518,7 @@ def test_lpft_of_one_epoch_is_ft():
 def test_lpft_is_a_linear_probe_and_then_ft_from_its_weights():
     """Bit for bit: LP at lp_lr, a new optimizer, FT at lr, each with its own schedule from the start."""
     whole, parts = toy(), toy()
-    plan = make_plan("lpft", whole, epochs=5, lr=1e-3, hyper=Hyperparameters(lp_lr=3e-2))
+    plan = make_plan("lpft", whole, epochs=5, lr=1e-3, hyper=Hyperparameters(lp_lr=3e-2, lpft_mode="train"))
     torch.manual_seed(5)
     fit(whole, plan, range(5))
     torch.manual_seed(5)
@@ -524,6 +527,33 @@ def test_lpft_is_a_linear_probe_and_then_ft_from_its_weights():
     fit(parts, make_plan("ft", parts, epochs=2, lr=1e-3), range(2))
     assert_same(snapshot(whole), snapshot(parts))
     assert not same_bits(probed["fc.weight"], parts.fc.weight.detach())
+
+
+def test_lpft_s_second_part_is_ft_of_a_model_in_eval_mode(monkeypatch):
+    """Bit for bit; BatchNorm's statistics are the pretrained ones at the end."""
+    whole, parts = toy(), toy()
+    pretrained = {name: value.clone() for name, value in whole.named_buffers()}
+    plan = make_plan("lpft", whole, epochs=5, lr=1e-3, hyper=Hyperparameters(lp_lr=3e-2))
+    fit(whole, plan, range(5))
+    assert plan.stage.name == "ft" and not any(module.training for module in whole.modules())
+    fit(parts, make_plan("lp", parts, epochs=3, lr=3e-2), range(3))
+    probed = snapshot(parts)
+    monkeypatch.setattr(parts, "train", lambda mode=True: nn.Module.train(parts, False))
+    fit(parts, make_plan("ft", parts, epochs=2, lr=1e-3), range(2))
+    assert_same(snapshot(whole), snapshot(parts))
+    assert not same_bits(probed["conv1.weight"], parts.conv1.weight.detach())
+    assert all(same_bits(value, pretrained[name]) for name, value in whole.named_buffers())
+
+
+@pytest.mark.parametrize(("mode", "stays"), [("eval", True), ("train", False)])
+def test_lpft_s_second_part_begins_where_the_first_ends(mode, stays):
+    """At rate 0 no weight moves in it: only BatchNorm's statistics could change the scores."""
+    model, images = toy(), torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+    plan = make_plan("lpft", model, epochs=4, lr=0.0, hyper=Hyperparameters(lpft_mode=mode))
+    fit(model, plan, range(2))
+    probed = model.eval()(images)
+    fit(model, plan, range(2, 4))
+    assert torch.equal(model.eval()(images), probed) == stays
 
 
 def test_trainable_parameters():
@@ -1550,7 +1580,7 @@ def test_an_unknown_name_says_what_there_is(name):
 FT_GRIDS = ((1e-5, 1e-3), (3e-4, 3e-2))
 GRIDS = {  # the paper's strategies: lowest and highest rate with AdamW, with SGD
     **dict.fromkeys(("ft", *GRADUAL, *SP), FT_GRIDS),
-    "lp": ((3e-4, 3e-2), (3e-3, 1)),
+    "lp": ((1e-3, 1e-1), (3e-3, 1)),
     "lpft": ((3e-6, 3e-4), (1e-4, 1e-2)),
     "autorgn": ((1e-4, 1e-2), (1e-3, 1e-1)),
 }
@@ -1582,7 +1612,7 @@ def test_learning_rates_equal_the_table(key):
 
 def test_default_rates_in_numbers():
     like_ft = ("ft", *GRADUAL, *SP)
-    adamw_rates = dict.fromkeys(like_ft, 1e-4) | {"lp": 3e-3, "lpft": 3e-5, "autorgn": 1e-3}
+    adamw_rates = dict.fromkeys(like_ft, 1e-4) | {"lp": 1e-2, "lpft": 3e-5, "autorgn": 1e-3}
     assert {key: STRATEGIES[key].default_lr("adamw") for key in adamw_rates} == adamw_rates
     # lp: of 3e-3 to 1 by half decades, six, the lower of the two in the middle.
     sgd_rates = dict.fromkeys(like_ft, 3e-3) | {"lp": 3e-2, "lpft": 1e-3, "autorgn": 1e-2}
@@ -1644,7 +1674,7 @@ def test_every_hyperparameter_is_a_flag(known):
     assert ("least" in about) is (known.type in numbers)
     assert ("choices" in about) is (known.type == "str")
     assert known.type == "bool" or "least" in about or known.default in about["choices"]
-    assert set(about) <= {"help", "least", "most", "choices", "short", "words"}
+    assert set(about) <= {"help", "least", "most", "choices", "short", "before", "words"}
 
 
 @pytest.mark.parametrize(

@@ -30,31 +30,182 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, str
     assert one.load("last.pt")["ratios"] == two.load("last.pt")["ratios"]
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4])
-@pytest.mark.parametrize("lost", [["log.csv", "ratios.csv"], ["ratios.csv"]])
-def test_a_kill_between_last_pt_and_the_logs_loses_no_row(tmp_path, stop_after, lost):
-    """Epochs that were trained are in last.pt; what is killed after its writing leaves the logs an epoch
-    behind, in the last epoch too."""
-    _, _, whole = toy_training(tmp_path / "whole", "autorgn")
-    run = runs.RunFolder(tmp_path / "killed")
-    write, written = runs.RunFolder.write_csv, []
+TIMED = {"seconds", "images_per_second", "peak_memory_bytes"}
 
-    def kill(self, name, rows):
-        if name in lost and len(self.load("last.pt")["log"]) == stop_after:
-            raise KeyboardInterrupt
-        written.append(name)
-        write(self, name, rows)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs.RunFolder, "write_csv", kill)
-        toy_training(run.path, "autorgn")
-    assert not run.file(lost[-1]).is_file() or int(read(run.file(lost[-1]))[-1]["epoch"]) == stop_after - 1
-    toy_training(run.path, "autorgn")
-    timed = {"seconds", "images_per_second", "peak_memory_bytes"}
+def untimed(rows):
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+class Kill(BaseException):
+    """What SIGKILL is in a test: nothing after it runs, but for what Python itself does."""
+
+
+def saves_of(tmp_path, strategy, **recipe):
+    """Every file that a training with --save-every 0 writes, in order, by the writer itself."""
+    written = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = runs.write_atomically
+        patch.setattr(
+            runs, "write_atomically", lambda file, *more, **how: [written.append(file.name), real(file, *more, **how)]
+        )
+        toy_training(tmp_path, strategy, saving=train.Saving(every=0.0), **recipe)
+    return written
+
+
+def same_run(one, two):
+    """Whether two run folders hold the same, bit for bit, but for what was timed."""
     for name in ("log.csv", "ratios.csv"):
-        rows = [read(r.file(name)) for r in (whole, run)]
-        one, two = ([{k: v for k, v in row.items() if k not in timed} for row in some] for some in rows)
-        assert one == two and one[-1]["epoch"] == "4", name
+        assert one.has(name) == two.has(name)
+        assert untimed(read_or_none(one.file(name))) == untimed(read_or_none(two.file(name))), name
+    for name in ("best.pt", "last.pt"):
+        a, b = one.load(name), two.load(name)
+        assert a.keys() == b.keys()
+        for key, tensor in a["model"].items():
+            assert torch.equal(tensor, b["model"][key]), (name, key)
+    assert one.load("best.pt")["meta"] == two.load("best.pt")["meta"]
+
+
+def read_or_none(file):
+    return read(file) if file.is_file() else []
+
+
+@pytest.mark.parametrize("strategy", strategies.STRATEGIES)
+def test_a_kill_at_any_writing_loses_nothing(tmp_path, strategy):
+    """Three epochs of three steps, saved after every step: killed before, and after, each file that it writes."""
+    _, _, whole = toy_training(tmp_path / "whole", strategy, epochs=3)
+    writings = len(saves_of(tmp_path / "count", strategy, epochs=3))
+    assert writings > 3 * 3
+    for kill in range(0, 2 * writings, 3 if strategy != "autorgn" else 1):
+        folder, seen = tmp_path / str(kill), iter(range(2 * writings))
+
+        def write(file, *more, seen=seen, kill=kill, real=runs.write_atomically, **how):
+            if next(seen) == kill:
+                raise Kill
+            real(file, *more, **how)
+            if next(seen) == kill:
+                raise Kill
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Kill):
+            patch.setattr(runs, "write_atomically", write)
+            toy_training(folder, strategy, epochs=3, saving=train.Saving(every=0.0))
+        toy_training(folder, strategy, epochs=3)
+        same_run(whole, runs.RunFolder(folder))
+
+
+@pytest.mark.parametrize("strategy", strategies.STRATEGIES)
+def test_stopped_at_any_step_or_validation_batch_it_saves_and_goes_on_bit_for_bit(tmp_path, strategy):
+    """stop() is asked after each step and validation batch and at the end of an epoch. With dropout, momentum,
+    patience's count and Auto-RGN's open window."""
+    recipe = {"epochs": 3, "opt": "sgd", "augment": "strong"}
+    _, _, whole = toy_training(tmp_path / "whole", strategy, **recipe)
+    moments = set()
+    for when in range(100):
+        folder, asked = tmp_path / str(when), iter(range(100))
+        saving = train.Saving(every=1e9, stop=lambda asked=asked, when=when: next(asked) == when)
+        try:
+            toy_training(folder, strategy, saving=saving, **recipe)
+            break  # there were not so many steps
+        except train.Stopped:
+            state = runs.RunFolder(folder).load_state()
+            moments.add((state["epoch"], state["part"]["steps"] if state["part"] else 0))
+        toy_training(folder, strategy, **recipe)
+        same_run(whole, runs.RunFolder(folder))
+    every_step = {(epoch, steps) for epoch in range(3) for steps in (1, 2, 3)} | {(epoch, 0) for epoch in (1, 2, 3)}
+    assert moments - {(0, 0)} == every_step  # (0, 0): while the head's features are taken, before the first
+
+
+@pytest.mark.parametrize("source", ["backward", "probe"])
+@pytest.mark.parametrize("every", [0, 2])
+def test_auto_rgn_s_window_of_steps_survives_a_stop_within_it(tmp_path, source, every):
+    hyper = strategies.Hyperparameters(rgn_source=source, rgn_every=every, rgn_batches=2, rgn_reset=every == 2)
+    data = toy_data()
+
+    def go(folder, stop=lambda: False):
+        torch.manual_seed(0)
+        model = Toy(dropout=0.5)
+        plan = strategies.make_plan("autorgn", model, epochs=3, lr=1e-2, hyper=hyper)
+        how = {"metric": "balanced_accuracy", "judge": judge_of(data), "saving": train.Saving(1e9, stop)}
+        train.run(model, plan, data, runs.RunFolder(folder), train.Recipe(epochs=3, batch_size=8, **CPU), **how)
+
+    go(tmp_path / "whole")
+    for when in (0, 1, 5, 6, 11):
+        asked = iter(range(100))
+        with pytest.raises(train.Stopped):
+            go(tmp_path / str(when), lambda asked=asked, when=when: next(asked) == when)
+        go(tmp_path / str(when))
+        same_run(runs.RunFolder(tmp_path / "whole"), runs.RunFolder(tmp_path / str(when)))
+
+
+def test_how_often_a_state_is_saved_follows_the_clock_that_only_runs_on(tmp_path, monkeypatch):
+    """Every step takes 10 s of time.monotonic, and time.time jumps: 12 steps are 120 s, saved at 30, 60, 90
+    and 120; the last one again, with nothing left to do."""
+    clock = iter(np.arange(0, 1e6, 10.0))
+    saved, now = [], [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(train.time, "time", lambda: next(clock) * -1e6)
+    real = runs.RunFolder.save_state
+    monkeypatch.setattr(runs.RunFolder, "save_state", lambda self, state: [saved.append(now[0]), real(self, state)])
+    data = toy_data()
+    real_images = data.images
+
+    def images(rows, device, **augmentation):
+        now[0] += 10.0 if augmentation else 0.0
+        return real_images(rows, device, **augmentation)
+
+    data.images = images
+    toy_training(tmp_path, data=data, saving=train.Saving(every=30.0))
+    assert saved == [30.0, 60.0, 90.0, 120.0, 120.0]
+
+
+def test_a_damaged_last_pt_is_named_and_the_one_before_it_taken(tmp_path, capsys):
+    _, _, whole = toy_training(tmp_path / "whole", "l2sp")
+    damages = {
+        "cut": lambda raw: raw[: len(raw) // 2],
+        "empty": lambda raw: b"",
+        "zeros": lambda raw: raw[:5000] + bytes(2000) + raw[7000:],
+        "a bit of a weight": lambda raw: raw.replace(weight, bytes([weight[0] ^ 1]) + weight[1:]),
+    }
+    for name, damage in damages.items():
+        with pytest.raises(KeyboardInterrupt):
+            toy_training(tmp_path / name, "l2sp", stop_after=2)
+        run = runs.RunFolder(tmp_path / name)
+        raw, weight = run.file("last.pt").read_bytes(), run.load("last.pt")["model"]["conv.weight"].numpy().tobytes()
+        assert damage(raw) != raw
+        run.file("last.pt").write_bytes(damage(raw))
+        toy_training(run.path, "l2sp")
+        out = capsys.readouterr().out
+        assert f"{run.file('last.pt')} is damaged" in out and "going on from previous.pt, 1 epochs" in out
+        same_run(whole, run)
+    with pytest.raises(KeyboardInterrupt):
+        toy_training(tmp_path / "both", "l2sp", stop_after=2)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "both" / name).write_bytes(b"PK")
+    toy_training(tmp_path / "both", "l2sp")
+    assert "trained again from the beginning" in capsys.readouterr().out
+    same_run(whole, runs.RunFolder(tmp_path / "both"))
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """Its last.pt has neither a part of an epoch nor the best model, which is in best.pt alone."""
+    values = [0.9, 0.1, 0.2, 0.3]
+
+    def go(folder, left, **more):
+        return toy_training(folder, "l2sp", judge=lambda rows, scores: left.pop(0), **more)
+
+    _, _, whole = go(tmp_path / "whole", list(values))
+    stopped = iter([False] * 9 + [True])
+    with pytest.raises(train.Stopped):
+        go(tmp_path / "end", list(values), saving=train.Saving(1e9, lambda: next(stopped)))
+    state = runs.RunFolder(tmp_path / "end").load_state()
+    assert state["epoch"] == 2 and state["part"] is None
+    run = runs.RunFolder(tmp_path / "earlier")
+    names = "epoch best waited log ratios model optimizer plan scaler".split()
+    earlier = {name: state[name] for name in names}
+    run.save("best.pt", {"model": state["best_model"], "meta": state["best"]})
+    run.save("last.pt", earlier)
+    go(run.path, values[2:])
+    same_run(whole, run)
 
 
 def test_a_resumed_run_keeps_its_best_epoch_and_how_long_it_has_waited(tmp_path):
@@ -474,7 +625,7 @@ def test_an_epoch_takes_every_image_once_and_leaves_no_lone_one(n, size):
 def test_rates_in_the_log_are_the_closed_form(tmp_path):
     _, _, run = toy_training(tmp_path, "lpft", epochs=4, warmup=0.0)
     log = run.load("last.pt")["log"]  # 3 steps an epoch, two parts of 6 steps; the log has each epoch's last step
-    lp_lr = 3e-3
+    lp_lr = strategies.STRATEGIES["lp"].default_lr("adamw")
     for row, base, step in zip(log, (lp_lr, lp_lr, 1e-2, 1e-2), (2, 5, 2, 5), strict=True):
         assert row["lr_max"] == row["lr_min"] == pytest.approx(base * 0.5 * (1 + math.cos(math.pi * step / 6)))
 
@@ -484,7 +635,8 @@ def test_a_schedule_longer_than_the_training_stops_on_its_way_down(tmp_path, str
     """4 epochs of 3 steps on the cosine of 10: 30 steps, or 15 for each half of LP-FT; the log has each
     epoch's last."""
     _, _, run = toy_training(tmp_path, strategy, epochs=4, warmup=0.0, schedule_epochs=10)
-    bases, length = ([1e-2] * 4, 30) if strategy == "ft" else ([3e-3, 3e-3, 1e-2, 1e-2], 15)
+    lp_lr = strategies.STRATEGIES["lp"].default_lr("adamw")
+    bases, length = ([1e-2] * 4, 30) if strategy == "ft" else ([lp_lr, lp_lr, 1e-2, 1e-2], 15)
     by_hand = [base * 0.5 * (1 + math.cos(math.pi * s / length)) for base, s in zip(bases, steps, strict=True)]
     assert [row["lr_max"] for row in run.load("last.pt")["log"]] == pytest.approx(by_hand, rel=1e-9)
 

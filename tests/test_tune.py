@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import runs
 import splits
 import strategies
 import train
+import workers
 
 SMALL = ["--data", "demo-tiny", "--arch", ARCH, "--weights", "none", "--img-size", "32", "--device", "cpu"]
 SMALL += ["--epochs", "1"]
@@ -43,7 +45,7 @@ def read_json(file):
 # half way between. The middle of 1 and 3 is 1.7320508, of 3 and 10 it is 5.4772256.
 FT_ADAMW = [1e-4, 3e-4, 3e-5, 1e-3, 1e-5, 1.7320508e-4, 5.4772256e-5, 5.4772256e-4, 1.7320508e-5]
 FT_SGD = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 5.4772256e-3, 1.7320508e-3, 1.7320508e-2, 5.4772256e-4]
-LP_ADAMW = [3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 5.4772256e-3, 1.7320508e-3, 1.7320508e-2, 5.4772256e-4]
+LP_ADAMW = [1e-2, 3e-2, 3e-3, 1e-1, 1e-3, 1.7320508e-2, 5.4772256e-3, 5.4772256e-2, 1.7320508e-3]
 LP_SGD = [3e-2, 1e-1, 1e-2, 3e-1, 3e-3, 1.0, 5.4772256e-2, 1.7320508e-2, 1.7320508e-1]  # six: the lower is the default
 LPFT_ADAMW = [3e-5, 1e-4, 1e-5, 3e-4, 3e-6, 5.4772256e-5, 1.7320508e-5, 1.7320508e-4, 5.4772256e-6]
 LPFT_SGD = [1e-3, 3e-3, 3e-4, 1e-2, 1e-4, 1.7320508e-3, 5.4772256e-4, 5.4772256e-3, 1.7320508e-4]
@@ -358,8 +360,10 @@ def chosen(monkeypatch, index, outer, values, strategy="ft", metric="balanced_ac
         real = splits.nested_split
         monkeypatch.setattr(splits, "nested_split", lambda *a, **k: edit(real(*a, **k)))
     progress = argparse.Namespace(line=told.append, skip=lambda n: None)
+    sweep = workers.Sweep("1", Path("nowhere"), joined=False)
+    worker = workers.Worker(sweep, workers.Claims(), progress)
     cell = ftcompare.Cell("demo-tiny", ARCH, strategy, 0, 0)
-    return ftcompare.tune(cell, data, models.Weights("none"), settings, progress), seen, told
+    return ftcompare.tune(cell, data, models.Weights("none"), settings, worker), seen, told
 
 
 def test_the_highest_value_is_chosen_and_of_equal_ones_the_first(monkeypatch, index, outer):

@@ -76,7 +76,11 @@ def criterion_of(data, rows, class_weights):
     return train.make_criterion(train.Recipe(class_weights=class_weights, **CPU), data.task, known, data.classes)
 
 
-def toy_training(tmp_path, strategy="ft", epochs=4, stop_after=None, model=None, data=None, judge=None, **recipe):
+def toy_training(
+    tmp_path, strategy="ft", epochs=4, stop_after=None, model=None, data=None, judge=None, saving=None, **recipe
+):
+    """stop_after: epochs after which the process is as good as killed; each was saved, unless saving says
+    otherwise."""
     torch.manual_seed(0)
     model, data = model or Toy(dropout=0.5), data or toy_data()
     recipe = train.Recipe(**({"epochs": epochs, "batch_size": 8} | CPU | recipe))
@@ -89,6 +93,7 @@ def toy_training(tmp_path, strategy="ft", epochs=4, stop_after=None, model=None,
     run = runs.RunFolder(tmp_path)
     told = {"metric": data.index.metric, "judge": judge or judge_of(data)}
     told["higher_is_better"] = metrics.higher_is_better(data.index.metric)
+    told["saving"] = saving or train.Saving(every=0.0 if stop_after else 30.0)
     train.run(model, plan, data, run, recipe, **told, after_epoch=after_epoch)
     return model, plan, run
 

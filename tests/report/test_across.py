@@ -102,7 +102,7 @@ def test_one_block_has_no_ranks_and_says_why(tmp_path, rng):
     write_run(tmp_path, "FT", all_right(labels), labels)
     found = analyse(tmp_path)
     assert found.across is None and "two or more" in found.across_note
-    assert "not to be said" in found.claims[0].here
+    assert "cannot be said" in found.claims[0].here
 
 
 def test_ranks_leave_out_a_strategy_that_has_other_runs_somewhere(tmp_path):

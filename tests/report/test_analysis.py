@@ -299,6 +299,18 @@ def test_settings_that_should_be_alike_are_compared_also_within_a_strategy(tmp_p
     assert experiment.verdict.startswith("No verdict") and experiment.best is None
 
 
+def test_a_run_from_before_a_hyperparameter_is_not_alike_one_that_has_it(tmp_path, rng):
+    labels = toy(rng, 60)
+    scores = right_scores(labels, rng.random(60) < 0.7)
+    write_run(tmp_path, "FT", scores, labels, changed={"hyperparameters": {"bn": "train"}})
+    write_run(tmp_path, "LP-FT", scores, labels, changed={"hyperparameters": {"bn": "train"}})
+    write_run(
+        tmp_path, "LP-FT", scores, labels, seed=1, changed={"hyperparameters": {"bn": "train", "lpft_mode": "eval"}}
+    )
+    (experiment,) = analyse(tmp_path).experiments
+    assert experiment.differ == ['lpft_mode of LP-FT: "eval", null']
+
+
 def test_a_score_that_is_not_finite_leaves_out_that_run_alone(tmp_path, rng):
     labels = toy(rng, 40)
     scores = right_scores(labels, rng.random(40) < 0.7)

@@ -1206,7 +1206,7 @@ def own_folder(root: Path, options: Options) -> Index:
         if len(labelled) == 1:
             refuse_options(options, "a CSV", labelled[0])
             index = csv_file(labelled[0], root, options)
-            note = f"the table {labelled[0].name} in {root} was read, not its folders"
+            note = f"the table {labelled[0].name} in the folder was read, not the folders in it"
             return replace(index, name=root.resolve().name, notes=[note, *index.notes])
         if tables:
             names = listing(file.name for file in labelled or tables)

@@ -1244,7 +1244,7 @@ def test_a_table_beside_images_without_class_folders_is_read(tmp_path):
         assert index.paths == [images[0].format(f"s{k}") for k in range(3)] and index.labels.tolist() == [0, 1, 0]
         assert index.groups == ["A", "B", "A"] and index.name == root.name
         assert index.notes[:2] == [
-            f"the table train.csv in {root} was read, not its folders",
+            "the table train.csv in the folder was read, not the folders in it",
             "the images' paths are column id: --path-col names another",
         ]
 

@@ -342,6 +342,11 @@ def test_a_table_has_its_paths_below_its_own_folder_or_data_dir(tiny, tmp_path, 
         table.write_text(text)
         with pytest.raises((runs.RunError, DataError), match=message):
             predict.predict([table], run)
+    for path in ("x", r"pictures\x.png"):  # found by name, said on stderr; the CSV's own spelling stays
+        table.write_text(f"path\n{path}\n")
+        assert predict.predict([table], run, out="-") is None
+        out, err = capsys.readouterr()
+        assert out.splitlines()[1].startswith(f"{path},") and f"found by name: {path} = pictures/x.png" in err
     table.write_text("path\npictures/x.png\n")
     with pytest.raises(runs.RunError, match="the CSV to predict"):
         predict.predict([table], run, out=table)
